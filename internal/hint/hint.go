@@ -1,0 +1,61 @@
+// Package hint holds the error that a person can mend: what was tried, on what, why it failed, and the next command.
+//
+// Code below the commands wraps causes with fmt.Errorf("cannot <verb> <object>: %w"); it returns an *Error where an
+// operator can do something about it. The commands print the message, then "Hint: <next command>" on a line of its own.
+package hint
+
+import (
+	"errors"
+	"strings"
+)
+
+// Error says what failed and what a person can do about it.
+type Error struct {
+	Op   string // the verb and its object, without "cannot": "read plan", "start node"
+	Path string // the file, directory or address concerned; may be empty
+	Err  error  // the cause
+	Hint string // the next command, or what to change; may be empty
+}
+
+// Error renders "cannot <op> <path>: <cause>", lower case and without the hint.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("cannot ")
+	b.WriteString(e.Op)
+	if e.Path != "" {
+		b.WriteString(" " + e.Path)
+	}
+	if e.Err != nil {
+		b.WriteString(": " + e.Err.Error())
+	}
+	return b.String()
+}
+
+// Unwrap gives the cause to errors.Is and errors.As.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Of returns the hint nearest to the surface of err's chain, or "". Joined errors are searched in their order.
+func Of(err error) string {
+	if err == nil {
+		return ""
+	}
+	if e, ok := err.(*Error); ok && e.Hint != "" { //nolint:errorlint // the chain is walked by hand, nearest first
+		return e.Hint
+	}
+	switch u := err.(type) { //nolint:errorlint // likewise
+	case interface{ Unwrap() error }:
+		return Of(u.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, inner := range u.Unwrap() {
+			if h := Of(inner); h != "" {
+				return h
+			}
+		}
+	}
+	return ""
+}
+
+// New is short for an *Error whose cause is a plain text.
+func New(op, path, cause, next string) *Error {
+	return &Error{Op: op, Path: path, Err: errors.New(cause), Hint: next}
+}
