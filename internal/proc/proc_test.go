@@ -1,0 +1,198 @@
+package proc
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The promise of the package, with the reaper at work: 1,000 programs that each leave an orphan behind, no exit code
+// lost, no zombie left.
+func TestThousandExitCodesBesideOrphans(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := ReapOn(ctx)
+	t.Cleanup(func() { cancel(); <-done })
+
+	const runs, workers = 1000, 4
+	var next, lost atomic.Int64
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for n := next.Add(1); n <= runs; n = next.Add(1) {
+				code := int(n % 256)
+				cmd := sh(fmt.Sprintf("( : & ) ; exit %d", code)) // the inner : outlives its parent, or tries to
+				_ = Run(cmd)
+				if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != code {
+					lost.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	assert.Zero(t, lost.Load(), "exit codes were lost")
+	waitFor(t, time.Second, "no child is left, dead or alive", func() bool {
+		pids, err := children()
+		return err == nil && len(pids) == 0
+	})
+	assert.Empty(t, own.pids, "pids stayed registered")
+}
+
+func TestOrphanIsReapedWithinASecond(t *testing.T) {
+	pid := startOrphan(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := ReapOn(ctx)
+	t.Cleanup(func() { cancel(); <-done })
+
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	waitFor(t, time.Second, "the orphan is reaped", func() bool {
+		_, err := ReadStat(pid)
+		return err != nil
+	})
+}
+
+func TestReapOnReapsWhatEndedBefore(t *testing.T) {
+	pid := startOrphan(t)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	waitFor(t, 5*time.Second, "the orphan is a zombie", func() bool {
+		st, err := ReadStat(pid)
+		return err == nil && st.Ended()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := ReapOn(ctx)
+	waitFor(t, time.Second, "the orphan is reaped", func() bool { _, err := ReadStat(pid); return err != nil })
+	cancel()
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		require.Fail(t, "the reaper goes on after its context")
+	}
+}
+
+func TestOrphansTellsTheLivingAndReapsTheDead(t *testing.T) {
+	before, err := Orphans()
+	require.NoError(t, err)
+	live, dead := startOrphan(t), startOrphan(t)
+	cmd := sh("exec sleep 60")
+	require.NoError(t, Start(cmd))
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = Wait(cmd) })
+	require.NoError(t, syscall.Kill(dead, syscall.SIGKILL))
+	waitFor(t, 5*time.Second, "it has ended", func() bool {
+		st, err := ReadStat(dead)
+		return err != nil || st.Ended()
+	})
+
+	got, err := Orphans()
+	require.NoError(t, err)
+	want := append(slices.Clone(before), live)
+	slices.Sort(want)
+	assert.Equal(t, want, got, "own child %d isn't one, %d has ended", cmd.Process.Pid, dead)
+	_, err = ReadStat(dead)
+	assert.Error(t, err, "the dead one stayed a zombie")
+	assert.True(t, Owns(cmd.Process.Pid))
+	assert.False(t, Owns(live))
+}
+
+// A zombie of ours must wait for its Wait however often the reaper walks.
+func TestReapLeavesOwnZombiesAlone(t *testing.T) {
+	cmd := sh("exit 42")
+	require.NoError(t, Start(cmd))
+	require.NoError(t, AwaitEnd(cmd.Process.Pid))
+	for range 20 {
+		Reap()
+	}
+	st, err := ReadStat(cmd.Process.Pid)
+	require.NoError(t, err, "it was reaped")
+	assert.True(t, st.Ended())
+	var exit *exec.ExitError
+	require.ErrorAs(t, Wait(cmd), &exit)
+	assert.Equal(t, 42, exit.ExitCode())
+	assert.False(t, Owns(cmd.Process.Pid))
+}
+
+func TestStartFailures(t *testing.T) {
+	cmd := exec.Command(filepath.Join(t.TempDir(), "none"))
+	require.ErrorIs(t, Start(cmd), os.ErrNotExist)
+	require.Error(t, Wait(cmd), "waiting for what never started")
+	require.Error(t, Run(exec.Command(t.TempDir())), "a directory was executed")
+}
+
+// A program that is still open for writing elsewhere is started as soon as it is closed.
+func TestStartRetriesABusyProgram(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "program")
+	image, err := os.ReadFile("/bin/true")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, image, 0o755))
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = f.Close() })
+
+	began := time.Now()
+	err = Start(exec.Command(path))
+	require.ErrorIs(t, err, syscall.ETXTBSY, "the premise: a file that stays open can't be executed")
+	assert.GreaterOrEqual(t, time.Since(began), busyRetries*busyPause)
+
+	time.AfterFunc(busyPause+busyPause/2, func() { _ = f.Close() })
+	cmd := exec.Command(path)
+	cmd.Env, cmd.Dir = []string{"A=b"}, t.TempDir()
+	require.NoError(t, Run(cmd))
+	assert.Equal(t, []string{"A=b"}, cmd.Env, "the second try has lost a field")
+	assert.NotEmpty(t, cmd.Dir)
+}
+
+func TestAwaitEndOfNoChild(t *testing.T) {
+	require.ErrorIs(t, AwaitEnd(1), syscall.ECHILD)
+}
+
+// Both ways of listing must agree, for kernels without the first one.
+func TestChildrenByTaskAndByStatAgree(t *testing.T) {
+	var want []int
+	for range 3 {
+		cmd := sh("exec sleep 60")
+		require.NoError(t, Start(cmd))
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = Wait(cmd) })
+		want = append(want, cmd.Process.Pid)
+	}
+	want = append(want, startOrphan(t))
+	slices.Sort(want)
+
+	byTask, err := childrenByTask("/proc", os.Getpid())
+	require.NoError(t, err)
+	slices.Sort(byTask)
+	assert.Equal(t, want, byTask)
+	byStat, err := childrenByStat("/proc", os.Getpid())
+	require.NoError(t, err)
+	slices.Sort(byStat)
+	assert.Equal(t, want, byStat)
+}
+
+func TestChildrenWithoutTheKernelsList(t *testing.T) {
+	procfs := t.TempDir()
+	put := func(pid, stat string) {
+		require.NoError(t, os.MkdirAll(filepath.Join(procfs, pid, "task", pid), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(procfs, pid, "stat"), []byte(stat), 0o644))
+	}
+	tail := " 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 777 0 0\n"
+	put("10", "10 (supervisor) S 1 10 10"+tail)
+	put("12", "12 (a) Z 1 (b) S 10 12 12"+tail)
+	put("11", "11 (node) Z 10 11 11"+tail)
+	put("13", "13 (other) S 1 13 13"+tail)
+	put("14", "torn")
+	require.NoError(t, os.MkdirAll(filepath.Join(procfs, "sys"), 0o755))
+
+	got, err := childrenOf(procfs, 10)
+	require.NoError(t, err)
+	assert.Equal(t, []int{11, 12}, got)
+	_, err = childrenOf(filepath.Join(procfs, "none"), 10)
+	require.Error(t, err, "no /proc at all is an error, not an empty list")
+}
