@@ -30,6 +30,13 @@ func (c Config) Validate() error {
 		}
 		if c.Path == "" {
 			bad("path: must name the number in the answer of url")
+		} else if _, err := parsePath(c.Path); err != nil {
+			bad("%v", err)
+		}
+	}
+	if c.GRPC != "" {
+		if _, err := parseEndpoint(c.GRPC); err != nil {
+			bad("grpc: %v", err)
 		}
 	}
 	if c.Log != "" {

@@ -1,0 +1,239 @@
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/hint"
+)
+
+// Carry runs what needs the node at rest: from the stop to the migrated version. It continues where the journal says
+// and may be called again after any failure or crash. The caller guarantees that no node runs.
+//
+// At most eight fsyncs lie on this way besides the snapshot's own. A phase whose loss costs nothing is written with
+// atomicfile.Content: what follows it is done again, with the same result.
+func (e *Engine) Carry(ctx context.Context) error {
+	effects := map[Phase]func(context.Context) error{
+		Staged:      e.stopped,
+		Stopped:     e.snapshot,
+		Snapshotted: e.switchOver,
+		Switched:    e.migrate,
+	}
+	for e.j.Upgrade.Phase != Migrated {
+		effect, ok := effects[e.j.Upgrade.Phase]
+		if !ok {
+			return fmt.Errorf("%w: nothing follows the phase %s while the node is at rest", ErrJournal, e.j.Upgrade.Phase)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := effect(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// StoppedAt says when the old node ended, for the downtime.
+func (e *Engine) StoppedAt(t time.Time) { e.j.Upgrade.Down = t.UTC() }
+
+// stopped: the node is gone. What it wrote last is read again before anything is changed.
+func (e *Engine) stopped(context.Context) error {
+	u := e.j.Upgrade
+	if u.Down.IsZero() {
+		u.Down = now()
+	}
+	if err := e.reread(); err != nil {
+		return err
+	}
+	return e.advance(Stopped, atomicfile.Content)
+}
+
+// reread compares the node's file with the plan that the upgrade began for. Only another name or height, or another
+// non-empty info that changes what was staged, is a changed plan.
+func (e *Engine) reread() error {
+	u := e.j.Upgrade
+	if !u.Announced {
+		return nil
+	}
+	p, _, err := ReadPlanFile(e.Layout.Plan, e.Config.Recase)
+	if err == nil && p.Key() == u.Plan.Key() {
+		infoChanged := p.Info != "" && u.Plan.Info != "" && p.Info != u.Plan.Info
+		if !infoChanged || !u.Downloaded {
+			return nil
+		}
+	}
+	what := fmt.Sprintf("it was %s at %s, now it can't be read", u.Plan.Name, u.Plan.When())
+	if err == nil {
+		what = fmt.Sprintf("it was %s at %s, now it is %s at %s", u.Plan.Name, u.Plan.When(), p.Name, p.When())
+	}
+	return &hint.Error{
+		Op: "go on with the upgrade", Path: u.Plan.Name, Err: fmt.Errorf("%w while the node stopped: %s", ErrPlanChanged, what),
+		Hint: "look at " + e.Layout.Plan + ", then: supervisor upgrade cancel " + u.Plan.Name + ", or: supervisor resume",
+	}
+}
+
+// snapshot waits the configured delay and seals a snapshot. Its id stands in the journal since the upgrade began, so
+// that it is found, not made twice, when this is done again.
+func (e *Engine) snapshot(ctx context.Context) error {
+	u := e.j.Upgrade
+	if err := sleep(ctx, e.Config.Delay); err != nil {
+		return err
+	}
+	if u.Snapshot == "" || e.Snapshots == nil {
+		u.Snapshot, u.Skipped = "", true
+		return e.advance(Snapshotted, atomicfile.Content)
+	}
+	e.Log.Info("starting to take backup of data directory", "snapshot", u.Snapshot)
+	begun := time.Now()
+	if err := e.Snapshots.Create(ctx, u.Snapshot, u.Plan.Name, u.Plan.Height); err != nil {
+		return fmt.Errorf("cannot take the snapshot before the upgrade %s: %w", u.Plan.Name, err)
+	}
+	e.Log.Info("backup completed", "snapshot", u.Snapshot, "took", time.Since(begun))
+	return e.advance(Snapshotted, atomicfile.Content)
+}
+
+// switchOver makes current name the new version: custom script, digest, link, and the plan where node and Cosmovisor
+// look for it.
+func (e *Engine) switchOver(ctx context.Context) error {
+	u := e.j.Upgrade
+	if err := e.customPreUpgrade(ctx); err != nil {
+		return err
+	}
+	ready := e.Checker.Check(ctx, u.To)
+	if !ready.Ready() {
+		return hint.New("switch to", string(u.To), ready.Problems[0], "supervisor upgrade add "+u.To.Name()+" BINARY --force")
+	}
+	if u.SHA256 != "" && ready.SHA256 != u.SHA256 {
+		return hint.New("switch to", string(u.To), fmt.Sprintf(
+			"its binary was replaced after it was verified (sha256 was %s, is %s)", u.SHA256, ready.SHA256),
+			"supervisor upgrade add "+u.To.Name()+" BINARY --force, then: supervisor upgrade resume")
+	}
+	if err := e.Layout.SwitchTo(u.To); err != nil {
+		return err
+	}
+	if err := e.leaveTraces(); err != nil {
+		return err
+	}
+	return e.advance(Switched, atomicfile.Full)
+}
+
+// leaveTraces writes the plan beside the version, as Cosmovisor does, and where a new binary's store loader reads it.
+// Losing either costs nothing: until `switched` is recorded both are written again.
+func (e *Engine) leaveTraces() error {
+	u := e.j.Upgrade
+	doc, err := planDocument(u.Plan)
+	if err != nil {
+		return err
+	}
+	fill := func(w io.Writer) error { _, err := w.Write(doc); return err }
+	if u.To != Genesis && !u.Plan.Immediate {
+		if err := atomicfile.Write(e.Layout.InfoPath(u.To), 0o644, atomicfile.Content, fill); err != nil {
+			return err
+		}
+	}
+	if u.Plan.Source != FromOperator || u.Plan.Immediate || u.Plan.Height == 0 || e.Layout.Plan == "" {
+		return nil
+	}
+	there, _, err := ReadPlanFile(e.Layout.Plan, e.Config.Recase)
+	if err == nil && there.Height >= u.Plan.Height {
+		return nil
+	}
+	if err != nil && !errors.Is(err, ErrNoPlan) {
+		return nil // it is the node's, and not ours to mend
+	}
+	if err == nil || dirExists(e.Layout.Plan) {
+		return atomicfile.Write(e.Layout.Plan, 0o600, atomicfile.Content, fill)
+	}
+	return nil
+}
+
+// Attempt counts a start of the new version before it happens: a crash in between must never give an attempt for free.
+func (e *Engine) Attempt() error {
+	u := e.j.Upgrade
+	if u.Attempts >= e.Config.Probation.Attempts && e.Config.OnFailure != OnFailureRetry {
+		return hint.New("start", string(u.To), fmt.Sprintf("%d starts of it ended by themselves%s", u.Attempts, because(u.Error)),
+			"supervisor upgrade add "+u.To.Name()+" BINARY --force, then: supervisor upgrade resume --restore; or: supervisor upgrade skip "+u.To.Name())
+	}
+	u.Attempts++
+	last := u.Error
+	if u.Phase != OnProbation {
+		e.step(OnProbation)
+	}
+	u.Error = last
+	return e.save(atomicfile.Full)
+}
+
+func because(cause string) string {
+	if cause == "" {
+		return ""
+	}
+	return " (" + cause + ")"
+}
+
+// GiveBack returns the attempt of a start that was ended by request, not by itself.
+func (e *Engine) GiveBack() error {
+	if u := e.j.Upgrade; u != nil && u.Phase == OnProbation && u.Attempts > 0 {
+		u.Attempts--
+		return e.save(atomicfile.Full)
+	}
+	return nil
+}
+
+// Started notes the first start of the new version.
+func (e *Engine) Started(t time.Time) {
+	if u := e.j.Upgrade; u != nil && u.Up.IsZero() {
+		u.Up = t.UTC()
+	}
+}
+
+// Ended notes why an attempt ended, and how far it had come.
+func (e *Engine) Ended(why string, reached int64) error {
+	u := e.j.Upgrade
+	u.Error = why
+	u.Reached = max(u.Reached, reached)
+	return e.save(atomicfile.Full)
+}
+
+// Commit ends the upgrade: the new version is trusted.
+func (e *Engine) Commit(reached int64) error {
+	u := e.j.Upgrade
+	u.Reached = max(u.Reached, reached)
+	e.step(Committed)
+	return e.finish(ResultCommitted)
+}
+
+// finish moves the upgrade from the journal to the history. History is written first: done again after a crash in
+// between, it is the same document.
+func (e *Engine) finish(r Result) error {
+	if err := saveHistory(e.Layout.HistoryDir(), Finished{Result: r, At: now(), Upgrade: *e.j.Upgrade}); err != nil {
+		return err
+	}
+	done := e.j.Upgrade.Plan
+	e.j.Upgrade = nil
+	if err := e.save(atomicfile.Full); err != nil {
+		return err
+	}
+	if e.s.Cancel(done.Name) {
+		return e.s.Save(e.Layout.SchedulePath())
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

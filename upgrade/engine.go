@@ -1,0 +1,286 @@
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/hint"
+)
+
+// maxCrashes caps how often the effect of one phase is begun again after a crash of the supervisor or the host.
+const maxCrashes = 5
+
+// ErrHeld means that the supervisor stopped acting and needs a person.
+var ErrHeld = errors.New("held")
+
+// Snapshotter takes and gives back what the node's data was. Package snapshot satisfies it.
+type Snapshotter interface {
+	// Create seals a snapshot of the data at rest. The same id again is the same snapshot.
+	Create(ctx context.Context, id, label string, height int64) error
+	// Complete makes a sealed snapshot a verified one, while the node runs.
+	Complete(ctx context.Context, id string) error
+	// Restore puts the snapshot in the place of the data. The node is at rest. Signer state is never taken back.
+	Restore(ctx context.Context, id string) error
+	// Room tells, cheaply and before the node is stopped, whether a snapshot can be taken.
+	Room(ctx context.Context) error
+}
+
+// Fetcher places a plan's binary into the version's directory from the addresses in its info.
+type Fetcher func(ctx context.Context, p Plan, to Version) error
+
+// Options is what an Engine is made of.
+type Options struct {
+	Layout      Layout
+	Config      Config
+	Snapshots   Snapshotter // nil: upgrades take no snapshot
+	NewSnapshot func(label string, height int64) string
+	Checker     *Checker
+	Fetch       Fetcher                  // nil: downloads are off
+	Env         func(v Version) []string // the environment of the version's programs
+	Log         *slog.Logger
+	Observe     func(Upgrade) // told after each phase
+}
+
+// Engine carries upgrades out and owns the journal. It is not safe for concurrent use: the run loop has at most one
+// long job, and only that job touches the engine; a command without a running supervisor has it alone under the lock.
+type Engine struct {
+	Options
+	j    Journal
+	s    Schedule
+	mark time.Time // when the last phase ended; monotonic
+}
+
+// NewEngine makes an engine; Load reads its state.
+func NewEngine(o Options) *Engine {
+	if o.Observe == nil {
+		o.Observe = func(Upgrade) {}
+	}
+	if o.Env == nil {
+		o.Env = func(Version) []string { return nil }
+	}
+	return &Engine{Options: o}
+}
+
+// Load reads journal and schedule and checks them against the link. Anything that doesn't fit is ErrJournal.
+func (e *Engine) Load() error {
+	var jerr, serr error
+	e.j, jerr = LoadJournal(e.Layout.JournalPath())
+	e.s, serr = LoadSchedule(e.Layout.SchedulePath())
+	if err := errors.Join(jerr, serr); err != nil {
+		return err
+	}
+	return e.checkLink()
+}
+
+// checkLink compares the journal with the link: a link that moved behind the journal's back is nobody's choice.
+func (e *Engine) checkLink() error {
+	u := e.j.Upgrade
+	if u == nil {
+		return nil
+	}
+	current, err := e.Layout.Current()
+	if err != nil {
+		return &hint.Error{
+			Op: "go on with the upgrade", Path: u.Plan.Name, Err: fmt.Errorf("%w: %w", ErrJournal, err),
+			Hint: "supervisor doctor --fix-link",
+		}
+	}
+	fits := current == u.From || current == u.To
+	switch u.Phase {
+	case Planned, Staged, Stopped:
+		fits = current == u.From
+	case Switched, Migrated, OnProbation, Committed:
+		fits = current == u.To
+	}
+	if fits {
+		return nil
+	}
+	want := u.From
+	if u.Phase.OnNew() {
+		want = u.To
+	}
+	return &hint.Error{
+		Op: "go on with the upgrade", Path: u.Plan.Name,
+		Err:  fmt.Errorf("%w: it is at %s from %s to %s, but current names %s", ErrJournal, u.Phase, u.From, u.To, current),
+		Hint: "supervisor upgrade use " + want.Name() + " --force, or: supervisor doctor --fix-link",
+	}
+}
+
+// Journal returns a copy of the journal.
+func (e *Engine) Journal() Journal {
+	j := e.j
+	if j.Upgrade != nil {
+		u := *j.Upgrade
+		j.Upgrade = &u
+	}
+	return j
+}
+
+// Schedule returns a copy of the schedule.
+func (e *Engine) Schedule() Schedule {
+	s := e.s
+	s.Plans = append([]Plan(nil), s.Plans...)
+	s.Skip = append([]Skip(nil), s.Skip...)
+	return s
+}
+
+// InFlight returns the upgrade being carried out, or nil.
+func (e *Engine) InFlight() *Upgrade { return e.j.Upgrade }
+
+// Hold records why the supervisor stopped acting. The first reason stays: what follows from it is noise.
+func (e *Engine) Hold(reason, next string) error {
+	if e.j.Hold != nil {
+		return nil
+	}
+	e.j.Hold = &Hold{Reason: reason, Hint: next, Since: now()}
+	e.Log.Error("held", "reason", reason, "hint", next)
+	return e.save(atomicfile.Full)
+}
+
+// HoldFor turns an error into a hold, with the error's own hint or a general one.
+func (e *Engine) HoldFor(err error) error {
+	next := hint.Of(err)
+	if next == "" {
+		next = "mend the cause, then: supervisor resume"
+	}
+	if u := e.j.Upgrade; u != nil {
+		u.Error = err.Error()
+	}
+	return e.Hold(err.Error(), next)
+}
+
+// Release takes the hold away.
+func (e *Engine) Release() error {
+	if e.j.Hold == nil {
+		return nil
+	}
+	e.j.Hold = nil
+	return e.save(atomicfile.Full)
+}
+
+func (e *Engine) save(d atomicfile.Durability) error {
+	if err := e.j.Save(e.Layout.JournalPath(), d); err != nil {
+		return &hint.Error{
+			Op: "write the journal", Path: e.Layout.JournalPath(), Err: err,
+			Hint: "free some space or mend the disk, then: supervisor resume",
+		}
+	}
+	return nil
+}
+
+// advance records that the effect of the phase before next is durable.
+func (e *Engine) advance(next Phase, d atomicfile.Durability) error {
+	u := e.j.Upgrade
+	if u.Phase != next && !u.Phase.canFollow(next) {
+		return fmt.Errorf("%w: no way from %s to %s", ErrJournal, u.Phase, next)
+	}
+	e.step(next)
+	return e.save(d)
+}
+
+func (e *Engine) advanceFull(next Phase) error { return e.advance(next, atomicfile.Full) }
+
+func (e *Engine) saveFull() error { return e.save(atomicfile.Full) }
+
+// step moves on in memory alone; the next record on disk includes it.
+func (e *Engine) step(next Phase) {
+	u := e.j.Upgrade
+	t := time.Now()
+	if e.mark.IsZero() {
+		e.mark = t
+	}
+	u.record(next, e.mark, t)
+	u.Phase, u.Tries, u.Crashes, u.Error = next, 1, 0, ""
+	e.mark = t
+	e.Observe(*u)
+	e.Log.Info("phase reached", "phase", next, "plan", u.Plan.Name, "took", u.Phases[len(u.Phases)-1].duration())
+}
+
+// Announce records that a plan's height has come: from now on the upgrade goes on, whatever ends the supervisor or the
+// node. Its binary may still be missing.
+func (e *Engine) Announce(p Plan, evidence string, overshot int64) error {
+	if err := e.announce(p, evidence, overshot); err != nil {
+		return err
+	}
+	return e.saveNew()
+}
+
+func (e *Engine) announce(p Plan, evidence string, overshot int64) error {
+	if u := e.j.Upgrade; u != nil {
+		if u.Plan.Key() == p.Key() {
+			return nil
+		}
+		return hint.New("begin the upgrade", p.Name, "the upgrade "+u.Plan.Name+" is still in flight", "supervisor status")
+	}
+	from, err := e.Layout.Current()
+	if err != nil {
+		return err
+	}
+	u := &Upgrade{Plan: p, From: from, To: VersionOf(p.Name), Phase: Planned, Evidence: evidence, Begun: now(), Overshot: overshot}
+	if p.Name == string(Genesis) {
+		u.To = Genesis
+	}
+	if e.Snapshots != nil {
+		u.Snapshot = e.NewSnapshot(p.Name, p.Height)
+	}
+	if there, _, err := ReadPlanFile(e.Layout.Plan, e.Config.Recase); err == nil {
+		u.Announced = there.Key() == p.Key()
+	}
+	e.j.Upgrade = u
+	e.mark = time.Now()
+	e.Observe(*u)
+	return nil
+}
+
+// Begin records that an announced plan is carried out from now on. The binary was verified by the caller; its digest is
+// what the link will be allowed to lead to.
+func (e *Engine) Begin(p Plan, evidence string, ready Readiness, overshot int64) error {
+	if err := e.announce(p, evidence, overshot); err != nil {
+		return err
+	}
+	u := e.j.Upgrade
+	if u.Phase != Planned {
+		return nil
+	}
+	u.SHA256 = ready.SHA256
+	e.step(Staged)
+	return e.saveNew()
+}
+
+// saveNew saves an upgrade that has not acted yet: one that can't be recorded is not begun.
+func (e *Engine) saveNew() error {
+	if err := e.save(atomicfile.Full); err != nil {
+		e.j.Upgrade = nil
+		return err
+	}
+	return nil
+}
+
+// Recover prepares an interrupted upgrade to be gone on with: it counts the crash, and refuses when there were too many.
+func (e *Engine) Recover() error {
+	u := e.j.Upgrade
+	if u == nil || e.j.Hold != nil {
+		return nil
+	}
+	e.mark = time.Now()
+	if u.Phase == Planned || u.Phase == OnProbation {
+		return nil // nothing was begun yet; or the attempts are counted apart
+	}
+	u.Tries++
+	u.Crashes++
+	if u.Crashes > maxCrashes {
+		return hint.New("go on with the upgrade", u.Plan.Name,
+			fmt.Sprintf("it was interrupted %d times in a row after the phase %s", u.Crashes-1, u.Phase), "supervisor resume")
+	}
+	e.Log.Warn("going on with an interrupted upgrade", "plan", u.Plan.Name, "phase", u.Phase, "attempt", u.Tries)
+	return e.save(atomicfile.Full)
+}
+
+// now is the wall clock, in UTC: what is recorded. Durations are measured with the monotonic clock.
+func now() time.Time { return time.Now().UTC() }
+
+func (t PhaseTime) duration() time.Duration { return time.Duration(t.MS) * time.Millisecond }

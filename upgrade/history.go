@@ -1,0 +1,119 @@
+package upgrade
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"nodevisor/internal/atomicfile"
+)
+
+// Result is how an upgrade ended.
+type Result string
+
+// The results. A held one isn't finished: it is the result that a rollback of an operator, or another plan, left behind.
+const (
+	ResultCommitted  Result = "committed"
+	ResultRolledBack Result = "rolled-back"
+	ResultHeld       Result = "held"
+	ResultSkipped    Result = "skipped"
+	ResultCancelled  Result = "cancelled"
+	ResultUsed       Result = "used" // an operator set current by hand
+)
+
+// Finished is one document of history/: an upgrade and how it ended.
+type Finished struct {
+	Schema  int       `json:"schema"`
+	Result  Result    `json:"result"`
+	At      time.Time `json:"at"`
+	Upgrade Upgrade   `json:"upgrade"`
+}
+
+// Downtime is the time between the old node's end and the new one's start; 0 where it isn't known.
+func (u Upgrade) Downtime() time.Duration {
+	if u.Down.IsZero() || u.Up.Before(u.Down) {
+		return 0
+	}
+	return u.Up.Sub(u.Down)
+}
+
+// saveHistory writes one finished upgrade. The name sorts by a sequence number, so that a clock that jumps changes no
+// order; the same upgrade saved twice (a crash between history and journal) is one document.
+func saveHistory(dir string, f Finished) error {
+	if err := atomicfile.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	f.Schema = journalSchema
+	all, err := historyFiles(dir)
+	if err != nil {
+		return err
+	}
+	seq := 1
+	if len(all) > 0 {
+		last := all[len(all)-1]
+		fmt.Sscanf(last, "%d-", &seq) //nolint:errcheck // historyFiles gave only names that begin so
+		if old, err := readFinished(filepath.Join(dir, last)); err != nil || !sameUpgrade(old, f) {
+			seq++
+		}
+	}
+	data, err := json.MarshalIndent(f, "", " ")
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%06d-%s.json", seq, strings.TrimPrefix(string(f.Upgrade.To), "upgrades/"))
+	return atomicfile.WriteFile(filepath.Join(dir, name), append(data, '\n'), 0o600)
+}
+
+func sameUpgrade(a, b Finished) bool {
+	return a.Result == b.Result && a.Upgrade.Plan.Key() == b.Upgrade.Plan.Key() && a.Upgrade.Begun.Equal(b.Upgrade.Begun)
+}
+
+// LoadHistory reads finished upgrades, newest first. A document that can't be read is left out: history informs, it
+// decides nothing.
+func LoadHistory(dir string) ([]Finished, error) {
+	names, err := historyFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(names)
+	var all []Finished
+	for _, n := range names {
+		if f, err := readFinished(filepath.Join(dir, n)); err == nil {
+			all = append(all, f)
+		}
+	}
+	return all, nil
+}
+
+func historyFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if len(e.Name()) > 7 && strings.HasSuffix(e.Name(), ".json") && e.Name()[6] == '-' {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func readFinished(path string) (Finished, error) {
+	var f Finished
+	data, err := readState(path)
+	if err != nil {
+		return f, err
+	}
+	return f, json.Unmarshal(data, &f)
+}

@@ -1,0 +1,125 @@
+package upgrade
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"nodevisor/internal/hint"
+)
+
+// The exit codes of `<node> pre-upgrade` (https://docs.cosmos.network/main/build/building-apps/app-upgrade): 0 done,
+// 1 there is no such command, 30 failed for good, 31 failed, try again. Any other code counts as done, as in Cosmovisor.
+const (
+	preUpgradeMissing = 1
+	preUpgradeFailed  = 30
+	preUpgradeRetry   = 31
+)
+
+// retryPause lies between two calls of pre-upgrade that answered 31.
+const retryPause = time.Second
+
+// customPreUpgrade runs the operator's script before the switch: `<script> <name> <height>` in the node's home.
+func (e *Engine) customPreUpgrade(ctx context.Context) error {
+	if e.Config.CustomPreUpgrade == "" {
+		return nil
+	}
+	u := e.j.Upgrade
+	path := filepath.Join(e.Layout.Root, e.Config.CustomPreUpgrade)
+	e.Log.Info("looking for COSMOVISOR_CUSTOM_PREUPGRADE file", "file", path)
+	fail := func(cause string) error {
+		return hint.New("run the custom pre-upgrade script", path, cause, "mend the script, then: supervisor resume")
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		e.Log.Error("COSMOVISOR_CUSTOM_PREUPGRADE file missing", "file", path)
+		return fail(rootCause(err).Error())
+	case !info.Mode().IsRegular():
+		return fail("it is not a regular file")
+	}
+	if want := info.Mode().Perm() | 0o100; want != info.Mode().Perm() {
+		if err := os.Chmod(path, want); err != nil {
+			return fail(rootCause(err).Error())
+		}
+	}
+	res, err := runProgram(ctx, program{
+		path: path, args: []string{u.Plan.Title(), strconv.FormatInt(u.Plan.Height, 10)},
+		env: e.hookEnv(u.From), dir: e.Layout.Home,
+	})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return fail(rootCause(err).Error())
+	case res.failed():
+		return fail("it ended with " + res.how() + tail(res.Stderr))
+	}
+	e.Log.Info("COSMOVISOR_CUSTOM_PREUPGRADE result", "command", path, "result", text(res.Stdout))
+	return nil
+}
+
+// migrate runs the new binary's own pre-upgrade, as Cosmovisor does: 31 is tried again, up to the configured number.
+func (e *Engine) migrate(ctx context.Context) error {
+	u := e.j.Upgrade
+	bin := e.Layout.Binary(u.To)
+	for attempt := 0; ; attempt++ {
+		if attempt > e.Config.PreUpgradeMaxRetries {
+			return e.preUpgradeError(fmt.Sprintf(
+				"pre-upgrade command failed. reached max attempt of retries - %d", e.Config.PreUpgradeMaxRetries))
+		}
+		if attempt > 0 {
+			if err := sleep(ctx, retryPause); err != nil {
+				return err
+			}
+		}
+		res, err := runProgram(ctx, program{path: bin, args: []string{"pre-upgrade"}, env: e.hookEnv(u.To), dir: e.Layout.Root})
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return e.preUpgradeError(rootCause(err).Error())
+		case res.Signal != 0:
+			return e.preUpgradeError("pre-upgrade command failed : " + res.how())
+		case res.Code == preUpgradeFailed:
+			return e.preUpgradeError("pre-upgrade command failed : exit status 30" + tail(res.Stderr))
+		case res.Code == preUpgradeRetry:
+			e.Log.Error("pre-upgrade command failed. retrying", "attempt", attempt, "stderr", text(res.Stderr))
+			continue
+		case res.Code == preUpgradeMissing:
+			e.Log.Info("pre-upgrade command does not exist. continuing the upgrade.")
+		default:
+			e.Log.Info("pre-upgrade result", "result", text(res.Stdout))
+			e.Log.Info("pre-upgrade successful. continuing the upgrade.")
+		}
+		break
+	}
+	if e.Config.RestartAfter {
+		e.step(Migrated) // recorded with the attempt that follows at once
+		return nil
+	}
+	return e.advanceFull(Migrated)
+}
+
+func (e *Engine) preUpgradeError(cause string) error {
+	u := e.j.Upgrade
+	return hint.New("migrate to", string(u.To), cause,
+		"supervisor resume (tries again), or supervisor upgrade add "+u.To.Name()+" BINARY --force, or supervisor rollback")
+}
+
+// hookEnv is what scripts see: the version's environment, and which try this is.
+func (e *Engine) hookEnv(v Version) []string {
+	return append(e.Env(v), "SUPERVISOR_ATTEMPT="+strconv.Itoa(max(1, e.j.Upgrade.Tries)))
+}
+
+// text renders a program's output for one log attribute.
+func text(out []byte) string { return string(bytes.TrimSpace(out)) }
+
+func dirExists(file string) bool {
+	info, err := os.Stat(filepath.Dir(file))
+	return err == nil && info.IsDir()
+}

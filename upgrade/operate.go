@@ -1,0 +1,164 @@
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"nodevisor/internal/hint"
+)
+
+// What operators do to schedule, link and journal. Each works the same whether a running supervisor does it for a
+// command, or the command does it itself under the home lock.
+
+// AddPlan schedules p. known is the best lower bound of the node's height, or Unknown. Where p's version is that of the
+// upgrade in flight, its (fixed) binary is accepted in the place of the one that was verified before.
+func (e *Engine) AddPlan(ctx context.Context, p Plan, known int64, force bool) error {
+	if u := e.j.Upgrade; u != nil && u.To == VersionOf(p.Name) {
+		return e.accept(ctx)
+	}
+	if p.Height == 0 && p.Time.IsZero() {
+		if force {
+			return e.unskip(p.Name)
+		}
+		return nil
+	}
+	if p.Height > 0 && known != Unknown && p.Height <= known {
+		return hint.New("schedule", p.Name, fmt.Sprintf("height %d is past: the node is at %d", p.Height, known),
+			"supervisor upgrade apply "+p.Name)
+	}
+	for _, have := range e.s.Plans {
+		if have.Name == p.Name && have.Key() != p.Key() && !force {
+			return hint.New("schedule", p.Name, "it is scheduled at "+have.When()+" already",
+				"supervisor upgrade cancel "+p.Name+", or add --force")
+		}
+	}
+	if force {
+		e.s.Unskip(p.Name)
+	}
+	if e.s.Skips(p) {
+		return hint.New("schedule", p.Name, "it is on the skip list", "supervisor upgrade add "+p.Name+" BINARY --force")
+	}
+	e.s.Add(p)
+	return e.s.Save(e.Layout.SchedulePath())
+}
+
+func (e *Engine) unskip(name string) error {
+	e.s.Unskip(name)
+	return e.s.Save(e.Layout.SchedulePath())
+}
+
+// accept takes the binary that lies in the in-flight version's place now as the verified one.
+func (e *Engine) accept(ctx context.Context) error {
+	u := e.j.Upgrade
+	ready := e.Checker.Check(ctx, u.To)
+	if !ready.Ready() {
+		return hint.New("use the binary of", u.To.Name(), ready.Problems[0], "supervisor upgrade add "+u.To.Name()+" BINARY --force")
+	}
+	u.SHA256 = ready.SHA256
+	return e.saveFull()
+}
+
+// CancelPlan takes a plan off the schedule. One in flight can be cancelled only before it acted.
+func (e *Engine) CancelPlan(name string) error {
+	if u := e.j.Upgrade; u != nil && u.Plan.Name == name {
+		if u.Phase != Planned && u.Phase != Staged {
+			return hint.New("cancel", name, "it is in flight, at "+string(u.Phase), "supervisor rollback, or: supervisor upgrade skip "+name)
+		}
+		return e.Close(ResultCancelled)
+	}
+	if !e.s.Cancel(name) {
+		return hint.New("cancel", name, "no such plan is scheduled", "supervisor upgrade list")
+	}
+	return e.s.Save(e.Layout.SchedulePath())
+}
+
+// SkipPlan puts a plan on the durable skip list. One in flight is undone first: an old binary never runs on data that a
+// newer one may have migrated. The caller guarantees that no node runs when an upgrade of that name is in flight.
+func (e *Engine) SkipPlan(ctx context.Context, name string, height int64, known int64) error {
+	u := e.j.Upgrade
+	mine := u != nil && u.Plan.Name == name
+	if mine {
+		height = u.Plan.Height
+		if err := e.undo(ctx, known); err != nil {
+			return err
+		}
+	}
+	// The list is written before the journal forgets the upgrade: a crash in between must not begin it again.
+	e.s.AddSkip(Skip{Name: name, Height: height, Since: now(), Why: "operator"})
+	e.s.Cancel(name)
+	if err := e.s.Save(e.Layout.SchedulePath()); err != nil {
+		return err
+	}
+	if mine {
+		e.j.Hold = nil
+		return e.Close(ResultSkipped)
+	}
+	return nil
+}
+
+// undo takes back what an upgrade in flight has changed, if it has.
+func (e *Engine) undo(ctx context.Context, known int64) error {
+	u := e.j.Upgrade
+	if u.Phase == Planned || u.Phase == Staged || u.Phase == Stopped {
+		return nil
+	}
+	if err := CanRollBack(u, known, false); err != nil && u.Phase != RolledBack {
+		return &hint.Error{
+			Op: "skip", Path: u.Plan.Name, Err: fmt.Errorf("it can't be undone: %w", err),
+			Hint: "supervisor upgrade resume, or: supervisor rollback --binary-only (only where the data was not migrated)",
+		}
+	}
+	return e.RollBack(ctx, false)
+}
+
+// Use makes current name v by hand and records it. An upgrade in flight is given up only with force.
+func (e *Engine) Use(ctx context.Context, v Version, force bool) error {
+	if u := e.j.Upgrade; u != nil && !force {
+		return hint.New("use", v.Name(), "the upgrade "+u.Plan.Name+" is in flight, at "+string(u.Phase),
+			"supervisor upgrade skip "+u.Plan.Name+", supervisor rollback, or add --force to give it up where it stands")
+	}
+	ready := e.Checker.Check(ctx, v)
+	if !ready.Ready() {
+		return hint.New("use", v.Name(), ready.Problems[0], "supervisor upgrade add "+v.Name()+" BINARY")
+	}
+	from, err := e.Layout.Current()
+	if err != nil && !errors.Is(err, ErrNoLink) && !errors.Is(err, ErrBadLink) {
+		return err
+	}
+	if err := e.Layout.SwitchTo(v); err != nil {
+		return err
+	}
+	if err := e.Close(ResultHeld); err != nil {
+		return err
+	}
+	e.j.Hold = nil
+	if err := e.saveFull(); err != nil {
+		return err
+	}
+	u := Upgrade{Plan: Plan{Name: v.Name(), Source: FromOperator, Immediate: true}, From: from, To: v, Phase: Committed,
+		Evidence: string(ByOperator), SHA256: ready.SHA256, Begun: now()}
+	return saveHistory(e.Layout.HistoryDir(), Finished{Result: ResultUsed, At: now(), Upgrade: u})
+}
+
+// SetHalt schedules a halt, or takes it off with nil.
+func (e *Engine) SetHalt(h *Halt, known int64) error {
+	if h != nil && h.Height > 0 && known != Unknown && h.Height <= known {
+		return hint.New("schedule the halt", "", fmt.Sprintf("height %d is past: the node is at %d", h.Height, known), "supervisor halt --now")
+	}
+	e.s.Halt = h
+	return e.s.Save(e.Layout.SchedulePath())
+}
+
+// HaltDue tells whether the scheduled halt has come.
+func (s Schedule) HaltDue(height int64, clock time.Time) bool {
+	switch h := s.Halt; {
+	case h == nil:
+		return false
+	case !h.Time.IsZero():
+		return !clock.Before(h.Time)
+	default:
+		return height != Unknown && height >= h.Height
+	}
+}

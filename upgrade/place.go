@@ -1,0 +1,198 @@
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/hint"
+)
+
+// ErrExists means that the version has a binary already, and it is another one.
+var ErrExists = errors.New("version exists with different content")
+
+// Placement is what `upgrade add` is asked to put into the tree.
+type Placement struct {
+	Version Version
+	From    string // a binary, or a directory that holds bin/<node> or <node>
+	SHA256  string // what the binary's digest must be; "" = anything
+	Force   bool   // replace an older binary, which is kept aside
+}
+
+// Place copies a binary, or a directory with one, into the version's place. A version that has the same binary already
+// is left alone and reported by placed == false; another one is replaced only with Force, and then kept aside. Nothing
+// is seen in the version's directory before it is complete and durable.
+func Place(ctx context.Context, l Layout, p Placement) (placed bool, err error) {
+	src, isDir, err := findBinary(l, p.From)
+	if err != nil {
+		return false, err
+	}
+	sum, err := HashFile(ctx, src)
+	if err != nil {
+		return false, err
+	}
+	if p.SHA256 != "" && !strings.EqualFold(p.SHA256, sum) {
+		return false, hint.New("add", p.From, fmt.Sprintf("its sha256 is %s, not %s", sum, p.SHA256),
+			"get the binary again and compare its digest with the one that was published")
+	}
+	dst := l.Binary(p.Version)
+	if _, err := os.Lstat(dst); err == nil {
+		have, err := HashFile(ctx, dst)
+		switch {
+		case err == nil && have == sum && !isDir:
+			return false, nil
+		case !p.Force:
+			return false, &hint.Error{
+				Op: "add", Path: p.Version.Name(), Err: fmt.Errorf("%w: file already exists at %s", ErrExists, dst),
+				Hint: "add --force to replace it; the old one is kept aside",
+			}
+		}
+	}
+	if err := atomicfile.MkdirAll(filepath.Join(l.Root, "upgrades"), 0o755); err != nil {
+		return false, err
+	}
+	if err := keepInside(l, p.Version); err != nil {
+		return false, err
+	}
+	if isDir {
+		return true, placeTree(ctx, l, p)
+	}
+	return true, placeFile(ctx, src, dst)
+}
+
+// keepInside refuses a version whose directory is a link that leaves the tree.
+func keepInside(l Layout, v Version) error {
+	root, err := os.OpenRoot(l.Root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if _, err := root.Stat(filepath.Join(string(v), "bin")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return hint.New("add", v.Name(), rootCause(err).Error(), "remove the link "+l.Dir(v))
+	}
+	return nil
+}
+
+// findBinary resolves what the operator named.
+func findBinary(l Layout, from string) (path string, isDir bool, err error) {
+	info, err := os.Stat(from)
+	if err != nil {
+		return "", false, &hint.Error{Op: "add", Path: from, Err: fmt.Errorf("invalid executable path: %w", rootCause(err)), Hint: "check the path"}
+	}
+	if info.Mode().IsRegular() {
+		return from, false, nil
+	}
+	if info.IsDir() {
+		for _, p := range []string{filepath.Join(from, "bin", l.Node), filepath.Join(from, l.Node)} {
+			if i, err := os.Stat(p); err == nil && i.Mode().IsRegular() {
+				return p, true, nil
+			}
+		}
+		return "", false, hint.New("add", from, "it holds neither bin/"+l.Node+" nor "+l.Node, "name the binary itself, or a directory that holds it")
+	}
+	return "", false, hint.New("add", from, "it is neither a file nor a directory", "name the binary itself")
+}
+
+// placeFile copies one binary to dst. An older one is linked aside first, so that it is never missing.
+func placeFile(ctx context.Context, src, dst string) error {
+	if err := atomicfile.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(dst); err == nil {
+		if err := os.Link(dst, aside(dst)); err != nil {
+			return fmt.Errorf("cannot keep %s aside: %w", dst, err)
+		}
+	}
+	return copyTo(ctx, src, dst)
+}
+
+func aside(path string) string {
+	return path + ".before-" + time.Now().UTC().Format("20060102T150405.000")
+}
+
+func copyTo(ctx context.Context, src, dst string) error {
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	return atomicfile.Write(dst, 0o755, atomicfile.Full, func(w io.Writer) error {
+		_, err := io.Copy(w, contextReader{ctx, in})
+		return err
+	})
+}
+
+// placeTree copies a directory beside the version's, then puts it there in one step.
+func placeTree(ctx context.Context, l Layout, p Placement) error {
+	stage, err := os.MkdirTemp(filepath.Join(l.Root, "upgrades"), ".stage-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(stage)
+	if err := os.Chmod(stage, 0o755); err != nil {
+		return err
+	}
+	if err := copyTree(ctx, p.From, stage); err != nil {
+		return err
+	}
+	inBin := filepath.Join(stage, "bin", l.Node)
+	if _, err := os.Stat(inBin); err != nil {
+		if err := atomicfile.MkdirAll(filepath.Dir(inBin), 0o755); err != nil {
+			return err
+		}
+		if err := atomicfile.Rename(filepath.Join(stage, l.Node), inBin); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(inBin, 0o755); err != nil {
+		return err
+	}
+	dir := l.Dir(p.Version)
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return atomicfile.Rename(stage, dir)
+	}
+	// The exchange leaves no moment without the version: current may name it.
+	if err := unix.Renameat2(unix.AT_FDCWD, stage, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
+		return fmt.Errorf("cannot replace %s: %w", dir, err)
+	}
+	return atomicfile.Rename(stage, filepath.Join(filepath.Dir(dir), "."+filepath.Base(aside(dir))))
+}
+
+// copyTree copies directories, regular files and the links that stay inside; anything else has no place in a version.
+func copyTree(ctx context.Context, from, to string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		dst := filepath.Join(to, rel)
+		switch {
+		case d.IsDir():
+			return atomicfile.MkdirAll(dst, 0o755)
+		case d.Type()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			if filepath.IsAbs(target) || !filepath.IsLocal(filepath.Join(filepath.Dir(rel), target)) {
+				return hint.New("add", path, "it is a link that leaves the directory", "put the file itself there")
+			}
+			return atomicfile.Symlink(target, dst)
+		case d.Type().IsRegular():
+			return copyTo(ctx, path, dst)
+		}
+		return hint.New("add", path, "it is neither a file, a directory nor a link", "remove it from the directory")
+	})
+}

@@ -1,0 +1,285 @@
+package upgrade
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"nodevisor/internal/hint"
+)
+
+// Source says where a plan is known from.
+type Source string
+
+// The sources of plans. Where several know the same plan, the first of this order names it.
+const (
+	FromFile     Source = "file"     // data/upgrade-info.json, written by the node
+	FromChain    Source = "chain"    // the chain's current plan, over gRPC
+	FromOperator Source = "operator" // schedule.json
+)
+
+// Plan is what is to happen: which version, from which block or time on.
+type Plan struct {
+	Name   string    `json:"name"`             // normalised
+	Height int64     `json:"height,omitempty"` // the first block that the next version executes; 0 = none
+	Time   time.Time `json:"time,omitzero"`    // stands in for the height of a timed plan
+	Info   string    `json:"info,omitempty"`
+	Source Source    `json:"source"`
+	// RawName is the name as it was announced, where normalising changed it: scripts are given this one, as by Cosmovisor.
+	RawName string `json:"raw_name,omitempty"`
+	// Immediate marks a plan that an operator applied by hand, whatever the height. Its Height is the node's at that time.
+	Immediate bool `json:"immediate,omitempty"`
+}
+
+// Key is what makes two announcements the same plan.
+type Key struct {
+	Name   string
+	Height int64
+	Time   int64
+}
+
+// Key returns p's identity: name and height, or name and time.
+func (p Plan) Key() Key {
+	k := Key{Name: p.Name, Height: p.Height}
+	if !p.Time.IsZero() {
+		k.Time = p.Time.Unix()
+	}
+	return k
+}
+
+// Title is the plan's name as it was announced.
+func (p Plan) Title() string {
+	if p.RawName != "" {
+		return p.RawName
+	}
+	return p.Name
+}
+
+// When renders the height or the time of p.
+func (p Plan) When() string {
+	if !p.Time.IsZero() {
+		return p.Time.UTC().Format(time.RFC3339)
+	}
+	return strconv.FormatInt(p.Height, 10)
+}
+
+// Merge joins two announcements of the same plan: p's info wins unless it is empty, and so does its source.
+func (p Plan) Merge(other Plan) Plan {
+	if p.Info == "" {
+		p.Info = other.Info
+	}
+	return p
+}
+
+// Limits of a plan file. A governance proposal's info is far below; the cap keeps a hostile file from being parsed at all.
+const (
+	maxPlanBytes = 1 << 20
+	maxNameBytes = 255 // a file name's limit on Linux (NAME_MAX), counted after escaping
+)
+
+// Errors of plan files and names.
+var (
+	ErrNoPlan      = errors.New("no plan")          // the file is missing
+	ErrInvalidPlan = errors.New("invalid plan")     // the file is there and says nothing usable (yet)
+	ErrInvalidName = errors.New("invalid name")     // a name that could leave the tree of versions
+	ErrPlanChanged = errors.New("the plan changed") // between the trigger and the stop
+)
+
+// NormaliseName is the one place where a plan's name becomes the name of a version. With recase it is lower-cased, as
+// Cosmovisor does. Allowed is printable ASCII without "/", "\" and "%", not starting with a dot, at most 255 bytes after
+// URL path escaping: everything else could name a path outside the tree, or two versions by names that look the same.
+func NormaliseName(name string, recase bool) (string, error) {
+	if recase {
+		name = strings.ToLower(name)
+	}
+	bad := func(why string) (string, error) {
+		return "", &hint.Error{
+			Op: "use the name", Path: strconv.Quote(short(name)), Err: fmt.Errorf("%w: %s", ErrInvalidName, why),
+			Hint: "a version's name is printable ASCII without / \\ % and does not start with a dot",
+		}
+	}
+	switch {
+	case name == "":
+		return bad("it is empty")
+	case name[0] == '.':
+		return bad("it starts with a dot")
+	case name != strings.TrimSpace(name):
+		return bad("it starts or ends with white space")
+	}
+	for _, r := range name {
+		switch {
+		case r == '/' || r == '\\':
+			return bad("it holds a path separator")
+		case r == '%':
+			return bad("it holds a %")
+		case r < 0x20 || r > 0x7e:
+			return bad("it holds a character that is not printable ASCII")
+		}
+	}
+	if len(url.PathEscape(name)) > maxNameBytes {
+		return bad("it is longer than 255 bytes")
+	}
+	return name, nil
+}
+
+func short(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "…"
+	}
+	return s
+}
+
+// ReadPlanFile reads what the node announced. A missing file is ErrNoPlan; one that is empty, half-written or otherwise
+// unusable is ErrInvalidPlan: look again later, the node may still be writing.
+func ReadPlanFile(path string, recase bool) (Plan, fs.FileInfo, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
+		return Plan{}, nil, ErrNoPlan
+	}
+	if err != nil {
+		return Plan{}, nil, fmt.Errorf("%w: %w", ErrInvalidPlan, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return Plan{}, nil, fmt.Errorf("%w: %w", ErrInvalidPlan, err)
+	}
+	if !info.Mode().IsRegular() {
+		return Plan{}, info, fmt.Errorf("%w: not a regular file", ErrInvalidPlan)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxPlanBytes+1))
+	if err != nil {
+		return Plan{}, info, fmt.Errorf("%w: %w", ErrInvalidPlan, err)
+	}
+	p, err := ParsePlan(data, recase)
+	return p, info, err
+}
+
+// ParsePlan reads a plan as x/upgrade writes it (encoding/json: height is a number; or jsonpb: height is a string).
+// encoding/json alone would take the last of duplicate keys and ignore what follows the document; both are refused
+// here, because two tools that read the same bytes must see the same plan.
+func ParsePlan(data []byte, recase bool) (Plan, error) {
+	p, err := parsePlan(data, recase)
+	if err != nil {
+		return Plan{}, fmt.Errorf("%w: %w", ErrInvalidPlan, err)
+	}
+	return p, nil
+}
+
+func parsePlan(data []byte, recase bool) (Plan, error) {
+	switch {
+	case len(data) > maxPlanBytes:
+		return Plan{}, errors.New("larger than 1 MiB")
+	case len(bytes.TrimSpace(data)) == 0:
+		return Plan{}, errors.New("empty")
+	}
+	fields, err := objectFields(data)
+	if err != nil {
+		return Plan{}, err
+	}
+	p := Plan{Source: FromFile}
+	var name string
+	if raw, ok := fields["name"]; ok {
+		if err := json.Unmarshal(raw, &name); err != nil {
+			return Plan{}, fmt.Errorf("name: %w", err)
+		}
+	}
+	if p.Name, err = NormaliseName(name, recase); err != nil {
+		return Plan{}, err
+	}
+	if p.Name != name {
+		p.RawName = name
+	}
+	if p.Height, err = parseHeight(fields["height"]); err != nil {
+		return Plan{}, fmt.Errorf("height: %w", err)
+	}
+	if raw, ok := fields["info"]; ok {
+		if err := json.Unmarshal(raw, &p.Info); err != nil {
+			return Plan{}, fmt.Errorf("info: %w", err)
+		}
+	}
+	if raw, ok := fields["time"]; ok {
+		var t *time.Time
+		if err := json.Unmarshal(raw, &t); err != nil {
+			return Plan{}, fmt.Errorf("time: %w", err)
+		}
+		if t != nil && !t.IsZero() {
+			return Plan{}, errors.New("time: x/upgrade plans by time are not supported by the chain's software any more")
+		}
+	}
+	if raw, ok := fields["upgraded_client_state"]; ok && !bytes.Equal(bytes.TrimSpace(raw), []byte("null")) {
+		return Plan{}, errors.New("upgraded_client_state: must be null")
+	}
+	return p, nil
+}
+
+// objectFields splits a JSON object into its fields, keys lower-cased (encoding/json matches them so). Duplicates and
+// anything after the object are errors.
+func objectFields(data []byte) (map[string]json.RawMessage, error) {
+	d := json.NewDecoder(bytes.NewReader(data))
+	t, err := d.Token()
+	if err != nil {
+		return nil, err
+	}
+	if t != json.Delim('{') {
+		return nil, errors.New("not a JSON object")
+	}
+	fields := map[string]json.RawMessage{}
+	for d.More() {
+		t, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		key := strings.ToLower(t.(string))
+		var raw json.RawMessage
+		if err := d.Decode(&raw); err != nil {
+			return nil, err
+		}
+		if _, twice := fields[key]; twice {
+			return nil, fmt.Errorf("the key %q is there twice", key)
+		}
+		fields[key] = raw
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the JSON object")
+	}
+	return fields, nil
+}
+
+// parseHeight takes a positive whole number, bare or as a string. 1e3, 1.0, signs and anything over int64 are refused.
+func parseHeight(raw json.RawMessage) (int64, error) {
+	if raw == nil {
+		return 0, errors.New("missing")
+	}
+	text := string(bytes.TrimSpace(raw))
+	if len(text) >= 2 && text[0] == '"' {
+		text = text[1 : len(text)-1]
+	}
+	h, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || h == 0 || h > math.MaxInt64 {
+		return 0, fmt.Errorf("%s is no positive whole number", short(string(raw)))
+	}
+	return int64(h), nil
+}
+
+// planDocument renders p as x/upgrade writes its file, so that a node's store loader and Cosmovisor can read it.
+func planDocument(p Plan) ([]byte, error) {
+	return json.Marshal(struct {
+		Name   string    `json:"name"`
+		Time   time.Time `json:"time"`
+		Height int64     `json:"height,omitempty"`
+		Info   string    `json:"info,omitempty"`
+	}{Name: p.Name, Height: p.Height, Info: p.Info})
+}

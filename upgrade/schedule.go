@@ -1,0 +1,124 @@
+package upgrade
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/hint"
+)
+
+// Schedule is <home>/supervisor/schedule.json: what operators want, and what they want passed over. It is kept whole:
+// nothing of a batch is lost by a restart.
+type Schedule struct {
+	Schema int    `json:"schema"`
+	Plans  []Plan `json:"plans"`
+	Skip   []Skip `json:"skip"`
+	Halt   *Halt  `json:"halt"`
+	// Imported names the files of Cosmovisor's that were taken over, with the digest of their content, so that each is
+	// imported once.
+	Imported map[string]string `json:"imported,omitempty"`
+}
+
+// Skip is a plan that is passed over.
+type Skip struct {
+	Name   string    `json:"name"`
+	Height int64     `json:"height,omitempty"` // 0 = at any height
+	Since  time.Time `json:"since"`
+	Why    string    `json:"why,omitempty"`
+}
+
+// Halt is where the node is to stop for good, until an operator resumes it.
+type Halt struct {
+	Height int64     `json:"height,omitempty"`
+	Time   time.Time `json:"time,omitzero"`
+}
+
+// When renders the halt's height or time.
+func (h Halt) When() string { return Plan{Height: h.Height, Time: h.Time}.When() }
+
+// LoadSchedule reads the schedule; a missing file is an empty one. An unusable one is ErrJournal: plans of an operator
+// that can't be read are no reason to go on without them.
+func LoadSchedule(path string) (Schedule, error) {
+	s := Schedule{Schema: journalSchema}
+	data, err := readState(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &s)
+	}
+	if err == nil && s.Schema != journalSchema {
+		err = fmt.Errorf("its schema is %d, this program knows %d", s.Schema, journalSchema)
+	}
+	if err != nil {
+		return s, &hint.Error{
+			Op: "read the schedule", Path: path, Err: fmt.Errorf("%w: %w", ErrJournal, err),
+			Hint: "mend or move away " + path + ", then schedule again with: supervisor upgrade add",
+		}
+	}
+	return s, nil
+}
+
+// Save writes the schedule durably.
+func (s Schedule) Save(path string) error {
+	s.Schema = journalSchema
+	slices.SortStableFunc(s.Plans, byHeight)
+	data, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(path, append(data, '\n'), 0o600)
+}
+
+// byHeight orders plans: heights first, lowest first, then times.
+func byHeight(a, b Plan) int {
+	if a.Time.IsZero() != b.Time.IsZero() {
+		if a.Time.IsZero() {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.Height, b.Height), a.Time.Compare(b.Time), cmp.Compare(a.Name, b.Name))
+}
+
+// Add puts p on the schedule, replacing a plan of the same name.
+func (s *Schedule) Add(p Plan) {
+	s.Cancel(p.Name)
+	s.Plans = append(s.Plans, p)
+	slices.SortStableFunc(s.Plans, byHeight)
+}
+
+// Cancel takes the plan of that name off, and tells whether there was one.
+func (s *Schedule) Cancel(name string) bool {
+	before := len(s.Plans)
+	s.Plans = slices.DeleteFunc(s.Plans, func(p Plan) bool { return p.Name == name })
+	return len(s.Plans) != before
+}
+
+// Skips tells whether p is to be passed over.
+func (s Schedule) Skips(p Plan) bool {
+	return slices.ContainsFunc(s.Skip, func(k Skip) bool {
+		return k.Name == p.Name && (k.Height == 0 || k.Height == p.Height)
+	})
+}
+
+// AddSkip puts a plan on the durable skip list.
+func (s *Schedule) AddSkip(k Skip) {
+	s.Unskip(k.Name)
+	s.Skip = append(s.Skip, k)
+}
+
+// Unskip takes a plan off the skip list.
+func (s *Schedule) Unskip(name string) {
+	s.Skip = slices.DeleteFunc(s.Skip, func(k Skip) bool { return k.Name == name })
+}

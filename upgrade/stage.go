@@ -1,0 +1,288 @@
+package upgrade
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// probeTimeout bounds the trial run of a binary. One that takes longer is stopped and counts as able to run: the probe
+// looks for what can't be executed, not for what is slow.
+const probeTimeout = 10 * time.Second
+
+// Readiness says whether a version could be switched to at this moment.
+type Readiness struct {
+	Version  Version
+	SHA256   string   // of the binary, where it could be read
+	Problems []string // empty = ready
+	id       identity
+}
+
+// Ready tells whether nothing stands in the way.
+func (r Readiness) Ready() bool { return len(r.Problems) == 0 }
+
+// identity is what changes whenever a file's content does: nobody can set a ctime back.
+type identity struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime int64
+}
+
+func identify(info fs.FileInfo) identity {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return identity{size: info.Size(), mtime: info.ModTime().UnixNano()}
+	}
+	return identity{
+		dev: uint64(st.Dev), ino: st.Ino, size: st.Size, //nolint:unconvert // Dev's type differs by architecture
+		mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
+	}
+}
+
+// Checker verifies binaries before they are trusted with the node's place. It remembers what it verified by identity,
+// so that a check in the time that the node is down costs one stat.
+type Checker struct {
+	layout Layout
+	probe  []string
+	env    []string
+	log    *slog.Logger
+
+	mu    sync.Mutex
+	known map[Version]Readiness
+}
+
+// NewChecker makes a Checker. probe are the arguments of the trial run (none = no trial run), env its environment.
+func NewChecker(l Layout, probe, env []string, log *slog.Logger) *Checker {
+	return &Checker{layout: l, probe: probe, env: env, log: log, known: map[Version]Readiness{}}
+}
+
+// Check verifies v's binary: it is there, inside the tree, regular, executable (made so, as Cosmovisor does), built for
+// this machine, its interpreter is there, and a trial run doesn't fail to execute. A verified binary that hasn't
+// changed since isn't looked at again.
+func (c *Checker) Check(ctx context.Context, v Version) Readiness {
+	r := Readiness{Version: v}
+	path := c.layout.Binary(v)
+	info, err := c.inspect(v, path)
+	if err != nil {
+		r.Problems = append(r.Problems, err.Error())
+		c.forget(v)
+		return r
+	}
+	r.id = identify(info)
+	c.mu.Lock()
+	old, ok := c.known[v]
+	c.mu.Unlock()
+	if ok && old.id == r.id {
+		return old
+	}
+	if r.SHA256, err = HashFile(ctx, path); err != nil {
+		r.Problems = append(r.Problems, err.Error())
+		return r
+	}
+	for _, check := range []func() error{
+		func() error { return runnable(path) },
+		func() error { return c.trial(ctx, path) },
+	} {
+		if err := check(); err != nil {
+			r.Problems = append(r.Problems, err.Error())
+			break
+		}
+	}
+	if ctx.Err() == nil {
+		c.mu.Lock()
+		c.known[v] = r
+		c.mu.Unlock()
+	}
+	return r
+}
+
+func (c *Checker) forget(v Version) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.known, v)
+}
+
+// inspect looks at the file without reading it. The version's directories must lie in the tree (os.Root refuses links
+// that leave it); the binary itself may be a link to anywhere, as operators of Cosmovisor have it.
+func (c *Checker) inspect(v Version, path string) (fs.FileInfo, error) {
+	root, err := os.OpenRoot(c.layout.Root)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", c.layout.Root, err)
+	}
+	defer root.Close()
+	if _, err := root.Stat(filepath.Join(string(v), "bin")); err != nil {
+		return nil, fmt.Errorf("no binary %s: %w", path, rootCause(err))
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("no binary %s: %w", path, rootCause(err))
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	case info.Size() == 0:
+		return nil, fmt.Errorf("%s is empty", path)
+	case info.Mode().Perm()&0o002 != 0:
+		return nil, fmt.Errorf("%s can be changed by every user of this host (mode %#o)", path, info.Mode().Perm())
+	}
+	if want := info.Mode().Perm() | 0o111; info.Mode().Perm() != want {
+		if err := os.Chmod(path, want); err != nil {
+			return nil, fmt.Errorf("%s is not executable: %w", path, rootCause(err))
+		}
+		return os.Stat(path)
+	}
+	return info, nil
+}
+
+func rootCause(err error) error {
+	if pe := new(fs.PathError); errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// HashFile returns the hex SHA-256 of a file.
+func HashFile(ctx context.Context, path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, contextReader{ctx, f}); err != nil {
+		return "", fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// contextReader ends a long read when its context does.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// machines are the ELF machines that a Go architecture's kernel runs.
+var machines = map[string]elf.Machine{
+	"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "riscv64": elf.EM_RISCV, "ppc64le": elf.EM_PPC64, "s390x": elf.EM_S390,
+	"386": elf.EM_386, "arm": elf.EM_ARM, "loong64": elf.EM_LOONGARCH,
+}
+
+// runnable finds by the file's head what execve would answer at the halt height: a foreign machine, a missing dynamic
+// loader, a script without an interpreter.
+func runnable(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head, err := bufio.NewReaderSize(f, 4096).Peek(4096)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
+		return elfRunnable(path)
+	case bytes.HasPrefix(head, []byte("#!")):
+		return scriptRunnable(path, head)
+	}
+	return fmt.Errorf("%s is neither an ELF executable nor a script with an interpreter line", path)
+}
+
+func elfRunnable(path string) error {
+	f, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("%s is a damaged ELF file: %w", path, err)
+	}
+	defer f.Close()
+	if want, ok := machines[runtime.GOARCH]; ok && f.Machine != want {
+		return fmt.Errorf("%s is built for %s, this machine is %s", path, f.Machine, want)
+	}
+	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
+		return fmt.Errorf("%s is no executable (%s)", path, f.Type)
+	}
+	for _, p := range f.Progs {
+		if p.Type != elf.PT_INTERP {
+			continue
+		}
+		if p.Filesz > 4096 {
+			return fmt.Errorf("%s is a damaged ELF file: its interpreter's name is too long", path)
+		}
+		name, err := io.ReadAll(p.Open())
+		if err != nil {
+			return fmt.Errorf("%s is a damaged ELF file: %w", path, err)
+		}
+		interp := strings.TrimRight(string(name), "\x00")
+		if _, err := os.Stat(interp); err != nil {
+			return fmt.Errorf("%s needs the dynamic loader %s, which is missing here", path, interp)
+		}
+	}
+	return nil
+}
+
+func scriptRunnable(path string, head []byte) error {
+	line, _, _ := bytes.Cut(head[2:], []byte("\n"))
+	words := strings.Fields(string(line))
+	if len(words) == 0 {
+		return fmt.Errorf("%s names no interpreter", path)
+	}
+	if _, err := os.Stat(words[0]); err != nil {
+		return fmt.Errorf("%s needs the interpreter %s, which is missing here", path, words[0])
+	}
+	return nil
+}
+
+// trial runs the binary with the probe's arguments. It fails only on what says "this can't run here": cannot execute,
+// the shell's 126 and 127, or an end by a signal. Any other code is the binary's own business.
+func (c *Checker) trial(ctx context.Context, path string) error {
+	if len(c.probe) == 0 {
+		return nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	res, err := runProgram(bounded, program{path: path, args: c.probe, env: c.env, dir: c.layout.Root})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case bounded.Err() != nil:
+		c.log.Warn("the trial run of a binary took too long and was stopped", "binary", path, "args", c.probe)
+		return nil
+	case err != nil:
+		return fmt.Errorf("%s can't be executed: %w", path, rootCause(err))
+	case res.Signal != 0:
+		return fmt.Errorf("%s %s was ended by %s%s", path, strings.Join(c.probe, " "), res.Signal, tail(res.Stderr))
+	case res.Code == 126 || res.Code == 127:
+		return fmt.Errorf("%s %s ended with %d%s", path, strings.Join(c.probe, " "), res.Code, tail(res.Stderr))
+	}
+	return nil
+}
+
+// tail renders the last line that a program wrote to stderr, for an error message.
+func tail(stderr []byte) string {
+	lines := bytes.Split(bytes.TrimSpace(stderr), []byte("\n"))
+	last := strings.TrimSpace(string(lines[len(lines)-1]))
+	if last == "" {
+		return ""
+	}
+	return ": " + short(last)
+}

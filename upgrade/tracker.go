@@ -1,0 +1,297 @@
+package upgrade
+
+import (
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+)
+
+// Evidence says why a plan's height has come.
+type Evidence string
+
+// The kinds of evidence (any one suffices).
+const (
+	ByHeight   Evidence = "height"   // a height of at least the plan's was read
+	BySigner   Evidence = "signer"   // the signer's state is at exactly the plan's height
+	ByFile     Evidence = "file"     // the node wrote its plan file while we watched
+	ByLog      Evidence = "log"      // the node's own line: UPGRADE "<name>" NEEDED at height: H
+	ByTime     Evidence = "time"     // the time of a timed plan
+	ByOperator Evidence = "operator" // upgrade apply
+	None       Evidence = ""
+)
+
+// Verdict says what the end of the node means.
+type Verdict int
+
+// The verdicts.
+const (
+	Crash   Verdict = iota // a crash is a crash: the restart policy decides
+	Due                    // a plan's height has come
+	Unclear                // a plan is pending, and nothing says whether its height has come: hold, never switch
+)
+
+// PlanFile is one look at the node's plan file.
+type PlanFile struct {
+	Plan Plan
+	Err  error // ErrNoPlan, ErrInvalidPlan
+	id   identity
+	at   time.Time // when the content came to be there (ctime)
+}
+
+// LookAtPlanFile reads the node's plan file.
+func LookAtPlanFile(path string, recase bool) PlanFile {
+	if path == "" {
+		return PlanFile{Err: ErrNoPlan}
+	}
+	p, info, err := ReadPlanFile(path, recase)
+	f := PlanFile{Plan: p, Err: err}
+	if info != nil {
+		f.id = identify(info)
+		f.at = changed(info)
+	}
+	return f
+}
+
+func changed(info fs.FileInfo) time.Time {
+	if id := identify(info); id.ctime != 0 {
+		return time.Unix(0, id.ctime)
+	}
+	return info.ModTime()
+}
+
+// Tracker holds what is known of plans and heights and says which plan is next, whether its height has come, and what
+// the node's end means. It is pure: no I/O, no clock, no goroutine. The rules are in docs/architecture.md, "Plans".
+type Tracker struct {
+	Current   Version
+	Installed Key  // the plan that current was switched to for, by its upgrade-info.json
+	HasPlan   bool // whether Installed is known
+
+	file     PlanFile
+	seenFile bool
+	appeared bool // the file's content came while our node ran, and not by our hand
+	schedule Schedule
+	chain    *Plan
+	record   int64     // the last height read in an earlier life of ours; Unknown = none
+	recorded time.Time // when
+
+	height  int64 // the last height read since the node's last start; Unknown = none
+	highest int64 // the highest since the file appeared
+	stale   bool  // no height was read since the file appeared
+	line    *Key  // what the node's own line named
+}
+
+// NewTracker makes a tracker. record is the recorded height and its time (Unknown where there is none).
+func NewTracker(record int64, at time.Time) *Tracker {
+	return &Tracker{record: record, recorded: at, height: Unknown, highest: Unknown}
+}
+
+// SetSchedule replaces what operators want.
+func (t *Tracker) SetSchedule(s Schedule) { t.schedule = s }
+
+// SetChain replaces what the chain itself said of its plan; nil = it has none, or wasn't asked.
+func (t *Tracker) SetChain(p *Plan) { t.chain = p }
+
+// SetCurrent tells which version current names, and what it was switched to for.
+func (t *Tracker) SetCurrent(v Version, installed Plan, ok bool) {
+	t.Current, t.Installed, t.HasPlan = v, installed.Key(), ok
+}
+
+// SawFile takes one look at the plan file. running tells whether our node ran when the content changed. It returns
+// whether the content is news.
+func (t *Tracker) SawFile(f PlanFile, running bool) bool {
+	first := !t.seenFile
+	if !first && f.id.sameContent(t.file.id) && (f.Err == nil) == (t.file.Err == nil) {
+		return false
+	}
+	if !first && f.Err == nil && t.file.Err == nil && f.Plan == t.file.Plan && t.Done(f.Plan) {
+		t.file.id = f.id // touched, copied over itself: a plan that is done isn't undone by that
+		return false
+	}
+	t.seenFile = true
+	t.file = f
+	t.highest, t.stale = Unknown, true
+	t.appeared = !first && running && f.Err == nil && !t.scheduled(f.Plan)
+	return true
+}
+
+// sameContent tells whether the file was written since. A changed owner or mode moves only the ctime.
+func (a identity) sameContent(b identity) bool {
+	a.ctime, b.ctime = 0, 0
+	return a == b
+}
+
+// scheduled tells whether an operator's schedule holds the plan: then the file isn't the node's own word.
+func (t *Tracker) scheduled(p Plan) bool {
+	return slices.ContainsFunc(t.schedule.Plans, func(s Plan) bool { return s.Key() == p.Key() })
+}
+
+// SawHeight takes a height that the running node answered.
+func (t *Tracker) SawHeight(h int64) {
+	t.height, t.stale = h, false
+	t.highest = max(t.highest, h)
+	if h < t.record {
+		t.record = h // a new life of the data: restored, resynced, wiped
+		t.recorded = time.Time{}
+	}
+}
+
+// SawLine takes the node's own line that an upgrade is needed.
+func (t *Tracker) SawLine(name string, height int64) { t.line = &Key{Name: name, Height: height} }
+
+// NodeStarted forgets what only the node's last life could know.
+func (t *Tracker) NodeStarted() { t.height, t.line = Unknown, nil }
+
+// Height is the last height read in this life of the node, or Unknown.
+func (t *Tracker) Height() int64 { return t.height }
+
+// Known is the best lower bound of the data's height: this life's, else the record's.
+func (t *Tracker) Known() int64 {
+	if t.height != Unknown {
+		return t.height
+	}
+	return t.record
+}
+
+// FileError says what is wrong with the plan file; nil where it is missing or fine.
+func (t *Tracker) FileError() error {
+	if t.file.Err == nil || t.file.Err == ErrNoPlan { //nolint:errorlint // ReadPlanFile returns it bare
+		return nil
+	}
+	return t.file.Err
+}
+
+// FilePlan returns the plan of the node's file, where it is one that isn't done and isn't skipped.
+func (t *Tracker) FilePlan() (Plan, bool) {
+	if !t.seenFile || t.file.Err != nil || t.Done(t.file.Plan) || t.schedule.Skips(t.file.Plan) {
+		return Plan{}, false
+	}
+	return t.file.Plan, true
+}
+
+// Done tells whether p needs nothing any more: current is its version, or was switched to for it, or the node itself,
+// on this data and since the file appeared, showed a height above the plan's. History alone never makes a plan done.
+func (t *Tracker) Done(p Plan) bool {
+	if t.Current == VersionOf(p.Name) || (t.HasPlan && t.Installed == p.Key()) {
+		return true
+	}
+	if p.Source == FromOperator || p.Height == 0 {
+		return false // an operator's height may well be passed: the stop is a little late
+	}
+	if t.highest > p.Height && !t.appeared {
+		return true
+	}
+	return !t.appeared && t.record > p.Height && t.recorded.After(t.file.at)
+}
+
+// Pending lists the plans that are not done and not skipped, the next one first. The same plan from several sources is
+// one: its source and info come from the file, then the chain, then the operator.
+func (t *Tracker) Pending() []Plan {
+	var all []Plan
+	add := func(p Plan) {
+		if t.Done(p) || t.schedule.Skips(p) {
+			return
+		}
+		for i := range all {
+			if all[i].Key() == p.Key() {
+				all[i] = all[i].Merge(p)
+				return
+			}
+		}
+		all = append(all, p)
+	}
+	if t.seenFile && t.file.Err == nil {
+		add(t.file.Plan)
+	}
+	if t.chain != nil {
+		add(*t.chain)
+	}
+	for _, p := range t.schedule.Plans {
+		add(p)
+	}
+	slices.SortStableFunc(all, byHeight)
+	return all
+}
+
+// Scheduled tells whether p's trigger is ours alone: no node halts for it by itself.
+func (t *Tracker) Scheduled(p Plan) bool { return p.Source == FromOperator || t.scheduled(p) }
+
+// NeedsHeight tells whether a fresh height must be read before the file's appearance counts: the file may have been
+// written by hand, far ahead of its height, and a node whose height can be read can contradict it.
+func (t *Tracker) NeedsHeight() bool {
+	p, ok := t.FilePlan()
+	return ok && t.appeared && t.stale && t.height != Unknown && t.height < p.Height
+}
+
+// ahead tells whether the node itself contradicts the file: its height is still well below the plan's.
+func (t *Tracker) ahead(p Plan) bool {
+	// One block of slack: some nodes answer with the last block that was applied, and that one is below the plan's.
+	return t.height != Unknown && !t.stale && t.height < p.Height-1
+}
+
+// FarAhead returns the file's plan where the running node's height contradicts it: then it is an operator's schedule
+// that another tool wrote there, not the node's word.
+func (t *Tracker) FarAhead() (Plan, bool) {
+	p, ok := t.FilePlan()
+	return p, ok && t.ahead(p)
+}
+
+// Due returns the plan whose height has come, while the node runs. Never early: what is only pending stays so.
+func (t *Tracker) Due(clock time.Time) (Plan, Evidence, bool) {
+	for _, p := range t.Pending() {
+		if ev := t.evidence(p, clock); ev != None {
+			return p, ev, true
+		}
+	}
+	return Plan{}, None, false
+}
+
+func (t *Tracker) evidence(p Plan, clock time.Time) Evidence {
+	switch {
+	case !p.Time.IsZero():
+		if !clock.Before(p.Time) {
+			return ByTime
+		}
+		return None
+	case t.line != nil && *t.line == p.Key():
+		return ByLog
+	case p.Source == FromFile && t.appeared && !t.ahead(p) && !t.NeedsHeight():
+		return ByFile
+	case t.height != Unknown && t.height >= p.Height && p.Source != FromChain:
+		return ByHeight
+	case t.height == Unknown && t.record == p.Height && !t.recorded.IsZero():
+		return ByHeight
+	}
+	return None
+}
+
+// Ended says what the end of the node means, or what is known before its first start: signer is the height in the
+// signer's state (Unknown where there is none).
+func (t *Tracker) Ended(clock time.Time, signer int64, started bool) (Plan, Evidence, Verdict) {
+	t.stale = false // nobody can be asked for a fresh height any more: what was read last stands
+	if p, ev, ok := t.Due(clock); ok {
+		return p, ev, Due
+	}
+	for _, p := range t.Pending() {
+		if p.Height > 0 && signer == p.Height {
+			return p, BySigner, Due
+		}
+	}
+	p, ok := t.FilePlan()
+	switch {
+	case t.FileError() != nil && started:
+		return Plan{}, None, Unclear
+	case !ok, !started, t.Scheduled(p), t.height != Unknown && t.height < p.Height:
+		return Plan{}, None, Crash
+	}
+	return p, None, Unclear
+}
+
+// Describe says why the end of the node is unclear.
+func (t *Tracker) Describe() string {
+	if err := t.FileError(); err != nil {
+		return fmt.Sprintf("the node ended, and its plan file can't be read (%v)", err)
+	}
+	return fmt.Sprintf("the node ended with the plan %s at %s in its file, and nothing says whether that height has come",
+		t.file.Plan.Name, t.file.Plan.When())
+}
