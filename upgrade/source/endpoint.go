@@ -35,17 +35,20 @@ func parseEndpoint(s string) (endpoint, error) {
 		}
 	}
 	switch scheme {
-	case "unix":
-		if rest == "" {
-			return endpoint{}, fmt.Errorf("address %q names no socket", s)
-		}
-		return endpoint{network: "unix", address: rest}, nil
+	case "dns": // gRPC's own spelling, dns:///host:port
+		rest = strings.TrimPrefix(rest, "/")
+		fallthrough
 	case "tcp", "http", "https":
 		rest, _, _ = strings.Cut(rest, "/")
 		if _, port, err := net.SplitHostPort(rest); err != nil || port == "" {
 			return endpoint{}, fmt.Errorf("address %q is no host:port", s)
 		}
 		return endpoint{network: "tcp", address: rest, tls: scheme == "https"}, nil
+	case "unix":
+		if rest == "" {
+			return endpoint{}, fmt.Errorf("address %q names no socket", s)
+		}
+		return endpoint{network: "unix", address: rest}, nil
 	}
 	return endpoint{}, fmt.Errorf("address %q has an unknown scheme", s)
 }

@@ -63,7 +63,8 @@ type Watch struct {
 	c      chan struct{}
 	owner  *Watcher
 	points []point
-	sig    signature
+	sig    signature // when it was last looked at
+	fresh  bool      // sig was so new that it may hide a second change
 }
 
 // NewWatcher starts a Watcher that ends with ctx. poll is the interval of the fallback; it is brought between 10 ms and 2 s.
@@ -204,6 +205,7 @@ func (w *Watcher) lost(why string) {
 	w.close()
 	w.trouble = why
 	clear(w.dirs)
+	w.rescan()
 }
 
 // handle passes an event on to the watches that it concerns.
@@ -242,6 +244,11 @@ func (w *Watcher) recover(err error) {
 	for dir := range w.dirs {
 		w.forget(dir)
 	}
+	w.rescan()
+}
+
+// rescan follows every path anew and has every file read again.
+func (w *Watcher) rescan() {
 	w.settle()
 	for t := range w.watches {
 		t.sig = signatureOf(t.path)
@@ -256,16 +263,15 @@ func (w *Watcher) lookAtPolled() {
 			continue
 		}
 		sig := signatureOf(t.path)
-		if sig == t.sig {
+		if sig == t.sig && !t.fresh {
 			continue
 		}
+		// The kernel's clock ticks every few milliseconds, and another change in the same tick could leave the same
+		// signature: a fresh one is looked at once more.
+		age := time.Since(time.Unix(sig.ctime.Unix()))
+		t.fresh = sig != t.sig && age >= 0 && age < w.poll
 		w.settle() // the way to it may have changed too
 		t.sig = sig
-		if age := time.Since(time.Unix(sig.ctime.Unix())); age >= 0 && age < w.poll {
-			// The kernel's clock ticks every few milliseconds: another change in the same tick could leave the same
-			// signature, so that a fresh one doesn't count as known.
-			t.sig = signature{}
-		}
 		t.emit()
 	}
 }
