@@ -96,7 +96,11 @@ func Symlink(target, path string) error {
 	if err := os.Symlink(target, temp); err != nil {
 		return fmt.Errorf("cannot link %s: %w", path, err)
 	}
-	if err := errors.Join(adopt(temp, dir), os.Rename(temp, path)); err != nil {
+	err := adopt(temp, dir)
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
 		os.Remove(temp)
 		return fmt.Errorf("cannot link %s: %w", path, err)
 	}
@@ -177,6 +181,10 @@ func RemoveTemps(dir string) error {
 	}
 	return err
 }
+
+// Adopt gives path the owner and group of the directory that it lies in, when the process is root and the directory
+// isn't root's; a symlink itself, not what it points to. It is for files that aren't written by this package.
+func Adopt(path string) error { return adopt(path, filepath.Dir(path)) }
 
 // adopt gives path the owner and group of the directory dir, when the process is root and dir isn't root's.
 func adopt(path, dir string) error {

@@ -1,0 +1,360 @@
+package supervisor
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/internal/proc"
+)
+
+// ErrForeign means that a node runs which this supervisor didn't start.
+var ErrForeign = errors.New("a foreign node runs")
+
+// The store walk's bounds: LOCK files lie at data/LOCK (rare), data/STORE/LOCK and one below.
+const (
+	lockDepth   = 3
+	lockEntries = 4096 // of one directory; a store's own directory isn't listed
+)
+
+// Foreign is a process that uses the home and isn't ours.
+type Foreign struct {
+	Pid     int
+	Exe     string // "" where it can't be read
+	Cmdline string // cut to 200 bytes
+	Why     string // reads on from the process's name: "runs a binary of the tree"
+	Since   time.Time
+	start   uint64 // tells it from a later process with its pid
+}
+
+func (f Foreign) name() string {
+	switch {
+	case f.Exe != "":
+		return f.Exe
+	case f.Cmdline != "":
+		return f.Cmdline
+	}
+	return "unknown program"
+}
+
+// ForeignError lists foreign nodes. It wraps ErrForeign.
+type ForeignError struct{ Found []Foreign }
+
+// Error names each process.
+func (e *ForeignError) Error() string {
+	parts := make([]string, len(e.Found))
+	for i, f := range e.Found {
+		parts[i] = fmt.Sprintf("process %d (%s) %s, since %s", f.Pid, f.name(), f.Why, f.Since.UTC().Format(time.RFC3339))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Unwrap makes errors.Is(err, ErrForeign) true.
+func (e *ForeignError) Unwrap() error { return ErrForeign }
+
+// FindForeign looks for nodes that this supervisor didn't start: processes whose executable lies under root (also one
+// replaced since), and those that hold a lock on a file named LOCK under data, as LevelDB, Pebble and RocksDB do.
+// Left out are this process, its own children, other commands of this program, and the pids in self. Executables of
+// other users can only be seen by root; for them argv[0] stands in.
+func FindForeign(root, data string, self ...int) ([]Foreign, error) {
+	pids, err := proc.Pids()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list processes: %w", err)
+	}
+	slices.Sort(pids)
+	skip := func(pid int) bool {
+		return pid == os.Getpid() || slices.Contains(self, pid) || proc.Owns(pid) || sameProgram(pid)
+	}
+	why := map[int]string{}
+	roots := treeNames(root)
+	for _, pid := range pids {
+		if runsFrom(pid, roots) && !skip(pid) {
+			why[pid] = "runs a binary of the tree"
+		}
+	}
+	for pid, path := range storeHolders(data) {
+		if _, known := why[pid]; !known && !skip(pid) {
+			why[pid] = "holds " + path
+		}
+	}
+	var found []Foreign
+	for pid, w := range why {
+		if id, err := proc.Identify(pid); err == nil {
+			found = append(found, foreignOf(id, w))
+		}
+	}
+	slices.SortFunc(found, func(a, b Foreign) int { return a.Pid - b.Pid })
+	return found, nil
+}
+
+// treeNames are the names under which root's files may be seen: as given, and without links.
+func treeNames(root string) []string {
+	var names []string
+	for _, r := range []string{root, resolved(root)} {
+		if r = filepath.Clean(r); root != "" && r != "/" && !slices.Contains(names, r+"/") {
+			names = append(names, r+"/")
+		}
+	}
+	return names
+}
+
+func resolved(path string) string {
+	if r, err := filepath.EvalSymlinks(path); err == nil {
+		return r
+	}
+	return path
+}
+
+// runsFrom tells whether pid's executable lies under one of roots (each with a final slash).
+func runsFrom(pid int, roots []string) bool {
+	under := func(path string) bool {
+		return slices.ContainsFunc(roots, func(root string) bool { return strings.HasPrefix(path, root) })
+	}
+	exe, err := os.Readlink(procPath(pid, "exe"))
+	if errors.Is(err, fs.ErrPermission) {
+		return under(argv0(pid))
+	}
+	return err == nil && under(exe) && sameMounts(pid, exe)
+}
+
+// sameMounts guards against a container whose own tree happens to have our path: there the path is another file.
+func sameMounts(pid int, exe string) bool {
+	mine, err1 := os.Readlink("/proc/self/ns/mnt")
+	its, err2 := os.Readlink(procPath(pid, "ns/mnt"))
+	if err1 != nil || err2 != nil || mine == its {
+		return true
+	}
+	a, err1 := os.Stat(procPath(pid, "exe"))
+	b, err2 := os.Stat(exe)
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
+// sameProgram tells whether pid runs the executable that we run.
+func sameProgram(pid int) bool {
+	its, err1 := os.Stat(procPath(pid, "exe"))
+	ours, err2 := os.Stat("/proc/self/exe")
+	return err1 == nil && err2 == nil && os.SameFile(its, ours)
+}
+
+// storeHolders maps the processes that hold a LOCK file under data to that file's path.
+func storeHolders(data string) map[int]string {
+	stores := map[uint64]string{} // by inode number
+	infos := map[uint64]fs.FileInfo{}
+	if data != "" {
+		findLocks(resolved(data), lockDepth, func(path string, info fs.FileInfo) {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				stores[st.Ino], infos[st.Ino] = path, info
+			}
+		})
+	}
+	held := map[int]string{}
+	if len(stores) == 0 {
+		return held
+	}
+	for number, pids := range lockOwners() {
+		path, ok := stores[number]
+		if !ok {
+			continue
+		}
+		info, seen := infos[number], false
+		for _, pid := range pids {
+			if has, err := hasOpen(pid, info); has || errors.Is(err, fs.ErrPermission) {
+				held[pid], seen = path, true
+			}
+		}
+		if !seen { // an flock that was taken by a process that has ended, and inherited
+			for _, pid := range fileHolders(info) {
+				held[pid] = path
+			}
+		}
+	}
+	return held
+}
+
+// findLocks calls found for each file named LOCK, down to depth directories below dir. A directory that has one is a
+// store: its other entries, often very many, aren't looked at.
+func findLocks(dir string, depth int, found func(string, fs.FileInfo)) {
+	path := filepath.Join(dir, "LOCK")
+	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
+		found(path, info)
+		return
+	}
+	if depth--; depth == 0 {
+		return
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	entries, _ := d.ReadDir(lockEntries)
+	d.Close()
+	for _, e := range entries {
+		if e.IsDir() {
+			findLocks(filepath.Join(dir, e.Name()), depth, found)
+		}
+	}
+}
+
+// lockOwners reads /proc/locks (proc_locks(5)): by inode number, the processes that took a lock of any kind. The device
+// is not compared, for btrfs and overlayfs show another one there than stat does; hasOpen settles it.
+func lockOwners() map[uint64][]int {
+	owners := map[uint64][]int{}
+	f, err := os.Open("/proc/locks")
+	if err != nil {
+		return owners
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		// "1: FLOCK  ADVISORY  WRITE 123 08:01:4711 0 EOF"; "1: -> ..." waits for it
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 6 || fields[1] == "->" {
+			continue
+		}
+		pid, err1 := strconv.Atoi(fields[4])
+		number, err2 := strconv.ParseUint(fields[5][strings.LastIndexByte(fields[5], ':')+1:], 10, 64)
+		if err1 == nil && err2 == nil {
+			owners[number] = append(owners[number], pid)
+		}
+	}
+	return owners
+}
+
+// fileHolders finds the processes that have a file open, as far as we may look. It reads every descriptor there is.
+func fileHolders(info fs.FileInfo) []int {
+	var pids []int
+	all, _ := proc.Pids()
+	for _, pid := range all {
+		if has, _ := hasOpen(pid, info); has {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids
+}
+
+func hasOpen(pid int, info fs.FileInfo) (bool, error) {
+	dir := procPath(pid, "fd")
+	d, err := os.Open(dir)
+	if err != nil {
+		return false, err
+	}
+	names, err := d.Readdirnames(-1)
+	d.Close()
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		if open, err := os.Stat(dir + "/" + name); err == nil && os.SameFile(open, info) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func procPath(pid int, name string) string { return "/proc/" + strconv.Itoa(pid) + "/" + name }
+
+// foreignOf describes a process.
+func foreignOf(id proc.Identity, why string) Foreign {
+	f := Foreign{Pid: id.Pid, Why: why, start: id.StartTime}
+	f.Exe, _ = os.Readlink(procPath(id.Pid, "exe"))
+	f.Cmdline = string(bytes.TrimSpace(bytes.ReplaceAll(cmdline(id.Pid), []byte{0}, []byte{' '})))
+	f.Since = proc.Stat{StartTime: id.StartTime}.Since()
+	return f
+}
+
+func argv0(pid int) string {
+	first, _, _ := bytes.Cut(cmdline(pid), []byte{0})
+	return string(first)
+}
+
+func cmdline(pid int) []byte {
+	f, err := os.Open(procPath(pid, "cmdline"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	data, _ := io.ReadAll(io.LimitReader(f, 200))
+	return data
+}
+
+// WaitNoForeign returns nil once no foreign node runs, and looks for at most patience: a query with a binary of the
+// tree takes a moment, and must not keep the node down. The error is a *hint.Error with a *ForeignError inside, or
+// ctx's; where processes can't be listed, that: not knowing is not none.
+func WaitNoForeign(ctx context.Context, root, data string, patience time.Duration, self ...int) error {
+	const look = 100 * time.Millisecond
+	for deadline := time.Now().Add(patience); ; {
+		found, err := FindForeign(root, data, self...)
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			return nil
+		}
+		left := time.Until(deadline)
+		if left <= 0 {
+			return &hint.Error{
+				Op: "start a node beside another on", Path: root, Err: &ForeignError{Found: found},
+				Hint: "supervisor --takeover run    (stops it gracefully and goes on)",
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(min(look, left)):
+		}
+	}
+}
+
+// StopForeign stops a node that isn't our child: sig, then SIGKILL after timeout, each to the process alone, for its
+// group may hold others. It returns once the process is gone, or with ctx's error. forced tells that SIGKILL was sent.
+func StopForeign(ctx context.Context, f Foreign, sig syscall.Signal, timeout time.Duration) (forced bool, err error) {
+	p, err := os.FindProcess(f.Pid) // holds a pidfd from here on, so the process can't change under us
+	if err != nil || f.gone() {
+		return false, nil
+	}
+	defer func() { _ = p.Release() }()
+	send := func(sig syscall.Signal) error {
+		if err := p.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return &hint.Error{Op: "stop process", Path: strconv.Itoa(f.Pid), Err: err, Hint: "run as root, or stop it yourself"}
+		}
+		return nil
+	}
+	if err := errors.Join(send(sig), send(syscall.SIGCONT)); err != nil {
+		return false, err
+	}
+	for deadline, wait := time.Now().Add(timeout), firstLook; !f.gone(); wait = min(2*wait, lastLook) {
+		if !forced && !time.Now().Before(deadline) {
+			forced = true
+			if err := send(syscall.SIGKILL); err != nil {
+				return true, err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return forced, fmt.Errorf("cannot wait for process %d: %w", f.Pid, context.Cause(ctx))
+		case <-time.After(wait):
+		}
+	}
+	return forced, nil
+}
+
+// gone tells whether the process has ended: a zombie holds neither files nor locks.
+func (f Foreign) gone() bool {
+	st, err := proc.ReadStat(f.Pid)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	return st.Ended() || st.StartTime != f.start
+}
