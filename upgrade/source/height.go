@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -55,6 +56,7 @@ type Heights struct {
 	asking chan struct{} // holds one token: one reading at a time, and waiting for it ends with the context
 	asked  []*asked
 	last   string // the source that answered last
+	stale  atomic.Bool
 }
 
 // source is one way to a height. One that does not apply to this node, now, answers with an error that wraps errOff.
@@ -119,6 +121,9 @@ func (h *Heights) Read(ctx context.Context) (Reading, error) {
 	case <-ctx.Done():
 		return Reading{}, fmt.Errorf("cannot read the height: %w", ctx.Err())
 	}
+	if h.stale.Swap(false) {
+		h.forget()
+	}
 	var why unknownError
 	for _, a := range h.asked {
 		r, err := a.ask(ctx)
@@ -138,10 +143,11 @@ func (h *Heights) Read(ctx context.Context) (Reading, error) {
 	return Reading{}, why
 }
 
-// Reset forgets which sources failed, and every answer: for when another process of the node was started.
-func (h *Heights) Reset() {
-	h.asking <- struct{}{}
-	defer func() { <-h.asking }()
+// Reset forgets which sources failed, and every answer: for when another process of the node was started. It never
+// blocks; a reading that is under way may still return what the old process said.
+func (h *Heights) Reset() { h.stale.Store(true) }
+
+func (h *Heights) forget() {
 	for _, a := range h.asked {
 		a.pause, a.next, a.last, a.err = 0, time.Time{}, Reading{}, nil
 	}
