@@ -3,11 +3,13 @@ package source
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -302,9 +304,10 @@ func (w *Watcher) verify() {
 }
 
 // settle makes the watched directories those that the paths lead through. A path may change between being followed and
-// being watched, so it is followed again until both agree; one that changes for ever is left to the next event.
+// being watched, so it is followed again until both agree; what changes all the time is polled.
 func (w *Watcher) settle() {
-	for range 8 {
+	const tries = 8
+	for try := range tries {
 		want := map[string]identity{}
 		for t := range w.watches {
 			t.points = pointsOf(t.path)
@@ -312,15 +315,15 @@ func (w *Watcher) settle() {
 				want[p.dir] = p.id
 			}
 		}
-		if !w.sync(want) {
+		if !w.sync(want, try == tries-1) {
 			return
 		}
 	}
 }
 
 // sync adds and removes watches of directories, and tells whether there was anything to do. Removal comes first: two
-// names of one directory share one watch in the kernel.
-func (w *Watcher) sync(want map[string]identity) (changed bool) {
+// names of one directory share one watch in the kernel. A directory that is gone meanwhile is followed again, but at last.
+func (w *Watcher) sync(want map[string]identity, last bool) (changed bool) {
 	for dir, d := range w.dirs {
 		if id, ok := want[dir]; !ok || id != d.id {
 			w.forget(dir)
@@ -332,20 +335,27 @@ func (w *Watcher) sync(want map[string]identity) (changed bool) {
 			continue
 		}
 		changed = true
-		d := watchedDir{id: id, reason: w.trouble}
-		if w.events != nil {
-			if err := w.addDir(w.events, dir); err != nil {
-				d.reason = dir + ": " + err.Error()
-			} else {
-				d.events = true
-				if kind := w.kindOf(dir); kind != "" {
-					d.reason = dir + ": file system is " + kind
-				}
-			}
+		d, err := w.add(dir)
+		if (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)) && !last {
+			continue
 		}
+		d.id = id
 		w.dirs[dir] = d
 	}
 	return changed
+}
+
+func (w *Watcher) add(dir string) (watchedDir, error) {
+	if w.events == nil {
+		return watchedDir{reason: w.trouble}, nil
+	}
+	if err := w.addDir(w.events, dir); err != nil {
+		return watchedDir{reason: dir + ": " + err.Error()}, err
+	}
+	if kind := w.kindOf(dir); kind != "" {
+		return watchedDir{events: true, reason: dir + ": file system is " + kind}, nil
+	}
+	return watchedDir{events: true}, nil
 }
 
 func (w *Watcher) forget(dir string) {
