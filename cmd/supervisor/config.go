@@ -1,0 +1,234 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"nodevisor/snapshot"
+	"nodevisor/supervisor"
+	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
+)
+
+// Config is everything that an operator can set: one field for each table of supervisor.toml. It is data alone; the
+// constructors of the other packages take the few fields that they need.
+type Config struct {
+	Node     supervisor.Config        `toml:"node"`
+	Versions map[string]VersionConfig `toml:"version"` // by the version's name, over [node]
+	Upgrade  upgrade.Config           `toml:"upgrade"`
+	Height   source.Config            `toml:"height"`
+	Snapshot snapshot.Config          `toml:"snapshot"`
+	Genesis  GenesisConfig            `toml:"genesis"`
+	Control  ControlConfig            `toml:"control"`
+	Log      LogConfig                `toml:"log"`
+	Metrics  MetricsConfig            `toml:"metrics"`
+	Notify   NotifyConfig             `toml:"notify"`
+	Systemd  SystemdConfig            `toml:"systemd"`
+	Units    []UnitConfig             `toml:"unit"`
+	Security SecurityConfig           `toml:"security"`
+
+	// Cosmovisor holds what only COSMOVISOR_* and DAEMON_* can say; it has no table.
+	Cosmovisor CosmovisorConfig `toml:"-"`
+}
+
+// VersionConfig is one table [version."<name>"]: what differs from [node] while that version runs.
+type VersionConfig struct {
+	Args *[]string         `toml:"args"` // instead of [node] args; an empty list is a value too
+	Env  map[string]string `toml:"env"`  // over [node] env, variable by variable
+}
+
+// GenesisConfig is the table [genesis]. Its keys are known, so that a file written for a later version is understood;
+// a kind is refused by Validate.
+type GenesisConfig struct {
+	Kind    string         `toml:"kind"`    // "" (none) | kwil | cosmos | command
+	Version string         `toml:"version"` // kwil: v0.9 | v0.10
+	From    string         `toml:"from"`    // the old genesis document
+	On      []string       `toml:"on"`      // halt, upgrade, stop
+	Set     map[string]any `toml:"set"`
+}
+
+// ControlConfig is the table [control].
+type ControlConfig struct {
+	Socket string `toml:"socket"` // relative to home, or absolute; "" = see Config.ControlSocket
+	Group  string `toml:"group"`  // its members may read the status
+}
+
+// LogConfig is the table [log].
+type LogConfig struct {
+	Format string `toml:"format"` // auto | text | json
+	Level  string `toml:"level"`  // debug | info | warn | error
+}
+
+// MetricsConfig is the table [metrics].
+type MetricsConfig struct {
+	Listen string `toml:"listen"` // host:port; "" = none
+}
+
+// NotifyConfig is the table [notify].
+type NotifyConfig struct {
+	Command []string `toml:"command"` // a program and its arguments
+	Webhook string   `toml:"webhook"` // an http or https address that is posted to
+}
+
+// SystemdConfig is the table [systemd].
+type SystemdConfig struct {
+	Ready      string `toml:"ready"`       // started | healthy
+	NodeNotify bool   `toml:"node_notify"` // the node itself says READY=1
+}
+
+// UnitConfig is one table [[unit]]: another unit of the host, acted upon over D-Bus.
+type UnitConfig struct {
+	Name   string `toml:"name"`
+	At     string `toml:"at"`     // before-stop | after-stop | before-start | after-healthy
+	Action string `toml:"action"` // start | stop | restart | wait
+}
+
+// SecurityConfig is the table [security].
+type SecurityConfig struct {
+	AllowWritable []string `toml:"allow_writable"` // paths whose mode is accepted as it is, relative to home or absolute
+}
+
+// CosmovisorConfig holds the settings of Cosmovisor that have no counterpart of our own.
+type CosmovisorConfig struct {
+	MustHaveChecksum bool    // DAEMON_DOWNLOAD_MUST_HAVE_CHECKSUM: without effect, a checksum is always required
+	DisableLogs      bool    // COSMOVISOR_DISABLE_LOGS: nothing below an error is logged
+	ColorLogs        *bool   // COSMOVISOR_COLOR_LOGS; nil = not set
+	TimeFormat       *string // COSMOVISOR_TIMEFORMAT_LOGS as a layout of package time; nil = not set, "" = no time
+}
+
+// DefaultConfig is what holds where neither file, environment nor flag says otherwise.
+func DefaultConfig() Config {
+	return Config{
+		Node: supervisor.DefaultConfig(), Upgrade: upgrade.DefaultConfig(), Height: source.DefaultConfig(),
+		Snapshot: snapshot.DefaultConfig(), Genesis: GenesisConfig{On: []string{"halt"}},
+		Log: LogConfig{Format: "auto", Level: "info"}, Systemd: SystemdConfig{Ready: "started"},
+	}
+}
+
+// RootDir is the tree of versions, absolute.
+func (c Config) RootDir() string { return c.underHome(c.Node.Root) }
+
+// SnapshotDir is where snapshots lie, absolute.
+func (c Config) SnapshotDir() string {
+	if c.Snapshot.Dir == "" {
+		return c.underHome("supervisor/snapshots")
+	}
+	return c.underHome(c.Snapshot.Dir)
+}
+
+// underHome makes path absolute: relative ones are relative to home.
+func (c Config) underHome(path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(c.Node.Home, path)
+}
+
+// Validate reports every mistake of the values at once, each text beginning with "[table] key: ". Name and home are
+// not its matter, and it reads no file: see Load.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	oneOf := func(key, value string, allowed ...string) {
+		if !slices.Contains(allowed, value) {
+			bad("%s: %q is none of %s", key, value, strings.Join(allowed, ", "))
+		}
+	}
+	errs = append(errs, c.Node.Validate(), c.Upgrade.Validate(), c.Height.Validate(), validateSnapshot(c.Snapshot))
+
+	if c.Genesis.Kind != "" {
+		bad("[genesis] kind: %q is not supported by this version", c.Genesis.Kind)
+	}
+	for _, on := range c.Genesis.On {
+		oneOf("[genesis] on", on, "halt", "upgrade", "stop")
+	}
+	oneOf("[log] format", c.Log.Format, "auto", "text", "json")
+	oneOf("[log] level", c.Log.Level, "debug", "info", "warn", "error")
+	oneOf("[systemd] ready", c.Systemd.Ready, "started", "healthy")
+	if c.Metrics.Listen != "" {
+		if _, port, err := net.SplitHostPort(c.Metrics.Listen); err != nil || port == "" {
+			bad("[metrics] listen: %q is no host:port", c.Metrics.Listen)
+		}
+	}
+	if c.Notify.Webhook != "" {
+		// The address may hold a secret, so it isn't repeated in the error, which goes to logs.
+		if u, err := url.Parse(c.Notify.Webhook); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			bad("[notify] webhook: not an http or https address")
+		}
+	}
+	if len(c.Notify.Command) > 0 && c.Notify.Command[0] == "" {
+		bad("[notify] command: the program must not be empty")
+	}
+	for i, u := range c.Units {
+		if u.Name == "" || !strings.Contains(u.Name, ".") || strings.ContainsAny(u.Name, "/ \t\n") {
+			bad("[unit] %d: name: %q is no unit's name, such as price-feeder.service", i+1, u.Name)
+		}
+		oneOf(fmt.Sprintf("[unit] %d: at", i+1), u.At, "before-stop", "after-stop", "before-start", "after-healthy")
+		oneOf(fmt.Sprintf("[unit] %d: action", i+1), u.Action, "start", "stop", "restart", "wait")
+	}
+	return errors.Join(append(errs, c.validateNames(), c.validateAcross())...)
+}
+
+// validateNames checks what is used in a path or handed to exec.
+func (c Config) validateNames() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	environ := func(key string, env map[string]string) {
+		for name := range env {
+			if name == "" || strings.ContainsAny(name, "=\x00\n") {
+				bad("%s: %q is no variable's name", key, name)
+			}
+		}
+	}
+	environ("[node] env", c.Node.Env)
+	for name, v := range c.Versions {
+		if name == "" {
+			bad("[version]: the name must not be empty")
+		}
+		environ(fmt.Sprintf("[version] %s.env", name), v.Env)
+	}
+	if n := c.Node.Name; n != "" && (n == "." || n == ".." || len(n) > 255 || strings.ContainsAny(n, "/\x00\n")) {
+		bad("[node] name: %q is no plain file name", n)
+	}
+	if r := c.Node.Root; r == "" || (!filepath.IsAbs(r) && !filepath.IsLocal(r)) {
+		bad("[node] root: %q is neither absolute nor below home", r)
+	}
+	if p := c.Upgrade.PlanFile; p != "" && !filepath.IsLocal(p) {
+		bad("[upgrade] plan_file: %q is not below home", p)
+	}
+	if s := c.Control.Socket; s != "" && len(c.underHome(s)) > maxSocketPath {
+		bad("[control] socket: longer than %d bytes, which no unix socket's path may be", maxSocketPath)
+	}
+	return errors.Join(errs...)
+}
+
+// validateAcross checks keys that only together make a mistake.
+func (c Config) validateAcross() error {
+	var errs []error
+	if c.Snapshot.Skip && c.Upgrade.OnFailure == upgrade.OnFailureRollback {
+		errs = append(errs, errors.New(`[snapshot] skip: with on_failure = "rollback" there would be nothing to roll back to`))
+	}
+	if c.Upgrade.PreUpgradeMaxRetries < 0 {
+		// Cosmovisor takes a negative number, and then fails every upgrade without having called pre-upgrade.
+		errs = append(errs, errors.New("[upgrade] pre_upgrade_max_retries: must not be negative"))
+	}
+	return errors.Join(errs...)
+}
+
+// validateSnapshot refuses sources of kind postgres by value: their keys are known already.
+func validateSnapshot(c snapshot.Config) error {
+	var errs []error
+	c.Sources = slices.Clone(c.Sources)
+	for i, s := range c.Sources {
+		if s.Kind == kindPostgres {
+			errs = append(errs, fmt.Errorf("[snapshot] source %q: kind: %q is not supported by this version", s.Name, s.Kind))
+			c.Sources[i].Kind, c.Sources[i].Path = "dir", "." // the rest of it is still checked
+		}
+	}
+	return errors.Join(append(errs, c.Validate())...)
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func reflectConfig() reflect.Type { return reflect.TypeFor[Config]() }
+func mkfifo(path string) error    { return syscall.Mkfifo(path, 0o600) }
+
+func TestKeyPositions(t *testing.T) {
+	text := "# [comment]\n" +
+		"top = 1\n" +
+		"[node] # name = 1\n" +
+		"  name = \"a#b\" # c\n" +
+		"args = [ # [x]\n  \"]\", 'it\\',\n]\n" +
+		"text = \"\"\"\n[no]\nkey = 1 \\\"\"\"\"\"\n" +
+		"raw = '''\n[no]\n'''\n" +
+		"a.\"b.c\".d = { x = 1, y = [2] }\n" +
+		"[version.\"v0.10\"]\nargs=[]\n" +
+		"[[unit]]\nname = 'ä'\n[[ unit ]]\nname='2'\n" +
+		"[[snapshot.source]]\nkind = 1\n"
+	var parsed map[string]any
+	_, err := toml.Decode(text, &parsed)
+	require.NoError(t, err, "the test's document must be TOML")
+	found, depth := keyPositions(text)
+	assert.Equal(t, 2, depth)
+	assert.Equal(t, map[string]position{
+		"top": {2, 1}, "node": {3, 1}, "node.name": {4, 3}, "node.args": {5, 1}, "node.text": {8, 1}, "node.raw": {11, 1},
+		"node.a": {14, 1}, "node.a.b.c": {14, 1}, "node.a.b.c.d": {14, 1},
+		"version": {15, 1}, "version.v0.10": {15, 1}, "version.v0.10.args": {16, 1},
+		"unit[0]": {17, 1}, "unit[0].name": {18, 1}, "unit[1]": {19, 1}, "unit[1].name": {20, 1},
+		"snapshot": {21, 1}, "snapshot.source[0]": {21, 1}, "snapshot.source[0].kind": {22, 1},
+	}, found)
+	p, ok := positionOf(found, "node.args[1]")
+	assert.True(t, ok)
+	assert.Equal(t, position{5, 1}, p, "what lies within a value has the value's place")
+	_, ok = positionOf(found, "none.at.all")
+	assert.False(t, ok)
+}
+
+func TestPositionsOfALargeFileAreCheap(t *testing.T) {
+	text := strings.Repeat("[[unit]]\nname = 'x'\n", maxConfigSize/20)
+	began := time.Now()
+	found, _ := keyPositions(text)
+	assert.Len(t, found, 2*(maxConfigSize/20))
+	assert.Less(t, time.Since(began), 20*time.Second, "quadratic")
+}
+
+func TestDecodeTypes(t *testing.T) {
+	for text, want := range map[string]string{
+		`node = 1`:                                "f:1:1: node must be a table, not 1",
+		`node = []`:                               "f:1:1: node must be a table, not a list",
+		"[node]\nname = 1979-05-27":               "f:2:1: node.name must be a string, not a date or time",
+		"[node]\nbackoff = '1 minute'":            `f:2:1: node.backoff must be a duration with its unit, such as "30s", not "1 minute"`,
+		"[node]\nbackoff_limit = 1.5":             "f:2:1: node.backoff_limit must be a whole number, not 1.5",
+		"[node]\nenv = []":                        "f:2:1: node.env must be a table, not a list",
+		"[node]\nname = \"a\\u0000b\"":            "f:2:1: node.name must not contain a NUL",
+		"[upgrade]\nrecase = 'true'":              `f:2:1: upgrade.recase must be true or false, not the string "true"`,
+		"[upgrade.probation]\nup = {}":            `f:2:1: upgrade.probation.up must be a duration with its unit, such as "30s", not a table`,
+		"[unit]\nname = 'x'":                      "f:1:1: unit must be a list, not a table",
+		"unit = [1]":                              "f:1:1: unit[0] must be a table, not 1",
+		"[version]\nv2 = 1":                       "f:2:1: version.v2 must be a table, not 1",
+		"[genesis]\nset = 1":                      "f:2:1: genesis.set must be a table, not 1",
+		"[Node]":                                  `f:1:1: unknown key "Node" (did you mean "node"?)`,
+		"[security]\nallow-writable = []":         `f:2:1: unknown key "allow-writable" in [security] (did you mean "allow_writable"?)`,
+		"[[snapshot.source]]\nkind='dir'\npth=''": `f:3:1: unknown key "pth" in [snapshot.source[0]] (did you mean "path"?)`,
+		"zzz = 1":                                 `f:1:1: unknown key "zzz"`,
+	} {
+		cfg := DefaultConfig()
+		problems := decodeToml("f", text, &cfg, map[string]string{})
+		if assert.Len(t, problems, 1, text) {
+			assert.EqualError(t, problems[0], want, text)
+		}
+	}
+	cfg := DefaultConfig()
+	require.Empty(t, decodeToml("f", "unit = [{name='a.service'}]\n[genesis]\nset = {a = [1, {b = 2}]}\n[node.env]\nA='1'\n[height]\nbody=''", &cfg, map[string]string{}))
+	assert.Equal(t, []UnitConfig{{Name: "a.service"}}, cfg.Units)
+	assert.Equal(t, map[string]string{"A": "1"}, cfg.Node.Env)
+	assert.NotNil(t, cfg.Height.Body)
+}
+
+func TestClosest(t *testing.T) {
+	words := []string{"name", "home", "stop_timeout", "stop_signal", "on"}
+	for word, want := range map[string]string{
+		"nmae": "name", "hme": "home", "HOME": "home", "stoptimeout": "stop_timeout", "stop-timeout": "stop_timeout", "timeout": "",
+		"": "", "x": "", "completely_else": "", strings.Repeat("n", 1000): "", "in": "on",
+	} {
+		assert.Equal(t, want, closest(word, words), word)
+	}
+	assert.Equal(t, ` (did you mean "delay" in [upgrade]?)`, suggestKey("node", "delay", []string{"node.name", "upgrade.delay"}))
+}
+
+// FuzzDecode: whatever a file holds, decoding ends, names a place for each mistake, and what it accepts survives being
+// written and read again.
+func FuzzDecode(f *testing.F) {
+	f.Add(exampleToml)
+	f.Add(postgresToml)
+	f.Add("[node]\nname = \"\"\"\n[[\"\\")
+	f.Add("a.b.'c' = [[{x=1}]]\n[a]\n[[b]]\n[[b]]\n[b.c]\n= ]")
+	f.Fuzz(func(t *testing.T, text string) {
+		if len(text) > 1<<16 {
+			return
+		}
+		keyPositions(text)
+		cfg := DefaultConfig()
+		for _, p := range decodeToml("file", text, &cfg, map[string]string{}) {
+			assert.True(t, strings.HasPrefix(p.Error(), "file:"), p.Error())
+			return
+		}
+		again := DefaultConfig()
+		rendered := RenderToml(cfg)
+		require.Empty(t, decodeToml("file", rendered, &again, map[string]string{}), rendered)
+		assert.Equal(t, rendered, RenderToml(again))
+	})
+}

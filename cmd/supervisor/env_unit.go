@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"nodevisor/internal/hint"
+)
+
+// Unit is what a systemd unit says of the `run` in it, ours or Cosmovisor's.
+type Unit struct {
+	Name       string   // with its suffix
+	User       string   // "" = root
+	WorkingDir string   // "" = /
+	Environ    []string // Environment= and, over it, EnvironmentFile=
+	Argv       []string // of its (first) ExecStart=, variables expanded; an argument with blanks can't be told from several
+}
+
+// unitTimeout bounds systemctl, which waits for a busy bus.
+const unitTimeout = 10 * time.Second
+
+// UnitEnvironment asks systemd for a unit (".service" may be left out) and reads its environment files.
+func UnitEnvironment(ctx context.Context, name string) (Unit, error) {
+	if !strings.Contains(name, ".") {
+		name += ".service"
+	}
+	if strings.HasPrefix(name, "-") || strings.ContainsAny(name, "/ \n") {
+		return Unit{}, hint.New("read unit", name, "not a unit's name", "systemctl list-units --type=service")
+	}
+	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "systemctl", "show", name, "--no-pager", "-p", "LoadState", "-p", "User",
+		"-p", "WorkingDirectory", "-p", "Environment", "-p", "EnvironmentFiles", "-p", "ExecStart")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil {
+		var failed *exec.ExitError
+		if errors.As(err, &failed) {
+			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(failed.Stderr)))
+		}
+		return Unit{}, &hint.Error{Op: "read unit", Path: name, Err: err, Hint: "say --home and --config instead of --unit"}
+	}
+	return parseUnit(name, string(out))
+}
+
+// parseUnit reads the output of `systemctl show`. It is documented as made for programs (systemctl(1)), the quoting
+// within is as systemd 252 to 257 write it.
+func parseUnit(name, text string) (Unit, error) {
+	u := Unit{Name: name}
+	var files []string
+	env := map[string]string{}
+	for line := range strings.Lines(text) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		switch key {
+		case "LoadState":
+			if value == "not-found" {
+				return u, hint.New("read unit", name, "systemd knows no such unit", "systemctl list-unit-files --type=service")
+			}
+		case "User":
+			u.User = value
+		case "WorkingDirectory":
+			u.WorkingDir = strings.TrimPrefix(value, "!")
+		case "Environment":
+			entries, err := unquoteWords(value)
+			if err != nil {
+				return u, &hint.Error{Op: "read environment of unit", Path: name, Err: err}
+			}
+			maps.Copy(env, environMap(entries))
+		case "EnvironmentFiles":
+			files = append(files, value)
+		case "ExecStart":
+			if u.Argv == nil {
+				u.Argv = execStartArgv(value)
+			}
+		}
+	}
+	for _, f := range files {
+		if err := readEnvironmentFiles(f, env); err != nil {
+			return u, &hint.Error{Op: "read environment of unit", Path: name, Err: err, Hint: "run the command as root, or as " + orRoot(u.User)}
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		u.Environ = append(u.Environ, k+"="+env[k])
+	}
+	u.Argv = expandWords(u.Argv, env)
+	return u, nil
+}
+
+func orRoot(user string) string {
+	if user == "" {
+		return "root"
+	}
+	return user
+}
+
+// LoadOptions is what Load needs to see what the unit's `run` sees. environ is the caller's: what begins with
+// DAEMON_, COSMOVISOR_, SUPERVISOR_ or UNSAFE_ in it belongs to the caller, not to the unit, and is left out.
+func (u Unit) LoadOptions(environ []string) LoadOptions {
+	var o LoadOptions
+	for _, entry := range environ {
+		ours := false
+		for _, prefix := range []string{"DAEMON_", "COSMOVISOR_", "SUPERVISOR_", "UNSAFE_SKIP_BACKUP="} {
+			ours = ours || strings.HasPrefix(entry, prefix)
+		}
+		if !ours {
+			o.Environ = append(o.Environ, entry)
+		}
+	}
+	o.Environ = append(o.Environ, u.Environ...)
+	flags := map[string]*string{
+		"--home": &o.HomeFlag, "--config": &o.ConfigFlag, "--cosmovisor-config": &o.CosmovisorConfig, "-c": &o.CosmovisorConfig,
+	}
+	running := false
+	for i := 1; i < len(u.Argv); i++ {
+		arg, value, joined := strings.Cut(u.Argv[i], "=")
+		running = running || arg == "run"
+		out, ok := flags[arg]
+		if !ok || (running && u.Argv[i] != "--cosmovisor-config") { // behind `run` everything else is the node's
+			continue
+		}
+		if !joined && i+1 < len(u.Argv) {
+			i++
+			value = u.Argv[i]
+		}
+		if value != "" && !filepath.IsAbs(value) && u.WorkingDir != "" {
+			value = filepath.Join(u.WorkingDir, value)
+		}
+		*out = value
+	}
+	return o
+}
+
+// NodeArgs are the arguments behind `run`, as far as they can be told: see Argv.
+func (u Unit) NodeArgs() []string {
+	i := slices.Index(u.Argv, "run")
+	if i < 0 {
+		return nil
+	}
+	args := slices.Clone(u.Argv[i+1:])
+	if i := slices.Index(args, "--cosmovisor-config"); i >= 0 {
+		args = slices.Delete(args, i, min(i+2, len(args)))
+	}
+	return args
+}
+
+// execStartArgv takes the arguments from "{ path=… ; argv[]=… ; ignore_errors=no ; … }". They are joined by blanks
+// without any quoting, and may hold semicolons themselves: the last " ; ignore_errors=" ends them.
+func execStartArgv(value string) []string {
+	_, rest, ok := strings.Cut(value, "argv[]=")
+	end := strings.LastIndex(rest, " ; ignore_errors=")
+	if !ok || end < 0 {
+		return nil
+	}
+	return strings.Fields(rest[:end])
+}
+
+// expandWords replaces variables as systemd does: ${X} anywhere, $X as a word of its own, which is then split at its
+// blanks; $$ is a dollar (systemd.service(5), "COMMAND LINES"). The program itself is not expanded.
+func expandWords(words []string, env map[string]string) (out []string) {
+	for i, w := range words {
+		name, isWord := strings.CutPrefix(w, "$")
+		switch {
+		case i == 0 || !strings.Contains(w, "$"):
+			out = append(out, w)
+		case isWord && isVariable(name):
+			out = append(out, strings.Fields(env[name])...)
+		default:
+			out = append(out, expandBraces(w, env))
+		}
+	}
+	return out
+}
+
+func expandBraces(w string, env map[string]string) string {
+	var b strings.Builder
+	for w != "" {
+		i := strings.IndexByte(w, '$')
+		if i < 0 || i+1 == len(w) {
+			break
+		}
+		b.WriteString(w[:i])
+		w = w[i+1:]
+		end := strings.IndexByte(w, '}')
+		switch {
+		case w[0] == '$':
+			b.WriteByte('$')
+			w = w[1:]
+		case w[0] == '{' && end > 0 && isVariable(w[1:end]):
+			b.WriteString(env[w[1:end]])
+			w = w[end+1:]
+		default:
+			b.WriteByte('$')
+		}
+	}
+	return b.String() + w
+}
+
+// isVariable tells a variable's name: letters, digits and _, no digit first.
+func isVariable(name string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
+	return name != "" && strings.Trim(name[:1], letters) == "" && strings.Trim(name, letters+"0123456789") == ""
+}
+
+// unquoteWords splits what systemd joined: words by blanks, those that need it in "…" with C's escapes, or in $'…'
+// since systemd writes them for a shell.
+func unquoteWords(text string) (words []string, err error) {
+	for text = strings.TrimLeft(text, " "); text != ""; text = strings.TrimLeft(text, " ") {
+		open, end := "", strings.IndexByte(text, ' ')
+		switch {
+		case text[0] == '"':
+			open = `"`
+		case strings.HasPrefix(text, "$'"):
+			open = "$'"
+		}
+		if open == "" {
+			if end < 0 {
+				end = len(text)
+			}
+			words, text = append(words, text[:end]), text[end:]
+			continue
+		}
+		quote, i := open[len(open)-1], len(open)
+		for i < len(text) && text[i] != quote {
+			if text[i] == '\\' {
+				i++
+			}
+			i++
+		}
+		if i >= len(text) {
+			return nil, fmt.Errorf("a quote isn't closed in %.80q", text)
+		}
+		words, text = append(words, unescape(text[len(open):i])), text[i+1:]
+	}
+	return words, nil
+}
+
+// unescape undoes C's escapes; a backslash before anything else stands for what follows it.
+func unescape(s string) string {
+	var b strings.Builder
+	for s != "" {
+		i := strings.IndexByte(s, '\\')
+		if i < 0 || i+1 == len(s) {
+			break
+		}
+		b.WriteString(s[:i])
+		s = s[i:]
+		if strings.ContainsRune(`abfnrtvx01234567uU`, rune(s[1])) {
+			if c, multibyte, tail, err := strconv.UnquoteChar(s, 0); err == nil {
+				if multibyte {
+					b.WriteRune(c)
+				} else {
+					b.WriteByte(byte(c))
+				}
+				s = tail
+				continue
+			}
+		}
+		b.WriteByte(s[1])
+		s = s[2:]
+	}
+	return b.String() + s
+}
