@@ -52,7 +52,8 @@ func newHome(t *testing.T) *home {
 // cmd prepares a command of that version; vars are NAME=value without the prefix.
 func (h *home) cmd(version string, vars []string, args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(cleanEnv(), asNode+"="+version, "DAEMON_HOME="+h.dir, envPrefix+"TRACE="+h.trace)
+	// A program under the race detector sleeps for a second before it exits, unless told not to.
+	cmd.Env = append(cleanEnv(), "GORACE=atexit_sleep_ms=0", asNode+"="+version, "DAEMON_HOME="+h.dir, envPrefix+"TRACE="+h.trace)
 	for _, v := range vars {
 		cmd.Env = append(cmd.Env, envPrefix+v)
 	}

@@ -1,0 +1,63 @@
+# Everything a developer or a CI runs. `make help` lists the targets.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+PROGRAMS = $(notdir $(patsubst %/main.go,%,$(wildcard cmd/*/main.go)))
+TOOLS   := $(CURDIR)/.nodevisor-tools
+LINT    := v2.15.0
+FUZZTIME ?= 30s
+# What tests use beyond Go and make; `make deps` installs it on Debian.
+PACKAGES := gcc libc6-dev git procps strace postgresql
+WANTED   := git:git pgrep:procps strace:strace $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb):postgresql
+# The race detector needs cgo and a C compiler.
+RACE     = $(shell test "$$(go env CGO_ENABLED)" = 1 && command -v $$(go env CC) >/dev/null && echo -race)
+SUDO     = $(shell test "$$(id -u)" = 0 || echo sudo)
+MISSING  = $(if $(RACE),,gcc(no race detector)) $(foreach w,$(WANTED),$(shell command -v $(firstword $(subst :, ,$(w))) >/dev/null || echo $(lastword $(subst :, ,$(w)))))
+
+.DEFAULT_GOAL := build
+.PHONY: build test demo lint e2e cover fuzz deps clean help
+
+build: ## all programs, into build/
+	@mkdir -p build
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o build/ $(PROGRAMS:%=./cmd/%)
+
+test: ## go vet, then unit tests and scripts, under the race detector where there is a C compiler
+	@test -z "$(strip $(MISSING))" || echo "missing on this machine: $(strip $(MISSING)); make deps installs it"
+	go vet ./...
+	go test $(RACE) -timeout 15m ./...
+
+demo: ## an upgrade of a running node, with its timeline
+	go run ./testdata/demo
+
+lint: $(TOOLS)/golangci-lint-$(LINT) ## golangci-lint, pinned; built once, into .nodevisor-tools/
+	$< run ./...
+
+$(TOOLS)/golangci-lint-$(LINT):
+	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT)
+	mv $(TOOLS)/golangci-lint $@
+
+e2e: build ## upgrades of a real chain, with a peer
+	go test -tags e2e -timeout 20m ./e2e/...
+
+cover: ## build/cover.html: which lines the tests ran
+	@mkdir -p build
+	go test -coverprofile build/cover.out ./...
+	go tool cover -html build/cover.out -o build/cover.html
+	go tool cover -func build/cover.out | tail -n 1
+
+fuzz: ## each fuzz test for FUZZTIME
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u | while read -r dir; do \
+		for f in $$(grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -d' ' -f2 | sort -u); do \
+			echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
+		done; \
+	done
+
+deps: ## Debian packages that the tests use, if they are missing
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	test -z "$$missing" || { $(SUDO) apt-get update -q && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
+
+clean: ## what the build left here; not .nodevisor-tools/
+	rm -rf build dist
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
