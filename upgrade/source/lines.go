@@ -96,28 +96,58 @@ func (l *Lines) Reset() {
 // The announcement as x/upgrade formats it: `UPGRADE "%s" NEEDED at %s: %s` with `height: %d` in the middle
 // (cosmos-sdk, x/upgrade/abci.go). Between the node and us it may have been quoted, even twice, and coloured.
 var (
-	neededVerb   = []byte("UPGRADE ")
-	neededHeight = regexp.MustCompile(`^\\*"(.{1,512}?)\\*" NEEDED at height: ?([0-9]{1,19})(?:[^0-9]|$)`)
+	neededBegin = []byte("UPGRADE ")
+	neededEnd   = []byte("\" NEEDED at height:")
 )
 
-// findNeeded returns the last announcement in line. Lines without the word cost one search for a fixed string.
+const maxName = 512 // bytes; a version's name is a file's, and those have at most 255
+
+// findNeeded returns the last announcement in line. Lines without its end cost one search for a fixed string. It is taken
+// apart by hand, since the work must stay in proportion to the line whatever a peer manages to put there.
 func findNeeded(line []byte) (name string, height int64, ok bool) {
-	if !bytes.Contains(line, neededVerb) {
+	if !bytes.Contains(line, neededEnd[1:]) {
 		return "", 0, false
 	}
-	line = stripColours(line)
-	for {
-		i := bytes.Index(line, neededVerb)
-		if i < 0 {
+	for rest := stripColours(line); ; {
+		end := bytes.Index(rest, neededEnd)
+		if end < 0 {
 			return name, height, ok
 		}
-		line = line[i+len(neededVerb):]
-		if m := neededHeight.FindSubmatch(line); m != nil {
-			if h, err := strconv.ParseInt(string(m[2]), 10, 64); err == nil && h > 0 {
-				name, height, ok = string(m[1]), h, true
-			}
+		before, after := rest[max(0, end-maxName-len(neededBegin)-8):end], rest[end+len(neededEnd):]
+		if n, h := nameBefore(before), heightAfter(after); n != "" && h > 0 {
+			name, height, ok = n, h, true
 		}
+		rest = after
 	}
+}
+
+// nameBefore returns what stands between the last `UPGRADE "` and the end of text, without the backslashes of quoting.
+func nameBefore(text []byte) string {
+	for end := len(text); ; {
+		i := bytes.LastIndex(text[:end], neededBegin)
+		if i < 0 {
+			return ""
+		}
+		quoted := bytes.TrimLeft(text[i+len(neededBegin):], `\`)
+		if name, ok := bytes.CutPrefix(quoted, []byte{'"'}); ok {
+			return string(bytes.TrimRight(name, `\`))
+		}
+		end = i
+	}
+}
+
+// heightAfter returns the whole number that text begins with, or 0.
+func heightAfter(text []byte) int64 {
+	text = bytes.TrimPrefix(text, []byte{' '})
+	digits := 0
+	for digits < len(text) && text[digits] >= '0' && text[digits] <= '9' {
+		digits++
+	}
+	h, err := strconv.ParseInt(string(text[:digits]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return h
 }
 
 // colours are the terminal's SGR sequences, plain and as JSON escapes them.

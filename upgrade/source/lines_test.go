@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -40,6 +41,7 @@ func TestLinesFindTheAnnouncement(t *testing.T) {
 		"negative":         {`UPGRADE "v2" NEEDED at height: -5`, "", 0},
 		"overflow":         {`UPGRADE "v2" NEEDED at height: 9999999999999999999`, "", 0},
 		"20 digits":        {`UPGRADE "v2" NEEDED at height: 12345678901234567890`, "", 0},
+		"plain word in it": {`UPGRADE "the UPGRADE two" NEEDED at height: 7`, "the UPGRADE two", 7},
 		"no name":          {`UPGRADE "" NEEDED at height: 32`, "", 0},
 		"no quotes":        {`UPGRADE v2 NEEDED at height: 32`, "", 0},
 		"lower case":       {`upgrade "v2" needed at height: 32`, "", 0},
@@ -52,6 +54,20 @@ func TestLinesFindTheAnnouncement(t *testing.T) {
 		assert.Equal(t, c.height, got.Height, what)
 		assert.Equal(t, c.name != "", ok, what)
 		assert.Equal(t, ok, !got.At.IsZero(), what)
+	}
+}
+
+// A line that a peer filled with halves of announcements costs no more than any other.
+func TestLinesStayQuick(t *testing.T) {
+	l, err := NewLines("")
+	require.NoError(t, err)
+	for _, part := range []string{`UPGRADE "`, `UPGRADE \`, `UPGRADE "" NEEDED at height:`, `" NEEDED at height: 1`, "\x1b[", `\u001b[1m`} {
+		line := []byte(strings.Repeat(part, maxLine/len(part)-8) + `" NEEDED at height: x`)
+		began := time.Now()
+		for range 3 {
+			l.Line(line)
+		}
+		assert.Less(t, time.Since(began), 3*time.Second, "%q", part)
 	}
 }
 
