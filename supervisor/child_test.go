@@ -1,0 +1,453 @@
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/hint"
+	"nodevisor/internal/proc"
+)
+
+func TestChildExitCodesAndSignals(t *testing.T) {
+	for _, code := range []int{0, 1, 2, 78, 255} {
+		exit := exitOfChild(t, startScript(t, "exit "+strconv.Itoa(code)))
+		assert.Equal(t, code, exit.Code)
+		assert.Equal(t, code, exit.ExitCode())
+		assert.Zero(t, exit.Signal)
+		assert.Equal(t, code == 0, exit.Success())
+		assert.False(t, exit.Forced)
+		assert.False(t, exit.Swept)
+		assert.Equal(t, "exit code "+strconv.Itoa(code), exit.String())
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSEGV, syscall.SIGTERM} {
+		exit := exitOfChild(t, startScript(t, "kill -"+strconv.Itoa(int(sig))+" $$"))
+		assert.Equal(t, sig, exit.Signal)
+		assert.Equal(t, -1, exit.Code)
+		assert.Equal(t, 128+int(sig), exit.ExitCode())
+		assert.False(t, exit.Success())
+		assert.False(t, exit.Forced, "nobody asked for a stop")
+	}
+	assert.Equal(t, "killed by SIGSEGV", Exit{Code: -1, Signal: syscall.SIGSEGV}.String())
+	assert.Equal(t, "killed by signal 60", Exit{Code: -1, Signal: 60}.String())
+	assert.Equal(t, 1, Exit{Code: -1}.ExitCode(), "unknown is not success")
+}
+
+// With a reaper at work no code may be lost, and an end where nothing is left must cost no wait.
+func TestChildEndsBesideTheReaperWithoutDelay(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := proc.ReapOn(ctx)
+	t.Cleanup(func() { cancel(); <-done })
+	fastest := time.Hour
+	for n := range 40 {
+		exit := exitOfChild(t, startScript(t, "( : & ) ; exit "+strconv.Itoa(n)))
+		require.Equal(t, n, exit.Code)
+	}
+	for range 20 {
+		exit := exitOfChild(t, startScript(t, "exit 0"))
+		fastest = min(fastest, exit.Gone.Sub(exit.At))
+	}
+	assert.Less(t, fastest, 20*time.Millisecond, "the check for left-behind processes waits")
+}
+
+func TestChildStartFailures(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string, mode os.FileMode, content string) string {
+		p := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(p, []byte(content), mode))
+		return p
+	}
+	for name, tc := range map[string]struct {
+		path, hint string
+		is         error
+	}{
+		"missing":        {filepath.Join(dir, "none"), "supervisor init", os.ErrNotExist},
+		"no interpreter": {path("script", 0o755, "#!/no/such/interpreter\n"), "interpreter", os.ErrNotExist},
+		"not executable": {path("plain", 0o644, "#!/bin/sh\n"), "chmod +x", os.ErrPermission},
+		"wrong format":   {path("garbage", 0o755, "\x7fELF no"), "another machine", syscall.ENOEXEC},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, lines := range []func([]byte){nil, func([]byte) {}} {
+				c, err := StartChild(ChildSpec{Path: tc.path, Lines: lines})
+				require.ErrorIs(t, err, tc.is)
+				assert.Nil(t, c)
+				assert.Contains(t, hint.Of(err), tc.hint)
+				assert.Contains(t, err.Error(), "cannot start node "+tc.path)
+			}
+		})
+	}
+}
+
+func TestChildEnvironment(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "/run/notify")
+	t.Setenv("WATCHDOG_PID", "1")
+	t.Setenv("WATCHDOG_USEC", "1000")
+	t.Setenv("WATCHDOG_USECX", "kept")
+	t.Setenv("KEPT", "from us")
+	for name, env := range map[string][]string{"inherited": nil, "given": append(os.Environ(), "KEPT=from us")} {
+		t.Run(name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "env")
+			c := startScript(t, "env > "+out+"; echo NO_FD_3=$([ -e /proc/self/fd/3 ] && echo no || echo yes) >> "+out, func(s *ChildSpec) { s.Env = env })
+			exitOfChild(t, c)
+			data, err := os.ReadFile(out)
+			require.NoError(t, err)
+			assert.NotContains(t, string(data), "NOTIFY_SOCKET")
+			assert.NotContains(t, string(data), "WATCHDOG_PID")
+			assert.NotContains(t, string(data), "WATCHDOG_USEC=")
+			assert.Contains(t, string(data), "WATCHDOG_USECX=kept")
+			assert.Contains(t, string(data), "KEPT=from us")
+		})
+	}
+}
+
+func TestChildInheritsItsFilesAndDirectory(t *testing.T) {
+	dir := t.TempDir()
+	in := filepath.Join(dir, "in")
+	require.NoError(t, os.WriteFile(in, []byte("a line\n"), 0o600))
+	stdin, err := os.Open(in)
+	require.NoError(t, err)
+	defer stdin.Close()
+	stdout, err := os.Create(filepath.Join(dir, "out"))
+	require.NoError(t, err)
+	defer stdout.Close()
+	stderr, err := os.Create(filepath.Join(dir, "err"))
+	require.NoError(t, err)
+	defer stderr.Close()
+	c := startScript(t, "read l; echo $l; pwd; echo err >&2", func(s *ChildSpec) {
+		s.Stdin, s.Stdout, s.Stderr, s.Dir = stdin, stdout, stderr, "/usr"
+	})
+	assert.False(t, c.SharesTerminal())
+	assert.Zero(t, exitOfChild(t, c).Code)
+	assert.Equal(t, "a line\n/usr\n", readAll(t, stdout.Name()))
+	assert.Equal(t, "err\n", readAll(t, stderr.Name()))
+}
+
+func readAll(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(data)
+}
+
+// A node that ends in time on its signal isn't forced, whatever its code, and gets the signal once.
+func TestTerminateGracefully(t *testing.T) {
+	c := startScript(t, `n=0; trap 'n=$((n+1)); [ $n = 1 ] && echo first > told' TERM
+		echo up > up; while [ ! -e end ]; do sleep 0.02; done; exit $((10+n))`)
+	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	assert.WithinDuration(t, time.Now(), c.StartedAt(), 30*time.Second)
+	c.Terminate(syscall.SIGTERM, time.Minute)
+	fileWith(t, filepath.Join(c.cmd.Dir, "told"))
+	c.Terminate(syscall.SIGTERM, time.Minute)
+	c.Terminate(syscall.SIGTERM, time.Hour) // a later deadline doesn't count, a second signal isn't sent
+	time.Sleep(50 * time.Millisecond)       // time for a signal that must not come
+	require.NoError(t, os.WriteFile(filepath.Join(c.cmd.Dir, "end"), nil, 0o600))
+	exit := exitOfChild(t, c)
+	assert.Equal(t, 11, exit.Code)
+	assert.False(t, exit.Forced)
+	assert.False(t, exit.Gone.Before(exit.At))
+	assert.ErrorIs(t, c.Signal(syscall.SIGTERM), os.ErrProcessDone)
+	select {
+	case e := <-c.Exited():
+		assert.Fail(t, "a second value", "%v", e)
+	default:
+	}
+}
+
+func TestTerminateForcesWhatIgnoresTheSignal(t *testing.T) {
+	c := startScript(t, `trap "" TERM; sh -c 'trap "" TERM; echo $$ > inner; while :; do sleep 1; done' & echo up > up; while :; do sleep 1; done`)
+	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	inner := pidIn(t, filepath.Join(c.cmd.Dir, "inner"))
+	began := time.Now()
+	c.Terminate(syscall.SIGTERM, 300*time.Millisecond)
+	exit := exitOfChild(t, c)
+	assert.True(t, exit.Forced)
+	assert.Equal(t, syscall.SIGKILL, exit.Signal)
+	assert.Equal(t, "killed after the stop timeout", exit.String())
+	assert.GreaterOrEqual(t, time.Since(began), 300*time.Millisecond, "killed before its time")
+	assert.False(t, alive(inner), "a member of the group outlives the stop")
+}
+
+func TestTerminateEscalatesAtOnce(t *testing.T) {
+	c := startScript(t, `trap "" TERM; echo up > up; while :; do sleep 1; done`)
+	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	c.Terminate(syscall.SIGTERM, time.Hour)
+	began := time.Now()
+	c.Terminate(syscall.SIGTERM, 0)
+	exit := exitOfChild(t, c)
+	assert.True(t, exit.Forced)
+	assert.Less(t, time.Since(began), 20*time.Second)
+}
+
+// A node that was stopped by a terminal or a debugger must hear the stop signal too.
+func TestTerminateWakesAStoppedNode(t *testing.T) {
+	c := startScript(t, `trap 'exit 3' TERM; echo up > up; while :; do sleep 0.02; done`)
+	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	require.NoError(t, c.Signal(syscall.SIGSTOP))
+	waitFor(t, 5*time.Second, "it is stopped", func() bool {
+		st, err := proc.ReadStat(c.Pid())
+		return err == nil && st.State == 'T'
+	})
+	c.Terminate(syscall.SIGTERM, 20*time.Second)
+	exit := exitOfChild(t, c)
+	assert.Equal(t, 3, exit.Code)
+	assert.False(t, exit.Forced)
+}
+
+// A SIGKILL from elsewhere during a stop that still had time isn't ours.
+func TestKilledByAnotherDuringAStop(t *testing.T) {
+	c := startScript(t, `trap "" TERM; echo up > up; while :; do sleep 1; done`)
+	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	c.Terminate(syscall.SIGTERM, time.Hour)
+	require.NoError(t, syscall.Kill(c.Pid(), syscall.SIGKILL))
+	exit := exitOfChild(t, c)
+	assert.Equal(t, syscall.SIGKILL, exit.Signal)
+	assert.False(t, exit.Forced)
+}
+
+func TestSignalReachesTheGroup(t *testing.T) {
+	c := startScript(t, `sh -c 'trap "echo got > inner" USR1; echo up > innerup; while :; do sleep 0.02; done' &
+		trap 'echo got > outer' USR1; echo up > up; while :; do sleep 0.02; done`)
+	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	fileWith(t, filepath.Join(c.cmd.Dir, "innerup"))
+	require.NoError(t, c.Signal(syscall.SIGUSR1))
+	assert.Equal(t, "got", fileWith(t, filepath.Join(c.cmd.Dir, "inner")))
+	assert.Equal(t, "got", fileWith(t, filepath.Join(c.cmd.Dir, "outer")))
+	st, err := proc.ReadStat(c.Pid())
+	require.NoError(t, err)
+	assert.Equal(t, c.Pid(), st.Group, "the node leads no group of its own")
+}
+
+// A node that ends by itself and leaves processes behind is stopped only when they are gone; gracefully, if they can.
+func TestLeftBehindAreStopped(t *testing.T) {
+	for name, tc := range map[string]struct {
+		leave string // starts a process that writes its pid to "left", and "told" at SIGTERM unless it ignores it
+		swept bool
+	}{
+		"group, obeys":     {`sh -c 'trap "echo yes > told; exit 0" TERM; echo $$ > left; while :; do sleep 0.02; done' &`, false},
+		"group, ignores":   {`sh -c 'trap "" TERM; echo $$ > left; while :; do sleep 0.02; done' &`, true},
+		"session, obeys":   {`setsid sh -c 'trap "echo yes > told; exit 0" TERM; echo $$ > left; while :; do sleep 0.02; done' &`, false},
+		"session, ignores": {`setsid sh -c 'trap "" TERM; echo $$ > left; while :; do sleep 0.02; done' &`, true},
+		"double fork":      {`( setsid sh -c 'trap "" TERM; echo $$ > left; while :; do sleep 0.02; done' & ) &`, true},
+		"stopped, obeys":   {`sh -c 'trap "echo yes > told; exit 0" TERM; echo $$ > left; kill -STOP $$; while :; do sleep 0.02; done' &`, false},
+		// What is born of the stop, ignoring SIGTERM from birth, is found too.
+		"breeds a newcomer": {`setsid sh -c 'trap "trap \"\" TERM; setsid sleep 60 & echo \$! > left; exit 0" TERM; echo $$ > left; while :; do sleep 0.02; done' &`, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := startScript(t, tc.leave+` while ! [ -s left ]; do sleep 0.01; done; exit 9`, func(s *ChildSpec) {
+				s.Linger = 5 * time.Second
+				if tc.swept {
+					s.Linger = 400 * time.Millisecond
+				}
+			})
+			exit := exitOfChild(t, c)
+			left := pidIn(t, filepath.Join(c.cmd.Dir, "left"))
+			assert.False(t, alive(left), "process %d outlives the node's end", left)
+			assert.Equal(t, 9, exit.Code)
+			assert.False(t, exit.Forced, "the node itself ended by itself")
+			assert.Equal(t, tc.swept, exit.Swept)
+			if tc.swept {
+				assert.GreaterOrEqual(t, exit.Gone.Sub(exit.At), 400*time.Millisecond)
+			} else {
+				assert.Equal(t, "yes", fileWith(t, filepath.Join(c.cmd.Dir, "told")))
+			}
+			assert.Empty(t, c.Left())
+		})
+	}
+}
+
+// During a stop, too: the grandchild in another session gets its signal once the node has ended, within the deadline.
+func TestTerminateStopsTheGrandchildInAnotherSession(t *testing.T) {
+	c := startScript(t, `setsid sh -c 'trap "echo yes > told; exit 0" TERM; echo $$ > left; while :; do sleep 0.02; done' &
+		trap 'exit 0' TERM; while ! [ -s left ]; do sleep 0.01; done; echo up > up; while :; do sleep 0.02; done`)
+	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	left := pidIn(t, filepath.Join(c.cmd.Dir, "left"))
+	c.Terminate(syscall.SIGTERM, 20*time.Second)
+	exit := exitOfChild(t, c)
+	assert.False(t, exit.Swept)
+	assert.False(t, alive(left))
+	assert.Equal(t, "yes", fileWith(t, filepath.Join(c.cmd.Dir, "told")))
+}
+
+// While something is left the node isn't stopped, and Left names it; an order to hurry still works then.
+func TestTerminateHurriesWhatIsLeft(t *testing.T) {
+	c := startScript(t, `setsid sh -c 'trap "" TERM; echo $$ > left; while :; do sleep 0.02; done' & while ! [ -s left ]; do sleep 0.01; done; exit 0`,
+		func(s *ChildSpec) { s.Linger = time.Hour })
+	left := pidIn(t, filepath.Join(c.cmd.Dir, "left"))
+	waitFor(t, 10*time.Second, "the node itself has ended", func() bool { return !alive(c.Pid()) })
+	select {
+	case <-c.Exited():
+		require.Fail(t, "it is called stopped while a process of it lives")
+	case <-time.After(100 * time.Millisecond):
+	}
+	assert.Contains(t, c.Left(), left)
+	c.Terminate(syscall.SIGTERM, 0)
+	exit := exitOfChild(t, c)
+	assert.True(t, exit.Swept)
+	assert.False(t, alive(left))
+}
+
+// What was adopted before the node began can't be the node's, and must outlive its stop.
+func TestOlderOrphansAreNotTheNodes(t *testing.T) {
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	_, err := proc.Output(t.Context(), shell(`setsid sh -c 'echo $$ > `+pidFile+`; exec sleep 60' & while ! [ -s `+pidFile+` ]; do sleep 0.01; done`), 0)
+	require.NoError(t, err)
+	pid := pidIn(t, pidFile)
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL); proc.Reap() })
+	id, err := proc.Identify(pid)
+	require.NoError(t, err)
+	self := filepath.Join("/proc", "self")
+	waitFor(t, 5*time.Second, "the clock of start times has moved on", func() bool {
+		res, err := proc.Output(t.Context(), shell("cat "+self+"/stat"), 1000)
+		fields := strings.Fields(string(res.Stdout))
+		start, perr := strconv.ParseUint(fields[21], 10, 64)
+		return err == nil && perr == nil && start > id.StartTime
+	})
+	c := startScript(t, "exit 0", func(s *ChildSpec) { s.Linger = 100 * time.Millisecond })
+	exit := exitOfChild(t, c)
+	assert.False(t, exit.Swept)
+	assert.True(t, alive(pid))
+}
+
+// Nothing of a child stays behind in the supervisor: neither goroutines nor descriptors.
+func TestChildLeaksNothing(t *testing.T) {
+	run := func() {
+		r, w, err := os.Pipe()
+		require.NoError(t, err)
+		defer r.Close()
+		defer w.Close()
+		c := startScript(t, "echo a; echo b >&2; ( : & ); exit 0", func(s *ChildSpec) {
+			s.Stdout, s.Stderr, s.Lines = w, w, func([]byte) {}
+		})
+		exitOfChild(t, c)
+	}
+	run()
+	count := func() (int, int) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		return runtime.NumGoroutine(), len(fds)
+	}
+	goroutines, fds := count()
+	for range 10 {
+		run()
+	}
+	waitFor(t, 10*time.Second, "goroutines and descriptors are back to what they were", func() bool {
+		g, f := count()
+		return g <= goroutines && f <= fds
+	})
+}
+
+func TestChildMethodsSideBySide(t *testing.T) {
+	c := startScript(t, `trap "" USR1; trap 'exit 0' TERM; echo up > up; while :; do sleep 0.02; done`)
+	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if err := c.Signal(syscall.SIGUSR1); err != nil && !errors.Is(err, os.ErrProcessDone) {
+						assert.NoError(t, err)
+						return
+					}
+					_, _ = c.Pid(), c.StartedAt()
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+	}
+	c.Terminate(syscall.SIGTERM, 20*time.Second)
+	exit := exitOfChild(t, c)
+	close(stop)
+	wg.Wait()
+	assert.Zero(t, exit.Code)
+}
+
+// On a terminal, as its foreground group: the node reads what is typed, and Ctrl-C reaches node and supervisor once.
+func TestChildOnATerminal(t *testing.T) {
+	terminal, shows := onTerminal(t, helper("tty-supervisor"))
+	shows("shares=true")
+	_, err := terminal.WriteString("hello node\n")
+	require.NoError(t, err)
+	shows(`node read "hello node" <nil>`)
+	_, err = terminal.Write([]byte{3}) // Ctrl-C
+	require.NoError(t, err)
+	shows("node interrupts=1")
+	shows("supervisor interrupts=1 exit=exit code 7")
+}
+
+// In the terminal's background the node gets no stdin that would stop it: it reads the end of the file.
+func TestChildInATerminalsBackground(t *testing.T) {
+	cmd := shell(`set -m; "$0" & wait`)
+	cmd.Args = append(cmd.Args, os.Args[0])
+	cmd.Env = append(os.Environ(), helperEnv+"=tty-supervisor")
+	_, shows := onTerminal(t, cmd)
+	shows("shares=false")
+	shows(`node read "" EOF`)
+	shows("supervisor interrupts=0 exit=exit code 8")
+}
+
+// onTerminal starts a program on a terminal of its own, and returns the terminal and what waits for a text on it.
+func onTerminal(t *testing.T, cmd *exec.Cmd) (*os.File, func(text string)) {
+	t.Helper()
+	terminal, err := pty.Start(cmd)
+	require.NoError(t, err)
+	var mu sync.Mutex
+	var screen bytes.Buffer
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		buf := make([]byte, 1024)
+		for {
+			n, err := terminal.Read(buf)
+			mu.Lock()
+			screen.Write(buf[:n])
+			mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		terminal.Close()
+		<-read
+	})
+	return terminal, func(text string) {
+		waitFor(t, 20*time.Second, "the terminal shows "+text, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return strings.Contains(screen.String(), text)
+		})
+	}
+}
+
+func TestPlaceOf(t *testing.T) {
+	assert.Equal(t, elsewhere, placeOf(nil))
+	null, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	defer null.Close()
+	assert.Equal(t, elsewhere, placeOf(null))
+	master, tty, err := pty.Open()
+	require.NoError(t, err)
+	defer master.Close()
+	defer tty.Close()
+	assert.Equal(t, elsewhere, placeOf(tty), "a terminal that doesn't control us sends no job control signals")
+}
