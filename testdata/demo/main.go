@@ -234,7 +234,7 @@ func (d *demo) watch(ctx context.Context) (*lastUpgrade, error) {
 		}
 		out, err := d.output(ctx, d.supervisor, "status", "--json")
 		var s status
-		if json.Unmarshal(out, &s) != nil {
+		if json.Unmarshal(out, &s) != nil || s.State == "" {
 			if err != nil && shown != "" && ctx.Err() == nil {
 				return nil, err
 			}
