@@ -1,0 +1,61 @@
+package hint
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestErrorText(t *testing.T) {
+	cause := errors.New("it broke")
+	for want, err := range map[string]*Error{
+		"cannot read plan /x: it broke": {Op: "read plan", Path: "/x", Err: cause, Hint: "never shown in the text"},
+		"cannot read plan /x":           {Op: "read plan", Path: "/x"},
+		"cannot read plan: it broke":    {Op: "read plan", Err: cause},
+		"cannot read plan":              {Op: "read plan"},
+	} {
+		assert.Equal(t, want, err.Error())
+	}
+}
+
+func TestErrorGivesItsCauseAway(t *testing.T) {
+	err := fmt.Errorf("cannot start: %w", &Error{Op: "open", Path: "/x", Err: &fs.PathError{Op: "open", Path: "/x", Err: fs.ErrNotExist}})
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	var e *Error
+	require.ErrorAs(t, err, &e)
+	assert.Equal(t, "/x", e.Path)
+	require.NotErrorIs(t, &Error{Op: "open"}, fs.ErrNotExist, "no cause")
+}
+
+func TestOfFindsTheHintNearestToTheSurface(t *testing.T) {
+	deep := &Error{Op: "b", Hint: "deep"}
+	plain := errors.New("plain")
+	for name, tc := range map[string]struct {
+		err  error
+		want string
+	}{
+		"nil":                  {nil, ""},
+		"plain":                {plain, ""},
+		"itself":               {deep, "deep"},
+		"wrapped":              {fmt.Errorf("a: %w", fmt.Errorf("b: %w", deep)), "deep"},
+		"the outer one":        {&Error{Op: "a", Err: deep, Hint: "outer"}, "outer"},
+		"the outer has none":   {&Error{Op: "a", Err: fmt.Errorf("x: %w", deep)}, "deep"},
+		"joined, in order":     {errors.Join(plain, deep, &Error{Hint: "later"}), "deep"},
+		"joined, below":        {fmt.Errorf("x: %w", errors.Join(plain, fmt.Errorf("y: %w", deep))), "deep"},
+		"two verbs":            {fmt.Errorf("%w and %w", plain, deep), "deep"},
+		"formatted away":       {fmt.Errorf("x: %v", deep), ""},
+		"no hint in the chain": {&Error{Op: "a", Err: &Error{Op: "b", Err: plain}}, ""},
+	} {
+		assert.Equal(t, tc.want, Of(tc.err), name)
+	}
+}
+
+func TestNew(t *testing.T) {
+	err := New("lock", "/home", "it is held", "supervisor status")
+	assert.Equal(t, "cannot lock /home: it is held", err.Error())
+	assert.Equal(t, "supervisor status", Of(err))
+}
