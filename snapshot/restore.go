@@ -1,0 +1,239 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/swap"
+)
+
+// RestoreOptions say how to restore.
+type RestoreOptions struct {
+	To                      string // each source into a directory of its name in it, instead of in its place
+	SignerStateFromSnapshot bool   // where there is no live signer's state, take the snapshot's
+	DryRun                  bool   // check all that can be, say what would be done, and change nothing
+}
+
+// RestoreResult says what a restore did, or would do.
+type RestoreResult struct {
+	ID      string           `json:"id"`
+	DryRun  bool             `json:"dry_run"`
+	TookMS  int64            `json:"took_ms"`
+	Sources []RestoredSource `json:"sources"`
+}
+
+// RestoredSource is one source of a RestoreResult.
+type RestoredSource struct {
+	Name   string            `json:"name"`
+	Path   string            `json:"path"`   // what was restored
+	Before *string           `json:"before"` // where the data of before lies now; nil: there was none, or it wasn't touched
+	Bytes  int64             `json:"bytes"`
+	Files  int               `json:"files"`
+	Signer []manifest.Signer `json:"signer"` // signer states, and which one remains
+}
+
+// part is one source of a restore.
+type part struct {
+	source source
+	job    manifest.Restore
+	result RestoredSource
+}
+
+// Restore puts a snapshot, given by id or by path, in the place of the live data; the node is at rest. All sources are
+// staged and compared before the first is swapped in; the data of before is kept. A signer's state is never taken back.
+//
+// An error leaves the live data as it was, unless it says that the restore is unfinished: then, as after a crash,
+// Recover carries it to its end.
+func (s *Store) Restore(ctx context.Context, id string, opt RestoreOptions) (RestoreResult, error) {
+	begin := time.Now()
+	dir, m, err := s.find(id)
+	if err != nil {
+		return RestoreResult{}, err
+	}
+	release, err := s.acquire(m.ID)
+	if err != nil {
+		return RestoreResult{}, err
+	}
+	defer release()
+	parts, err := s.parts(ctx, dir, m, opt)
+	switch {
+	case err != nil || opt.DryRun:
+	case opt.To != "":
+		err = extract(ctx, parts)
+	default:
+		err = s.replace(ctx, parts)
+	}
+	if err != nil {
+		return RestoreResult{}, fmt.Errorf("cannot restore snapshot %s: %w", m.ID, err)
+	}
+	r := RestoreResult{ID: m.ID, DryRun: opt.DryRun, TookMS: time.Since(begin).Milliseconds(), Sources: []RestoredSource{}}
+	for _, p := range parts {
+		r.Sources = append(r.Sources, p.result)
+	}
+	if !opt.DryRun {
+		s.log.Info("snapshot restored", "snapshot", m.ID, "to", opt.To, "bytes", m.Bytes, "took", time.Since(begin))
+	}
+	return r, nil
+}
+
+// parts plans a restore and refuses what can be seen beforehand: damage, an unknown source, a signer's state in doubt.
+func (s *Store) parts(ctx context.Context, dir string, m *manifest.Manifest, opt RestoreOptions) ([]*part, error) {
+	// A dry run stands for the whole restore, which compares the digests on the copy that it makes.
+	found, err := s.faults(ctx, dir, m, opt.DryRun && m.State == manifest.Verified)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) > 0 {
+		return nil, &hint.Error{Op: "use snapshot", Path: m.ID, Err: fmt.Errorf("it is damaged: %w", found[0]), Hint: "supervisor snapshot verify " + m.ID}
+	}
+	if len(m.Sources) == 0 {
+		return nil, errors.New("it holds nothing")
+	}
+	var parts []*part
+	for _, rec := range m.Sources {
+		src, err := s.sourceOf(rec)
+		if err != nil {
+			return nil, err
+		}
+		at, err := s.placeOf(dir, m, rec)
+		if err != nil {
+			return nil, err
+		}
+		p := &part{source: src, job: manifest.Restore{ID: m.ID, From: at, Record: rec, SignerFromSnapshot: opt.SignerStateFromSnapshot}}
+		p.result = RestoredSource{Name: rec.Name, Path: src.Where(), Bytes: rec.Bytes, Files: rec.Files}
+		if opt.To != "" {
+			to, err := filepath.Abs(opt.To)
+			if err != nil {
+				return nil, err
+			}
+			p.result.Path = filepath.Join(to, rec.Name)
+		}
+		if p.result.Signer, err = src.Preview(p.job); err != nil {
+			return nil, err
+		}
+		parts = append(parts, p)
+	}
+	return parts, nil
+}
+
+func extract(ctx context.Context, parts []*part) (err error) {
+	for _, p := range parts {
+		if p.result.Signer, err = p.source.Extract(ctx, p.job, p.result.Path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace stages everything, then swaps everything.
+func (s *Store) replace(ctx context.Context, parts []*part) error {
+	for _, p := range parts {
+		phase, err := p.source.Pending()
+		if err != nil {
+			return err
+		}
+		if phase != "" {
+			return &hint.Error{Op: "restore", Path: p.source.Where(), Err: errors.New("an earlier restore was interrupted"), Hint: "supervisor doctor"}
+		}
+	}
+	for i, p := range parts {
+		if err := p.source.Stage(ctx, p.job); err != nil {
+			return errors.Join(err, abort(parts[:i+1]))
+		}
+	}
+	if err := manifest.Interrupted(ctx, "restore"); err != nil { // the last chance: a swap isn't stopped halfway
+		return errors.Join(err, abort(parts))
+	}
+	for i, p := range parts {
+		if err := p.source.Commit(); err != nil && i == 0 {
+			return errors.Join(err, undo(parts))
+		} else if err != nil {
+			return unfinished(err)
+		}
+	}
+	for i, p := range parts {
+		before, signers, err := p.source.Swap()
+		switch {
+		case err != nil && i == 0: // nothing of the others is swapped: all can go back
+			return errors.Join(err, undo(parts))
+		case err != nil:
+			return unfinished(err)
+		}
+		if p.result.Signer = signers; before != "" {
+			p.result.Before = &before
+		}
+	}
+	for _, p := range parts {
+		if err := p.source.Done(); err != nil {
+			return unfinished(err)
+		}
+	}
+	return nil
+}
+
+func abort(parts []*part) (err error) {
+	for _, p := range parts {
+		err = errors.Join(err, p.source.Abort())
+	}
+	return err
+}
+
+// undo takes the first part's swap back, then the others' decision: while one of them is left, a crash leads on to the
+// end of the restore, which is as good.
+func undo(parts []*part) error {
+	for _, p := range parts {
+		if err := p.source.Undo(); err != nil {
+			return unfinished(err)
+		}
+	}
+	return abort(parts)
+}
+
+func unfinished(err error) error {
+	return &hint.Error{Op: "finish restore", Err: fmt.Errorf("it is unfinished, and goes on at the next start: %w", err), Hint: "supervisor status"}
+}
+
+// recoverRestore ends a restore that a crash interrupted. One source in the phase swap means that all were staged: it
+// is finished. Otherwise nothing live was touched: it is undone.
+func (s *Store) recoverRestore() error {
+	var pending []source
+	committed := false
+	for _, sl := range s.slots {
+		phase, err := sl.source.Pending()
+		if err != nil {
+			return err
+		}
+		if phase != "" {
+			pending = append(pending, sl.source)
+			committed = committed || phase == swap.Swapping
+		}
+	}
+	for _, step := range recovery(committed) {
+		for _, src := range pending {
+			if err := step(src); err != nil {
+				return err
+			}
+		}
+	}
+	if len(pending) > 0 {
+		s.log.Warn("interrupted restore ended", "finished", committed)
+	}
+	return nil
+}
+
+// recovery is what each source goes through, each step by all before the next.
+func recovery(committed bool) []func(source) error {
+	if !committed {
+		return []func(source) error{source.Abort}
+	}
+	return []func(source) error{
+		source.Commit,
+		func(src source) error { _, _, err := src.Swap(); return err },
+		source.Done,
+	}
+}
