@@ -69,6 +69,7 @@ func preUpgrade(s *settings) error {
 		code = s.preUpgradeExit[min(call, n)-1]
 	}
 	dir, _ := os.Getwd()
+	// Recorded before the delay and the kill: the record says that the call was made, whatever becomes of it.
 	e := trace.Event{Kind: trace.PreUpgrade, Argv: os.Args, Dir: dir, Code: code, Attempt: os.Getenv("SUPERVISOR_ATTEMPT")}
 	s.record(e)
 	s.recordTo(s.preUpgradeTrace, e)
@@ -138,6 +139,7 @@ func initHome(s *settings) error {
 			return fail("%v", err)
 		}
 	}
+	// What a test wrote beforehand stays.
 	for name, content := range map[string]string{"config.toml": config, "genesis.json": genesis} {
 		path := filepath.Join(s.home, "config", name)
 		if _, err := os.Lstat(path); err == nil {
@@ -151,6 +153,7 @@ func initHome(s *settings) error {
 	return err
 }
 
+// printJSON prints one document on a line of its own.
 func printJSON(w io.Writer, v any) error {
 	return json.NewEncoder(w).Encode(v)
 }

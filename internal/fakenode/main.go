@@ -79,11 +79,13 @@ func run(args []string) int {
 	return code
 }
 
+// dispatch finds the command. An unknown one fails as cobra's do: supervisors ask old nodes for commands they lack.
 func dispatch(name string, args []string) error {
 	switch name {
 	case "help", "-h", "--help":
 		printHelp(os.Stdout)
 		return nil
+	// Their arguments are positional and their settings come from the environment alone.
 	case daemonCommand, orphansCommand, sleepCommand:
 		return relative(name, args)
 	}
@@ -107,6 +109,7 @@ func (s *settings) record(e trace.Event) {
 	s.recordTo(s.trace, e)
 }
 
+// recordTo is record for another file.
 func (s *settings) recordTo(path string, e trace.Event) {
 	e.Time, e.PID, e.PPID, e.Version = time.Now().UnixNano(), os.Getpid(), os.Getppid(), version
 	if err := trace.Append(path, e); err != nil {

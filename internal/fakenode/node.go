@@ -36,6 +36,7 @@ func (e *haltError) Error() string { return e.text }
 
 // start is the command: everything from the first trace line to the exit code.
 func start(s *settings) (err error) {
+	// First of all, so that the time from a supervisor's exec to here is what is measured.
 	dir, _ := os.Getwd()
 	s.record(trace.Event{Kind: trace.Start, Argv: os.Args, Dir: dir})
 	defer func() {
@@ -49,6 +50,7 @@ func start(s *settings) (err error) {
 	if s.home == "" {
 		return fail("no home: set DAEMON_HOME or --home")
 	}
+	// Before anything slow: a stop during the start delay must find a listener.
 	stop := s.watchSignals()
 	if err := s.prepare(); err != nil {
 		return fail("%v", err)
@@ -68,6 +70,7 @@ func open(s *settings) (*node, error) {
 		return nil, fmt.Errorf("failed to initialize database: %w", err)
 	}
 	n := &node{settings: s, store: store, fresh: true}
+	// After the store: its lock is what makes the signer's state this process's own.
 	n.signer, err = openSigner(s.signerPath())
 	if err == nil {
 		err = n.checkVersion()
@@ -90,6 +93,7 @@ func (n *node) checkVersion() error {
 	if last := st.lastUpgrade(); last != "" && !due && !slices.Contains(n.handled, last) {
 		return fmt.Errorf("wrong app version %s, upgrade handler is missing for %s upgrade plan", version, last)
 	}
+	// x/upgrade refuses always; here it is asked for, since most tests want to start any version on any data.
 	for _, p := range n.upgrades {
 		if n.strict && p.Height > st.Applied+1 && slices.Contains(n.handled, p.Name) && !slices.Contains(st.Upgrades, p.Name) {
 			return fmt.Errorf("BINARY UPDATED BEFORE TRIGGER! UPGRADE %q - in binary but not executed on chain. Downgrade your binary", p.Name)
@@ -108,6 +112,7 @@ func (n *node) run(stop <-chan os.Signal) error {
 	if err := n.replay(); err != nil {
 		return fail("error during handshake: error on replay: %v", err)
 	}
+	// Only now: a node that fails its replay never answered, which is what makes the height hard to learn there.
 	rpc, err := n.serveRPC()
 	if err != nil {
 		return fail("%v", err)
@@ -182,6 +187,8 @@ func (n *node) step() error {
 	return nil
 }
 
+// vote signs the block, if the signer's state allows it. An unsigned block is made all the same: the network's others
+// signed it.
 func (n *node) vote(height int64) error {
 	signed, err := n.signer.sign(height)
 	if err != nil {
@@ -199,6 +206,7 @@ func (n *node) vote(height int64) error {
 // execute applies the stored block, or returns a *haltError.
 func (n *node) execute() error {
 	height, due, upgrade := n.store.state.Stored, n.store.state.Pending, ""
+	// The configured halt comes before the plan: the SDK looks at it before PreBlock.
 	if n.haltHeight > 0 && height >= n.haltHeight {
 		text := fmt.Sprintf("halt per configuration height %d time 0", n.haltHeight)
 		return &haltError{height: height, then: n.atHalt, text: text}
@@ -254,6 +262,7 @@ func (n *node) halt(h *haltError) error {
 	case endExit0:
 		return &exitError{}
 	}
+	// Neither the process nor the RPC ends: the supervisor has to notice, and to stop it.
 	n.tick = nil
 	e := trace.Event{Kind: trace.Halted, Height: h.height}
 	if h.plan != nil {
@@ -263,6 +272,7 @@ func (n *node) halt(h *haltError) error {
 	return nil
 }
 
+// planPath is fixed by the SDK: <home>/data/upgrade-info.json.
 func (n *node) planPath() string { return filepath.Join(n.home, "data", "upgrade-info.json") }
 
 // writePlan writes upgrade-info.json the way that x/upgrade does, or one of the ways that hurt a careless reader.
@@ -274,6 +284,7 @@ func (n *node) writePlan(p *plan) error {
 	switch {
 	case n.planRename:
 		return replaceFile(n.planPath(), data, 0o600)
+	// A crash of the writer, or a slow disk, between the two writes is what a reader must survive.
 	case n.partialPlan:
 		if err := os.WriteFile(n.planPath(), data[:len(data)/2], 0o600); err != nil {
 			return err
@@ -306,6 +317,7 @@ func (n *node) loadStores(p *plan) error {
 	return nil
 }
 
+// publish hands the RPC a copy: the original changes with the next block.
 func (n *node) publish() {
 	st := n.store.state
 	st.Upgrades = slices.Clone(st.Upgrades)

@@ -73,6 +73,7 @@ func (s *settings) prepare() error {
 	return nil
 }
 
+// echoStdin shows what reaches the node's stdin, and that its end does.
 func echoStdin() {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -92,6 +93,7 @@ func (s *settings) startRelatives(command string, count int, life time.Duration)
 
 // self is this program with other arguments, and with every stream but stdin.
 func self(args ...string) *exec.Cmd {
+	// Not os.Args[0]: a supervisor may have replaced the file at that path, or the working directory may be another.
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -113,6 +115,7 @@ func relative(command string, args []string) error {
 		return fail("%v", err)
 	}
 	if command == sleepCommand {
+		// Numbered from 1; 0 is the one that leads a session of its own.
 		kind := trace.Child
 		if count == 0 {
 			kind = trace.Daemon
@@ -125,6 +128,7 @@ func relative(command string, args []string) error {
 		}
 		return nil
 	}
+	// Neither waits for what it started: that makes orphans of them.
 	if command == daemonCommand {
 		cmd := self(sleepCommand, "0", life.String())
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

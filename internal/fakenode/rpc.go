@@ -85,6 +85,7 @@ func (n *node) routes() http.Handler {
 	return mux
 }
 
+// answer wraps a result as JSON-RPC does. CometBFT answers a plain GET with the id -1.
 func answer(w http.ResponseWriter, id json.RawMessage, result any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{"jsonrpc": "2.0", "id": id, "result": result})
@@ -117,6 +118,7 @@ func (n *node) abciInfo() any {
 	}}
 }
 
+// blockResult is the newest stored block's header, as far as anyone reads it.
 func (n *node) blockResult() any {
 	st := n.status.Load()
 	return map[string]any{"block": map[string]any{"header": map[string]any{
@@ -128,6 +130,7 @@ func (n *node) blockResult() any {
 func (s *settings) askStatus() (map[string]any, error) {
 	network, address := s.rpcAddress()
 	if network == "" {
+		// client.toml's default, which is what a node without a configuration asks.
 		network, address = "tcp", "127.0.0.1:26657"
 	}
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{

@@ -25,6 +25,7 @@ type plan struct {
 // ending is what a node does when it can't go on at a height.
 type ending string
 
+// The endings.
 const (
 	endStay  ending = "stay"  // the process and its RPC live on: CometBFT's way
 	endExit  ending = "exit"  // code 1
@@ -79,6 +80,8 @@ func (s *settings) flags(name string) *flag.FlagSet {
 	return fs
 }
 
+// chainFlags are what makes one chain differ from another. Tests set them for all versions alike; a version that needs
+// its own value gets it from the supervisor's table of that version.
 func (s *settings) chainFlags(fs *flag.FlagSet) {
 	fs.DurationVar(&s.blockTime, "block-time", 100*time.Millisecond, "time between blocks; 0 = none are made")
 	fs.StringVar(&s.rpc, "rpc", "", "`ADDRESS` of the RPC: host:port, tcp://…, unix://…, off; default: [rpc] laddr of config/config.toml, else off")
@@ -102,6 +105,7 @@ func (s *settings) chainFlags(fs *flag.FlagSet) {
 	fs.IntVar(&s.tableEvery, "table-every", 100, "records in a log before it becomes a table")
 }
 
+// faultFlags make the node fail as real ones did. Each is off by default and independent of the others.
 func (s *settings) faultFlags(fs *flag.FlagSet) {
 	fs.DurationVar(&s.exitAfter, "exit-after", 0, "end by itself after this time; 0 = never")
 	fs.IntVar(&s.exitCode, "exit-code", 1, "the code of exit-after")
@@ -121,6 +125,7 @@ func (s *settings) faultFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&s.planRename, "plan-rename", false, "write upgrade-info.json by a rename")
 }
 
+// observerFlags show what goes on, without an influence on it.
 func (s *settings) observerFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&s.stdinEcho, "stdin-echo", false, "print every line of stdin as \"stdin: …\", at its end \"stdin: EOF\"")
 	fs.BoolVar(&s.logHeight, "log-height", false, "print a line for every block")
@@ -128,11 +133,14 @@ func (s *settings) observerFlags(fs *flag.FlagSet) {
 	fs.StringVar(&s.pidFile, "pid-file", "", "write the pid to this `FILE`")
 	fs.StringVar(&s.trace, "trace", "", "append one JSON line for each event to this `FILE`")
 	fs.BoolVar(&s.traceBlocks, "trace-blocks", false, "also for every block")
+	// Units and examples pass these to every SDK node.
 	for _, name := range []string{"log_level", "log_format", "minimum-gas-prices"} {
 		fs.String(name, "", "accepted, without effect")
 	}
 }
 
+// commandFlags belong to the commands beside start. All commands share one set, so that the environment of a
+// supervisor, which is the same for each of them, is never an unknown variable to one.
 func (s *settings) commandFlags(fs *flag.FlagSet) {
 	fs.Func("pre-upgrade-exit", "`CODES` of pre-upgrade, call by call, separated by commas; the last one stays", func(v string) error {
 		s.preUpgradeExit = nil
@@ -163,6 +171,7 @@ func parse(name string, args []string) (*settings, error) {
 		if err := fs.Parse(args); err != nil {
 			return nil, fail("%v", err)
 		}
+		// The flag package stops at the first argument that is no flag; what follows may hold flags again.
 		args = fs.Args()
 		if len(args) == 0 {
 			break
@@ -208,10 +217,13 @@ func environment(fs *flag.FlagSet) error {
 	return nil
 }
 
+// envName is the variable that stands for a flag: FAKENODE_ and the name in capitals, with underscores.
 func envName(flagName string) string {
 	return envPrefix + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(flagName))
 }
 
+// parsePlans reads NAME@HEIGHT[:INFO], several separated by semicolons. An info may hold colons, as URLs and JSON do,
+// but no semicolon.
 func parsePlans(text string) ([]plan, error) {
 	var plans []plan
 	for part := range strings.SplitSeq(text, ";") {
@@ -226,6 +238,7 @@ func parsePlans(text string) ([]plan, error) {
 	return plans, nil
 }
 
+// addSkips adds heights to those whose plans are passed over.
 func (s *settings) addSkips(text string) error {
 	for _, field := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' }) {
 		height, err := strconv.ParseInt(field, 10, 64)
@@ -237,6 +250,7 @@ func (s *settings) addSkips(text string) error {
 	return nil
 }
 
+// endingFlag reads one of the four endings: a fifth would be a node that doesn't do what the test believes.
 func endingFlag(at *ending) func(string) error {
 	return func(v string) error {
 		*at = ending(v)
@@ -257,6 +271,7 @@ func (s *settings) planAt(height int64) *plan {
 	return nil
 }
 
+// printHelp is made of the same declarations that are parsed, so it can't be out of date.
 func printHelp(w io.Writer) {
 	fmt.Fprint(w, "fakenode ", version, ": a node for tests and demonstrations\n\n",
 		"  start         make blocks until told to stop\n",

@@ -52,11 +52,13 @@ func (s *signer) sign(height int64) (bool, error) {
 	if height <= s.height {
 		return false, nil
 	}
+	// Raised even if the write fails: a vote that may be out must never be cast again.
 	s.height = height
 	digits := strconv.FormatInt(height, 10)
 	return true, s.write(signState{Height: digits, Step: 3, Signature: "c2ln", SignBytes: fmt.Sprintf("%X", digits)})
 }
 
+// write replaces the file, mode 0600 as CometBFT's.
 func (s *signer) write(state signState) error {
 	data, err := json.MarshalIndent(state, "", "  ")
 	if err != nil {

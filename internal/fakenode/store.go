@@ -101,6 +101,7 @@ func openStore(dir string, every int) (_ *store, err error) {
 	return s, err
 }
 
+// path is the place of a file of the store; the numbers of tables and logs are of one sequence, as LevelDB's are.
 func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
 func tableName(number int) string        { return fmt.Sprintf("%06d.ldb", number) }
 func logName(number int) string          { return fmt.Sprintf("%06d.log", number) }
@@ -206,6 +207,7 @@ func (c *chainState) apply(r record) error {
 	return nil
 }
 
+// nextHash chains the digest of the next commit to the one before.
 func (c *chainState) nextHash(height int64, upgrade string) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s", c.Hash, height, upgrade))
 	return hex.EncodeToString(sum[:])
@@ -240,6 +242,7 @@ func (s *store) append(r record) error {
 	if err := s.state.apply(r); err != nil {
 		return err
 	}
+	// One write: a kill leaves the whole line, or none.
 	if _, err := s.log.Write(append(line, '\n')); err != nil {
 		return err
 	}
@@ -270,6 +273,7 @@ func (s *store) roll() error {
 	return errors.Join(old.Close(), os.Remove(old.Name()))
 }
 
+// appendEdit adds one line to the manifest with one write: it is there as a whole or, to a reader, not at all.
 func (s *store) appendEdit(e edit) error {
 	line, err := json.Marshal(e)
 	if err != nil {

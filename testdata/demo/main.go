@@ -283,7 +283,7 @@ func (d *demo) stop() error {
 		return errors.Join(err, d.endNode())
 	case <-time.After(stopLimit):
 		_ = d.run.Process.Kill()
-		_ = <-d.ended // killed: its code says nothing
+		<-d.ended //nolint:errcheck // killed: its code says nothing
 		return errors.Join(fmt.Errorf("supervisor run didn't stop within %v", stopLimit), d.endNode())
 	}
 }

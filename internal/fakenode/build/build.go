@@ -125,6 +125,7 @@ var find = sync.OnceValues(func() (sources, error) {
 	return sources{module: root, store: store, digest: digest}, removeUnused(store)
 })
 
+// binary is BinaryWith without a test.
 func binary(ldflags string) (string, error) {
 	src, err := find()
 	if err != nil {
@@ -132,10 +133,12 @@ func binary(ldflags string) (string, error) {
 	}
 	sum := sha256.Sum256([]byte(src.digest + "\n" + ldflags))
 	path := filepath.Join(src.store, "fakenode-"+hex.EncodeToString(sum[:8]))
+	// Touched and found in one step: its age is what keeps it.
 	now := time.Now()
 	if err := os.Chtimes(path, now, now); err == nil {
 		return path, nil
 	}
+	// In the same directory, so that the rename below stays within one file system.
 	temp, err := os.MkdirTemp(src.store, "build-")
 	if err != nil {
 		return "", err
@@ -203,6 +206,7 @@ func storeDir() (string, error) {
 	return dir, nil
 }
 
+// removeUnused keeps the store from growing: every change of the sources leaves the binaries of before.
 func removeUnused(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
