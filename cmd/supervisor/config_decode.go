@@ -29,7 +29,13 @@ type decoder struct {
 	at       map[string]position
 	keys     []string          // every key that exists, for suggestions
 	origin   map[string]string // path → file:line:column, for each value that was taken
-	problems []error
+	problems []located
+}
+
+// located is a mistake with its place, by which they are sorted.
+type located struct {
+	position
+	err error
 }
 
 // decodeToml reads text into cfg, over what is there. file names it in errors. Every key that was taken gets its
@@ -45,7 +51,14 @@ func decodeToml(file, text string, cfg *Config, origin map[string]string) []erro
 	}
 	d := &decoder{file: file, at: at, keys: allKeys(reflect.TypeFor[Config](), ""), origin: origin}
 	d.table("", raw, reflect.ValueOf(cfg).Elem())
-	return d.problems
+	slices.SortStableFunc(d.problems, func(a, b located) int {
+		return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.column, b.column))
+	})
+	var problems []error
+	for _, p := range d.problems {
+		problems = append(problems, p.err)
+	}
+	return problems
 }
 
 // syntaxProblem names the place of a syntax error in the form of all the others.
@@ -68,12 +81,13 @@ func (d *decoder) place(path string) string {
 }
 
 func (d *decoder) bad(path, format string, args ...any) {
-	d.problems = append(d.problems, &Problem{At: d.place(path), Err: fmt.Errorf(format, args...)})
+	p, _ := positionOf(d.at, path)
+	d.problems = append(d.problems, located{p, &Problem{At: d.place(path), Err: fmt.Errorf(format, args...)}})
 }
 
-// table fills the struct out from in, in the order of the document.
+// table fills the struct out from in.
 func (d *decoder) table(path string, in map[string]any, out reflect.Value) {
-	for _, key := range d.inOrder(path, in) {
+	for _, key := range slices.Sorted(maps.Keys(in)) {
 		at := join(path, key)
 		if field, ok := fieldOf(out, key); ok {
 			d.value(at, in[key], field)
@@ -81,15 +95,6 @@ func (d *decoder) table(path string, in map[string]any, out reflect.Value) {
 			d.unknown(path, key)
 		}
 	}
-}
-
-// inOrder sorts the keys of a table by where they stand: mistakes are reported from top to bottom.
-func (d *decoder) inOrder(path string, in map[string]any) []string {
-	return slices.SortedFunc(maps.Keys(in), func(a, b string) int {
-		p, _ := positionOf(d.at, join(path, a))
-		q, _ := positionOf(d.at, join(path, b))
-		return cmp.Or(cmp.Compare(p.line, q.line), cmp.Compare(p.column, q.column), strings.Compare(a, b))
-	})
 }
 
 func (d *decoder) unknown(table, key string) {
@@ -158,7 +163,7 @@ func (d *decoder) mapping(path string, in any, out reflect.Value) {
 		return
 	}
 	out.Set(reflect.MakeMapWithSize(out.Type(), len(m)))
-	for _, key := range d.inOrder(path, m) {
+	for _, key := range slices.Sorted(maps.Keys(m)) {
 		elem := reflect.New(out.Type().Elem()).Elem()
 		d.value(join(path, key), m[key], elem)
 		out.SetMapIndex(reflect.ValueOf(key), elem)

@@ -121,3 +121,29 @@ func FuzzDecode(f *testing.F) {
 		assert.Equal(t, rendered, RenderToml(again))
 	})
 }
+
+// The order of the document is the order of the mistakes, whatever Go's maps do.
+func TestMistakesComeInOrder(t *testing.T) {
+	text := "z = 1\n[log]\nb = 1\na = 1\n[[unit]]\nx = 1\n[[unit]]\ny = 1\n[aa]\n[upgrade.probation]\nx = 1\n[node]\nx = 1\n[upgrade]\nx = 1"
+	for range 20 {
+		cfg := DefaultConfig()
+		var got []string
+		for _, p := range decodeToml("f", text, &cfg, map[string]string{}) {
+			got = append(got, strings.Fields(p.Error())[0])
+		}
+		require.Equal(t, []string{"f:1:1:", "f:3:1:", "f:4:1:", "f:6:1:", "f:8:1:", "f:9:1:", "f:11:1:", "f:13:1:", "f:15:1:"}, got)
+	}
+}
+
+// A wrong type must not leave half a value behind in what `doctor` goes on with.
+func TestAMistakeLeavesTheOtherKeysAlone(t *testing.T) {
+	cfg := DefaultConfig()
+	origin := map[string]string{}
+	problems := decodeToml("f", "[upgrade]\npoll = 5\ndelay = '7s'\nprobe = ['a']\n[snapshot]\nkeep = 'x'\n", &cfg, origin)
+	require.Len(t, problems, 2)
+	want := DefaultConfig()
+	want.Upgrade.Delay, want.Upgrade.Probe = 7*time.Second, []string{"a"}
+	assert.Equal(t, want, cfg)
+	assert.NotContains(t, origin, "upgrade.poll")
+	assert.Equal(t, "f:3:1", origin["upgrade.delay"])
+}

@@ -32,7 +32,7 @@ func UnitEnvironment(ctx context.Context, name string) (Unit, error) {
 	if !strings.Contains(name, ".") {
 		name += ".service"
 	}
-	if strings.HasPrefix(name, "-") || strings.ContainsAny(name, "/ \n") {
+	if strings.HasPrefix(name, "-") || strings.HasPrefix(name, ".") || strings.ContainsAny(name, "/ \n") {
 		return Unit{}, hint.New("read unit", name, "not a unit's name", "systemctl list-units --type=service")
 	}
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
@@ -116,7 +116,10 @@ func (u Unit) LoadOptions(environ []string) LoadOptions {
 	}
 	o.Environ = append(o.Environ, u.Environ...)
 	flags := map[string]*string{
-		"--home": &o.HomeFlag, "--config": &o.ConfigFlag, "--cosmovisor-config": &o.CosmovisorConfig, "-c": &o.CosmovisorConfig,
+		"--home": &o.HomeFlag, "--config": &o.ConfigFlag, "--cosmovisor-config": &o.CosmovisorConfig,
+	}
+	if len(u.Argv) > 0 && strings.Contains(filepath.Base(u.Argv[0]), "cosmovisor") {
+		flags["-c"] = &o.CosmovisorConfig // of `sh -c` it is something else
 	}
 	running := false
 	for i := 1; i < len(u.Argv); i++ {
