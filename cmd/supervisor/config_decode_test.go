@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"syscall"
@@ -10,6 +11,8 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/hint"
 )
 
 func reflectConfig() reflect.Type { return reflect.TypeFor[Config]() }
@@ -146,4 +149,12 @@ func TestAMistakeLeavesTheOtherKeysAlone(t *testing.T) {
 	assert.Equal(t, want, cfg)
 	assert.NotContains(t, origin, "upgrade.poll")
 	assert.Equal(t, "f:3:1", origin["upgrade.delay"])
+}
+
+func TestAConfigErrorUnwraps(t *testing.T) {
+	cause := errors.New("cause")
+	err := error(&ConfigError{Problems: []error{&Problem{At: "x", Err: errors.New("other")}, &Problem{Err: cause, Hint: "do it"}}})
+	require.ErrorIs(t, err, cause)
+	assert.Equal(t, "do it", hint.Of(err))
+	assert.Equal(t, "x: other\ncause", err.Error())
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -391,12 +390,4 @@ func TestValidateRefuses(t *testing.T) {
 		c.set(&cfg)
 		require.EqualError(t, cfg.Validate(), c.want)
 	}
-}
-
-func TestAConfigErrorUnwraps(t *testing.T) {
-	cause := errors.New("cause")
-	err := error(&ConfigError{Problems: []error{&Problem{At: "x", Err: errors.New("other")}, &Problem{Err: cause, Hint: "do it"}}})
-	require.ErrorIs(t, err, cause)
-	assert.Equal(t, "do it", hint.Of(err))
-	assert.Equal(t, "x: other\ncause", err.Error())
 }
