@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/snapshot"
+	"nodevisor/supervisor"
+	"nodevisor/supervisor/client"
+	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
+)
+
+// app is one command line: what it was given, and what it printed to.
+type app struct {
+	args    []string
+	environ []string
+	stdin   *os.File
+	stdout  *os.File
+	stderr  *os.File
+	flags   globalFlags
+	running bool // the command is `run`: its exit codes are its own
+}
+
+// globalFlags stand before the command's own arguments.
+type globalFlags struct {
+	home, config, unit, cosmovisorConfig string
+	json, takeover                       bool
+}
+
+func newApp(args, environ []string, stdin, stdout, stderr *os.File) *app {
+	return &app{args: args, environ: environ, stdin: stdin, stdout: stdout, stderr: stderr}
+}
+
+// say prints what is meant for people, and isn't data.
+func (a *app) say(format string, args ...any) {
+	if !a.flags.json {
+		fmt.Fprintf(a.stderr, format+"\n", args...)
+	}
+}
+
+// load composes the configuration for this command line: that of the flags, of the unit that --unit names, or of the one
+// `run` of this host.
+func (a *app) load(ctx context.Context, skipDirs bool) (*session, error) {
+	o := LoadOptions{Environ: a.environ}
+	var unit Unit
+	if a.flags.unit != "" {
+		var err error
+		if unit, err = UnitEnvironment(ctx, a.flags.unit); err != nil {
+			return nil, err
+		}
+		o = unit.LoadOptions(a.environ)
+	} else if err := a.loneRun(&o); err != nil {
+		return nil, err
+	}
+	if a.flags.home != "" {
+		o.HomeFlag = a.flags.home
+	}
+	if a.flags.config != "" {
+		o.ConfigFlag = a.flags.config
+	}
+	if a.flags.cosmovisorConfig != "" {
+		o.CosmovisorConfig = a.flags.cosmovisorConfig
+	}
+	o.SkipDirs = skipDirs
+	cfg, origin, err := Load(o)
+	if err != nil {
+		return &session{app: a, cfg: cfg, origin: origin}, err
+	}
+	s := &session{app: a, cfg: cfg, origin: origin, environ: o.Environ, unitArgs: unit.NodeArgs()}
+	s.log = NewLogger(cfg.Log, cfg.Cosmovisor, a.stderr, a.environ)
+	for _, w := range origin.Warnings {
+		s.log.Warn(w)
+	}
+	s.layout = upgrade.Layout{Home: cfg.Node.Home, Root: cfg.RootDir(), Node: cfg.Node.Name}
+	if cfg.Upgrade.PlanFile != "" {
+		s.layout.Plan = cfg.underHome(cfg.Upgrade.PlanFile)
+	}
+	return s, nil
+}
+
+// loneRun fills in the home of the one registered `run`, where nothing on the command line or in the environment says
+// which home is meant. With several they are listed.
+func (a *app) loneRun(o *LoadOptions) error {
+	env := environMap(a.environ)
+	if a.running || a.flags.home != "" || a.flags.config != "" || a.flags.cosmovisorConfig != "" {
+		return nil
+	}
+	for _, name := range []string{"DAEMON_HOME", "SUPERVISOR_NODE_HOME", "SUPERVISOR_CONFIG"} {
+		if env[name] != "" {
+			return nil
+		}
+	}
+	runs := Registered(a.environ)
+	switch len(runs) {
+	case 0:
+		return nil
+	case 1:
+		o.HomeFlag, o.ConfigFlag = runs[0].Home, runs[0].Config
+		o.Environ = append(o.Environ, registeredEnviron(runs[0])...)
+		return nil
+	}
+	list := ""
+	for _, r := range runs {
+		list += "\n  --home " + r.Home
+	}
+	return usagef("several supervisors run on this host; say which one is meant:%s", list)
+}
+
+// session is a loaded configuration with what is made from it.
+type session struct {
+	*app
+	cfg      Config
+	origin   Origin
+	environ  []string
+	unitArgs []string
+	layout   upgrade.Layout
+	log      *slog.Logger
+	args     []string // the node's, of this `run`; nil = [node] args
+}
+
+// checker verifies binaries.
+func (s *session) checker() *upgrade.Checker {
+	_, env := s.command(upgrade.Genesis)
+	return upgrade.NewChecker(s.layout, s.cfg.Upgrade.Probe, env, s.log)
+}
+
+// store opens the snapshots; nil where there is nothing to snapshot.
+func (s *session) store(observe func(phase string, done, total int64)) (*snapshots, error) {
+	return openSnapshots(s, observe)
+}
+
+// engine makes the upgrade engine over store, which may be nil.
+func (s *session) engine(store *snapshots, checker *upgrade.Checker, observe func(upgrade.Upgrade)) *upgrade.Engine {
+	o := upgrade.Options{
+		Layout: s.layout, Config: s.cfg.Upgrade, Checker: checker, Fetch: s.fetcher(), Log: s.log, Observe: observe,
+		Env:         func(v upgrade.Version) []string { _, env := s.command(v); return env },
+		NewSnapshot: func(label string, height int64) string { return snapshot.NewID(time.Now(), label, max(0, height)) },
+	}
+	if store != nil && s.snapshotOn("upgrade") {
+		o.Snapshots = store
+	}
+	return upgrade.NewEngine(o)
+}
+
+// snapshotOn tells whether the configuration asks for a snapshot at an event.
+func (s *session) snapshotOn(event string) bool {
+	if event == "upgrade" && s.cfg.Snapshot.Skip {
+		return false
+	}
+	for _, on := range s.cfg.Snapshot.On {
+		if on == event {
+			return true
+		}
+	}
+	return false
+}
+
+// offline is what a command works with where no supervisor runs: the engine, under the home lock.
+type offline struct {
+	*session
+	engine  *upgrade.Engine
+	checker *upgrade.Checker
+	store   *snapshots
+	lock    *supervisor.Lock
+	broken  error // why the journal can't be trusted; nil = it can
+}
+
+// underLock takes the home lock, loads the engine's state and lets work use it.
+func (s *session) underLock(ctx context.Context, work func(*offline) error) error {
+	lock, err := supervisor.AcquireLock(s.layout.LockPath())
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	store, err := s.store(nil)
+	if err != nil {
+		return err
+	}
+	if store != nil {
+		if err := store.Recover(ctx); err != nil {
+			return err
+		}
+	}
+	o := &offline{session: s, checker: s.checker(), store: store, lock: lock}
+	o.engine = s.engine(store, o.checker, nil)
+	loadErr := o.engine.Load()
+	if loadErr != nil && !errors.Is(loadErr, upgrade.ErrJournal) {
+		return loadErr
+	}
+	o.broken = loadErr
+	return work(o)
+}
+
+// operate does one operation: through the running supervisor where there is one, else by itself under the lock.
+func (s *session) operate(ctx context.Context, op string, req client.Request, alone func(*offline) (client.Reply, error)) error {
+	reply, err := client.New(s.cfg.ControlSocket(s.environ)).Do(ctx, op, req)
+	live := !errors.Is(err, client.ErrNotRunning)
+	if !live {
+		err = s.underLock(ctx, func(o *offline) error {
+			reply, err = alone(o)
+			return err
+		})
+	}
+	if err != nil {
+		return err
+	}
+	return s.printReply(reply, live)
+}
+
+func (s *session) printReply(reply client.Reply, live bool) error {
+	if s.flags.json {
+		if reply.Result != nil {
+			return writeJSON(s.stdout, reply.Result)
+		}
+		return writeJSON(s.stdout, map[string]any{"message": reply.Message, "live": live})
+	}
+	how := "no supervisor is running; the next one finds it so"
+	if live {
+		how = "done by the running supervisor"
+	}
+	s.say("%s (%s)", reply.Message, how)
+	return nil
+}
+
+// heights are the sources of the node's height.
+func (s *session) heights(lines *source.Lines, current func() string) *source.Heights {
+	args, env := s.command(upgrade.Genesis)
+	o := source.Options{
+		Home: s.cfg.Node.Home, Binary: current, Args: func() []string { return args }, Env: env, Log: s.log,
+	}
+	if s.cfg.Height.Log != "" {
+		o.Lines = lines
+	}
+	return source.NewHeights(s.cfg.Height, o)
+}
+
+// chainPlan asks the chain for its plan; nil where it isn't asked.
+func (s *session) chainPlan(ctx context.Context) (*upgrade.Plan, error) {
+	addr := source.GRPCAddress(s.cfg.Height, s.cfg.Node.Home, s.args)
+	if addr == "" {
+		return nil, errors.New("no gRPC address is configured")
+	}
+	p, err := source.CurrentPlan(ctx, addr)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	name, err := upgrade.NormaliseName(p.Name, s.cfg.Upgrade.Recase)
+	if err != nil {
+		return nil, err
+	}
+	return &upgrade.Plan{Name: name, Height: p.Height, Time: p.Time, Info: p.Info, Source: upgrade.FromChain}, nil
+}
+
+// confirm asks before what can't be undone, on a terminal; elsewhere --yes is needed.
+func (a *app) confirm(yes bool, question string) error {
+	if yes {
+		return nil
+	}
+	if !isTerminal(a.stdin) || !isTerminal(a.stderr) {
+		return &usageError{hint.New("go on", "", "this can't be undone and nobody can be asked", "add --yes")}
+	}
+	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
+	var word string
+	if _, err := fmt.Fscanln(a.stdin, &word); err != nil && !errors.Is(err, io.EOF) && err.Error() != "unexpected newline" {
+		return err
+	}
+	if word != "y" && word != "Y" && word != "yes" {
+		return errors.New("not confirmed; nothing was changed")
+	}
+	return nil
+}
+
+// rawJSON makes a value a request's raw part; it can't fail for what the commands send.
+func rawJSON(v any) json.RawMessage {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}

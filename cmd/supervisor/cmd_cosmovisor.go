@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"nodevisor/internal/hint"
+	"nodevisor/internal/proc"
+	"nodevisor/upgrade"
+)
+
+// Cosmovisor's own names for what the other commands do, with its arguments and texts.
+
+func newAddUpgrade(a *app) *cobra.Command {
+	var force bool
+	var height int64
+	cmd := &cobra.Command{
+		Use: "add-upgrade NAME PATH", GroupID: "cosmovisor", Short: "Stage an upgrade's binary, and schedule it",
+		Long:    "The same as `supervisor upgrade add NAME PATH`, under Cosmovisor's name and with its flags.",
+		Example: "  supervisor add-upgrade v2 ./simd-v2 --upgrade-height 1000",
+		Args:    exactArgs(2, "a name and a path"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := a.load(cmd.Context(), false)
+			if err != nil {
+				return err
+			}
+			return s.addUpgrade(cmd.Context(), addition{name: args[0], from: args[1], height: max(0, height), force: force, strict: true})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "overwrite an existing upgrade binary; the old one is kept aside")
+	cmd.Flags().Int64Var(&height, "upgrade-height", 0, "the first block that the new version executes")
+	return cmd
+}
+
+func newAddBatchUpgrade(a *app) *cobra.Command {
+	var file string
+	var list []string
+	cmd := &cobra.Command{
+		Use: "add-batch-upgrade --upgrade-file FILE | --upgrade-list NAME:PATH:HEIGHT,…", GroupID: "cosmovisor",
+		Short: "Stage and schedule several upgrades", Args: exactArgs(0, "no arguments"),
+		Long: `Takes a CSV file of name,path,height without a header, or a list of name:path:height. All entries are checked before
+the first one is staged.`,
+		Example: "  supervisor add-batch-upgrade --upgrade-file upgrades.csv",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.load(cmd.Context(), false)
+			if err != nil {
+				return err
+			}
+			if (file == "") == (len(list) == 0) {
+				return usagef("exactly one of --upgrade-file and --upgrade-list is needed")
+			}
+			var batch []addition
+			if file != "" {
+				batch, err = readBatch(file)
+			} else {
+				batch, err = parseBatch(list)
+			}
+			if err != nil {
+				return err
+			}
+			return s.addBatch(cmd.Context(), batch)
+		},
+	}
+	cmd.Flags().StringVar(&file, "upgrade-file", "", "a CSV file: name,path,height")
+	cmd.Flags().StringSliceVar(&list, "upgrade-list", nil, "a list: name:path:height,…")
+	return cmd
+}
+
+// addBatch stages all entries; mistakes in any of them are reported before anything is changed.
+func (s *session) addBatch(ctx context.Context, batch []addition) error {
+	var errs []error
+	for _, b := range batch {
+		if _, err := upgrade.NormaliseName(b.name, s.cfg.Upgrade.Recase); err != nil {
+			errs = append(errs, err)
+		}
+		if _, err := os.Stat(b.from); err != nil {
+			errs = append(errs, &hint.Error{Op: "add", Path: b.from, Err: fmt.Errorf("invalid executable path: %w", err), Hint: "check the path"})
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for _, b := range batch {
+		if err := s.addUpgrade(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxBatch caps what is read of a batch file, in bytes.
+const maxBatch = 1 << 20
+
+func readBatch(path string) ([]addition, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, &hint.Error{Op: "read", Path: path, Err: err, Hint: "check the path"}
+	}
+	defer f.Close()
+	r := csv.NewReader(io.LimitReader(f, maxBatch))
+	r.FieldsPerRecord, r.TrimLeadingSpace = 3, true
+	records, err := r.ReadAll()
+	if err != nil {
+		return nil, &hint.Error{Op: "read", Path: path, Err: err, Hint: "each line is name,path,height"}
+	}
+	return additions(records)
+}
+
+func parseBatch(list []string) ([]addition, error) {
+	var records [][]string
+	for i, item := range list {
+		fields := strings.Split(item, ":")
+		if len(fields) > 3 { // a path may hold colons: the name is before the first one, the height behind the last
+			fields = []string{fields[0], strings.Join(fields[1:len(fields)-1], ":"), fields[len(fields)-1]}
+		}
+		if len(fields) != 3 {
+			return nil, usagef("argument at position %d (%s) is invalid", i, item)
+		}
+		records = append(records, fields)
+	}
+	return additions(records)
+}
+
+func additions(records [][]string) ([]addition, error) {
+	var batch []addition
+	for i, r := range records {
+		height, err := strconv.ParseInt(strings.TrimSpace(r[2]), 10, 64)
+		if err != nil || height <= 0 {
+			return nil, usagef("upgrade height at position %d (%s) is invalid", i, r[2])
+		}
+		batch = append(batch, addition{name: filepath.Base(strings.TrimSpace(r[0])), from: strings.TrimSpace(r[1]), height: height, force: true})
+	}
+	return batch, nil
+}
+
+func newPrepareUpgrade(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "prepare-upgrade", GroupID: "cosmovisor", Short: "Ask the chain for its plan and download its binary", Args: exactArgs(0, "no arguments"),
+		Long: `Asks the chain over gRPC for the plan that governance passed, and places the binary that its info names for this
+machine into the tree. This command counts as the permission to download; the checksum is required all the same.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.load(cmd.Context(), false)
+			if err != nil {
+				return err
+			}
+			return s.prepareUpgrade(cmd.Context())
+		},
+	}
+}
+
+func (s *session) prepareUpgrade(ctx context.Context) error {
+	s.log.Info("Using gRPC address", "address", s.cfg.Height.GRPC)
+	p, err := s.chainPlan(ctx)
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		s.log.Info("No active upgrade plan found")
+		return nil
+	}
+	s.log.Info("Preparing for upgrade", "name", p.Name, "height", p.Height)
+	to := upgrade.VersionOf(p.Name)
+	checker := s.checker()
+	if r := checker.Check(ctx, to); !r.Ready() || !s.layout.HasBinary(to) {
+		s.log.Info("Downloading upgrade binary", "plan", p.Name)
+		if err := s.download(ctx, *p, to); err != nil {
+			return err
+		}
+		if r = checker.Check(ctx, to); !r.Ready() {
+			return hint.New("prepare", p.Name, r.Problems[0], "supervisor upgrade add "+p.Name+" BINARY --force")
+		}
+	}
+	s.log.Info("Upgrade preparation complete", "name", p.Name, "binary", s.layout.Binary(to))
+	return nil
+}
+
+func newShowUpgradeInfo(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "show-upgrade-info", GroupID: "cosmovisor", Short: "Print the node's plan file", Args: exactArgs(0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.load(cmd.Context(), false)
+			if err != nil {
+				return err
+			}
+			path := s.layout.Plan
+			f, err := os.Open(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				fmt.Fprintf(a.stdout, "No upgrade info found at %s\n", path)
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = io.Copy(a.stdout, io.LimitReader(f, 1<<20))
+			fmt.Fprintln(a.stdout)
+			return err
+		},
+	}
+}
+
+func newConfig(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "config", GroupID: "cosmovisor", Short: "Print the configuration as Cosmovisor does", Args: exactArgs(0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.load(cmd.Context(), false)
+			if err != nil {
+				return err
+			}
+			return RenderCosmovisorConfig(s.cfg, a.stdout)
+		},
+	}
+}
+
+// versionTimeout bounds how long the node's binary may take to say its version.
+const versionTimeout = 10 * time.Second
+
+func newVersion(a *app) *cobra.Command {
+	var output string
+	var only bool
+	cmd := &cobra.Command{
+		Use: "version [NODE-FLAGS...]", GroupID: "cosmovisor", Short: "Print the versions of the supervisor and of the node",
+		Long: "Asks the binary that current names directly: no lock, no journal, at most 10 s.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output != "text" && output != "json" {
+				return usagef("--output is text or json, not %q", output)
+			}
+			return a.printVersion(cmd.Context(), output == "json" || a.flags.json, only, args)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	cmd.Flags().BoolVar(&only, "cosmovisor-only", false, "the supervisor's version alone")
+	cmd.Flags().BoolVar(&only, "supervisor-only", false, "the same")
+	return cmd
+}
+
+func (a *app) printVersion(ctx context.Context, asJSON, only bool, args []string) error {
+	if only {
+		if asJSON {
+			return json.NewEncoder(a.stdout).Encode(map[string]string{"cosmovisor_version": version})
+		}
+		_, err := fmt.Fprintf(a.stdout, "cosmovisor version: %s\n", version)
+		return err
+	}
+	if !asJSON {
+		fmt.Fprintf(a.stdout, "cosmovisor version: %s\n", version)
+	}
+	s, err := a.load(ctx, true)
+	if err != nil {
+		return err
+	}
+	v, err := s.layout.Current()
+	if errors.Is(err, upgrade.ErrNoLink) && !s.layout.SeenUpgrade() {
+		v, err = upgrade.Genesis, nil
+	}
+	if err != nil {
+		return &hint.Error{Op: "ask the node for its version", Err: err, Hint: "supervisor doctor --fix-link"}
+	}
+	return s.nodeVersion(ctx, v, asJSON, args)
+}
+
+func (s *session) nodeVersion(ctx context.Context, v upgrade.Version, asJSON bool, args []string) error {
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
+	defer cancel()
+	argv := append([]string{"version"}, args...)
+	if asJSON {
+		argv = append([]string{"version", "--long", "--output", "json"}, args...)
+	}
+	cmd := exec.Command(s.layout.Binary(v), argv...)
+	_, cmd.Env = s.command(v)
+	cmd.Dir = s.layout.Root
+	res, err := proc.Output(ctx, cmd, 1<<20)
+	if err != nil {
+		return &hint.Error{Op: "ask the node for its version", Err: err, Hint: "supervisor doctor"}
+	}
+	out := res.Stdout
+	if len(out) == 0 {
+		out = res.Stderr // SDKs up to 0.45 print it there
+	}
+	if !asJSON {
+		_, err = s.stdout.Write(out)
+		return err
+	}
+	if !json.Valid(out) {
+		return hint.New("print the node's version", "", "it is no JSON: "+strings.TrimSpace(string(out)), "supervisor version")
+	}
+	return json.NewEncoder(s.stdout).Encode(struct {
+		Cosmovisor string          `json:"cosmovisor_version"`
+		App        json.RawMessage `json:"app_version"`
+	}{version, out})
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/hint"
+	"nodevisor/upgrade"
+)
+
+func newInit(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "init [BINARY]", GroupID: "node", Short: "Create what is missing of the tree, install the first binary, write supervisor.toml",
+		Long: `Creates what is missing: the tree of versions, the first version from BINARY, the link "current", the
+supervisor's own directory and its configuration file. It never asks, and leaves alone what is there, and says so.`,
+		Example: "  DAEMON_HOME=/var/lib/simd DAEMON_NAME=simd supervisor init /usr/local/bin/simd",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usagef("init takes one path to an executable")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := a.load(cmd.Context(), true)
+			if err != nil {
+				return err
+			}
+			binary := ""
+			if len(args) == 1 {
+				binary = args[0]
+			}
+			return s.init(cmd, binary)
+		},
+	}
+}
+
+// init makes each piece that isn't there. Every step can be done again.
+func (s *session) init(cmd *cobra.Command, binary string) error {
+	if binary != "" {
+		if err := checkExecutable(binary); err != nil {
+			return err
+		}
+	}
+	l := s.layout
+	s.log.Info("checking on the genesis/bin directory")
+	for _, dir := range []string{filepath.Dir(l.Binary(upgrade.Genesis)), filepath.Join(l.Root, "upgrades"), l.State()} {
+		if err := s.makeDir(dir); err != nil {
+			return err
+		}
+	}
+	if err := s.installGenesis(cmd, binary); err != nil {
+		return err
+	}
+	if err := s.linkFirst(); err != nil {
+		return err
+	}
+	return s.writeConfig()
+}
+
+func checkExecutable(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return &hint.Error{Op: "install", Path: path, Err: fmt.Errorf("executable file not found: %w", err), Hint: "check the path"}
+	case info.IsDir():
+		return hint.New("install", path, "invalid path to executable: must not be a directory", "name the binary itself")
+	}
+	return nil
+}
+
+func (s *session) makeDir(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case err == nil && info.IsDir():
+		s.log.Info(fmt.Sprintf("the %q directory already exists", dir))
+		return nil
+	case err == nil:
+		return hint.New("create", dir, fmt.Sprintf("the path %q already exists but is not a directory", dir), "move it away")
+	}
+	s.log.Info(fmt.Sprintf("creating directory (and any parents): %q", dir))
+	return atomicfile.MkdirAll(dir, 0o750)
+}
+
+func (s *session) installGenesis(cmd *cobra.Command, binary string) error {
+	dst := s.layout.Binary(upgrade.Genesis)
+	s.log.Info("checking on the genesis/bin executable")
+	info, err := os.Stat(dst)
+	switch {
+	case err == nil && !info.Mode().IsRegular():
+		return hint.New("install", dst, s.layout.Node+" is not a regular file", "move it away")
+	case err == nil:
+		s.log.Info(fmt.Sprintf("the %q file already exists", dst))
+	case binary == "":
+		s.log.Warn("no binary is installed yet", "hint", "supervisor init BINARY")
+		return nil
+	default:
+		s.log.Info(fmt.Sprintf("copying executable into place: %q", dst))
+		if _, err := upgrade.Place(cmd.Context(), s.layout, upgrade.Placement{Version: upgrade.Genesis, From: binary}); err != nil {
+			return err
+		}
+	}
+	s.log.Info(fmt.Sprintf("making sure %q is executable", dst))
+	if info, err = os.Stat(dst); err != nil {
+		return err
+	}
+	if want := info.Mode().Perm() | 0o111; want != info.Mode().Perm() {
+		return os.Chmod(dst, want)
+	}
+	return nil
+}
+
+// linkFirst makes `current` where there is none and the home never saw an upgrade.
+func (s *session) linkFirst() error {
+	l := s.layout
+	s.log.Info("checking on the current symlink and creating it if needed")
+	v, err := l.Current()
+	switch {
+	case err == nil:
+	case !errors.Is(err, upgrade.ErrNoLink):
+		return &hint.Error{Op: "use", Path: l.Link(), Err: err, Hint: "supervisor doctor --fix-link"}
+	case !l.HasBinary(upgrade.Genesis):
+		return nil
+	case l.SeenUpgrade():
+		return hint.New("link", l.Link(), "it is missing, and this home has seen an upgrade", "supervisor doctor --fix-link, or: supervisor upgrade use VERSION")
+	default:
+		if err := l.SwitchTo(upgrade.Genesis); err != nil {
+			return err
+		}
+		v = upgrade.Genesis
+	}
+	s.log.Info(fmt.Sprintf("the current symlink points to: %q", l.Binary(v)))
+	return nil
+}
+
+func (s *session) writeConfig() error {
+	path := filepath.Join(s.layout.State(), "supervisor.toml")
+	if s.flags.config != "" {
+		path = s.flags.config
+	}
+	if _, err := os.Lstat(path); err == nil {
+		s.log.Info("file already exists, not overriding", "file", path)
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := atomicfile.WriteFile(path, []byte(RenderToml(s.cfg)), 0o640); err != nil {
+		return err
+	}
+	s.log.Info("configuration written", "file", path)
+	return nil
+}

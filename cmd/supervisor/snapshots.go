@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/internal/progress"
+	"nodevisor/snapshot"
+	"nodevisor/supervisor"
+)
+
+// snapshots joins the store to what upgrade.Snapshotter and supervisor.Snapshots ask for.
+type snapshots struct {
+	*snapshot.Store
+}
+
+// openSnapshots opens the store. The upgrade in flight's snapshot is protected from every pruning.
+func openSnapshots(s *session, observe func(phase string, done, total int64)) (*snapshots, error) {
+	o := snapshot.Options{Config: s.cfg.Snapshot, Home: s.cfg.Node.Home, Log: s.log}
+	if observe != nil {
+		o.Observe = func(e progress.Event) { observe(e.Phase, e.Done, e.Total) }
+	}
+	o.Protect = s.inFlightSnapshots
+	store, err := snapshot.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	return &snapshots{store}, nil
+}
+
+// snapshotRequest is what the snapshot commands ask of the store, through the control socket or under the lock.
+type snapshotRequest struct {
+	Op     string `json:"op"` // create, restore, pin, unpin, delete, prune, verify
+	ID     string `json:"id,omitempty"`
+	Label  string `json:"label,omitempty"`
+	Height int64  `json:"height,omitempty"`
+	To     string `json:"to,omitempty"`
+	Signer bool   `json:"signer_from_snapshot,omitempty"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	Deep   bool   `json:"deep,omitempty"`
+}
+
+// Create seals a snapshot of the data at rest.
+func (s *snapshots) Create(ctx context.Context, id, label string, height int64) error {
+	return s.Store.Create(ctx, id, label, max(0, height))
+}
+
+// Restore puts a snapshot in the place of the data.
+func (s *snapshots) Restore(ctx context.Context, id string) error {
+	_, err := s.Store.Restore(ctx, id, snapshot.RestoreOptions{})
+	return err
+}
+
+// Room tells whether the next snapshot fits. One that doesn't may still fit after a pruning.
+func (s *snapshots) Room(ctx context.Context) error {
+	f, err := s.Forecast(ctx)
+	if err != nil {
+		return err
+	}
+	if f.Err() == nil {
+		return nil
+	}
+	if _, err := s.Prune(ctx, false); err != nil {
+		return err
+	}
+	if f, err = s.Forecast(ctx); err != nil {
+		return err
+	}
+	return f.Err()
+}
+
+// Summary is what the status shows.
+func (s *snapshots) Summary(ctx context.Context) (supervisor.SnapshotStatus, supervisor.DiskStatus, error) {
+	var sum supervisor.SnapshotStatus
+	var disk supervisor.DiskStatus
+	all, err := s.List()
+	if err != nil {
+		return sum, disk, err
+	}
+	sum.Count = len(all)
+	if len(all) > 0 {
+		last := all[0]
+		sum.Last = &supervisor.LastSnapshot{ID: last.ID, CreatedAt: last.CreatedAt, VerifiedAt: last.VerifiedAt}
+		if last.Height != nil {
+			sum.Last.Height = *last.Height
+		}
+	}
+	if f, err := s.Forecast(ctx); err == nil {
+		disk.Free, disk.Needed = &f.Free, &f.Needed
+	}
+	return sum, disk, nil
+}
+
+// Tidy completes what is only sealed. Completing prunes.
+func (s *snapshots) Tidy(ctx context.Context, _ string) error {
+	all, err := s.List()
+	if err != nil {
+		return err
+	}
+	for _, i := range all {
+		if i.State == "sealed" {
+			err = errors.Join(err, s.Complete(ctx, i.ID))
+		}
+	}
+	return err
+}
+
+// Do carries out an operator's request.
+func (s *snapshots) Do(ctx context.Context, raw json.RawMessage, atRest bool) (any, error) {
+	var r snapshotRequest
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, fmt.Errorf("cannot read the request: %w", err)
+	}
+	switch r.Op {
+	case "create":
+		return s.create(ctx, r, atRest)
+	case "restore":
+		if !atRest && r.To == "" && !r.DryRun {
+			return nil, needsStop("restore", "--stop (stops the node, restores, and holds)")
+		}
+		return s.Store.Restore(ctx, r.ID, snapshot.RestoreOptions{To: r.To, SignerStateFromSnapshot: r.Signer, DryRun: r.DryRun})
+	case "pin":
+		return s.after(r.ID, s.Pin(r.ID))
+	case "unpin":
+		return s.after(r.ID, s.Unpin(r.ID))
+	case "delete":
+		return map[string]string{"deleted": r.ID}, s.Delete(r.ID)
+	case "prune":
+		ids, err := s.Prune(ctx, r.DryRun)
+		if ids == nil {
+			ids = []string{}
+		}
+		return map[string]any{"deleted": ids, "dry_run": r.DryRun}, err
+	}
+	return nil, hint.New("do", r.Op, "no such snapshot operation", "supervisor snapshot --help")
+}
+
+func needsStop(op, next string) error {
+	return hint.New(op, "the snapshot", "the node is running, and a directory can only be copied while it is at rest", "add "+next)
+}
+
+// create takes a snapshot by hand and completes it at once where the node doesn't run; a running supervisor completes it
+// after the restart.
+func (s *snapshots) create(ctx context.Context, r snapshotRequest, atRest bool) (any, error) {
+	if !atRest {
+		return nil, needsStop("create", "--stop (stops the node, takes the snapshot, starts the node again)")
+	}
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	if err := s.Room(ctx); err != nil {
+		return nil, err
+	}
+	id := snapshot.NewID(time.Now(), r.Label, r.Height)
+	if err := s.Create(ctx, id, r.Label, r.Height); err != nil {
+		return nil, err
+	}
+	return s.info(id)
+}
+
+// after answers with the snapshot as it is now.
+func (s *snapshots) after(id string, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s.info(id)
+}
+
+func (s *snapshots) info(id string) (snapshot.Info, error) {
+	all, err := s.List()
+	if err != nil {
+		return snapshot.Info{}, err
+	}
+	for _, i := range all {
+		if i.ID == id {
+			return i, nil
+		}
+	}
+	return snapshot.Info{}, hint.New("find snapshot", id, "it is not in the list", "supervisor snapshot list")
+}
