@@ -152,8 +152,7 @@ func TestTerminateGracefully(t *testing.T) {
 	c.Terminate(syscall.SIGTERM, time.Minute)
 	fileWith(t, filepath.Join(c.cmd.Dir, "told"))
 	c.Terminate(syscall.SIGTERM, time.Minute)
-	c.Terminate(syscall.SIGTERM, time.Hour) // a later deadline doesn't count, a second signal isn't sent
-	time.Sleep(50 * time.Millisecond)       // time for a signal that must not come
+	time.Sleep(50 * time.Millisecond) // time for a second signal, which must not come
 	require.NoError(t, os.WriteFile(filepath.Join(c.cmd.Dir, "end"), nil, 0o600))
 	exit := exitOfChild(t, c)
 	assert.Equal(t, 11, exit.Code)
@@ -173,6 +172,7 @@ func TestTerminateForcesWhatIgnoresTheSignal(t *testing.T) {
 	inner := pidIn(t, filepath.Join(c.cmd.Dir, "inner"))
 	began := time.Now()
 	c.Terminate(syscall.SIGTERM, 300*time.Millisecond)
+	c.Terminate(syscall.SIGTERM, time.Hour) // grants no more time
 	exit := exitOfChild(t, c)
 	assert.True(t, exit.Forced)
 	assert.Equal(t, syscall.SIGKILL, exit.Signal)
@@ -265,6 +265,18 @@ func TestLeftBehindAreStopped(t *testing.T) {
 				assert.Equal(t, "yes", fileWith(t, filepath.Join(c.cmd.Dir, "told")))
 			}
 			assert.Empty(t, c.Left())
+		})
+	}
+}
+
+// Each process that is left is told once, and not at every look: a second SIGTERM often means "drop everything".
+func TestLeftBehindAreToldOnce(t *testing.T) {
+	for name, setsid := range map[string]string{"group": "", "session": "setsid "} {
+		t.Run(name, func(t *testing.T) {
+			c := startScript(t, setsid+`sh -c 'n=0; trap "n=\$((n+1))" TERM; echo $$ > left; while [ $n = 0 ]; do sleep 0.01; done
+				i=0; while [ $i -lt 20 ]; do sleep 0.01; i=$((i+1)); done; echo $n > told' & while ! [ -s left ]; do sleep 0.01; done`)
+			assert.False(t, exitOfChild(t, c).Swept)
+			assert.Equal(t, "1", fileWith(t, filepath.Join(c.cmd.Dir, "told")))
 		})
 	}
 }
@@ -428,7 +440,10 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) (*os.File, func(text string)) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		terminal.Close()
-		<-read
+		select {
+		case <-read:
+		case <-time.After(5 * time.Second): // something that failed to end has the terminal open
+		}
 	})
 	return terminal, func(text string) {
 		waitFor(t, 20*time.Second, "the terminal shows "+text, func() bool {

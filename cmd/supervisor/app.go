@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"nodevisor/internal/hint"
@@ -104,7 +105,10 @@ func (a *app) loneRun(o *LoadOptions) error {
 		return nil
 	case 1:
 		o.HomeFlag, o.ConfigFlag = runs[0].Home, runs[0].Config
-		o.Environ = append(o.Environ, registeredEnviron(runs[0])...)
+		o.Environ = append(o.Environ, environOf(runs[0].Pid)...)
+		if int(runs[0].UID) != os.Geteuid() { // what another user registered is shown before it is acted upon
+			a.say("for --home %s, which user %d runs", runs[0].Home, runs[0].UID)
+		}
 		return nil
 	}
 	list := ""
@@ -277,6 +281,25 @@ func (a *app) confirm(yes bool, question string) error {
 	}
 	return nil
 }
+
+// environOf reads what configures a running supervisor from its environment, so that a command sees what it sees.
+func environOf(pid int) []string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return nil
+	}
+	var ours []string
+	for _, entry := range strings.Split(string(data), "\x00") {
+		for _, prefix := range []string{"DAEMON_", "COSMOVISOR_", "SUPERVISOR_", "UNSAFE_SKIP_BACKUP="} {
+			if strings.HasPrefix(entry, prefix) {
+				ours = append(ours, entry)
+			}
+		}
+	}
+	return ours
+}
+
+func notRunning(err error) bool { return errors.Is(err, client.ErrNotRunning) }
 
 // rawJSON makes a value a request's raw part; it can't fail for what the commands send.
 func rawJSON(v any) json.RawMessage {

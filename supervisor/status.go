@@ -1,0 +1,208 @@
+package supervisor
+
+import (
+	"time"
+
+	"nodevisor/upgrade"
+)
+
+// State is what the supervisor does with the node at this moment. It lives in memory alone.
+type State string
+
+// The states.
+const (
+	Starting         State = "starting" // started, not yet alive for a second
+	Running          State = "running"
+	Stopping         State = "stopping"
+	Backoff          State = "backoff"            // waiting before a restart
+	Upgrading        State = "upgrading"          // a phase of an upgrade, of a halt, of a snapshot at rest
+	WaitingForBinary State = "waiting-for-binary" // a plan's height has come, its binary is missing or bad
+	Held             State = "held"
+	Stopped          State = "stopped"
+)
+
+// StatusSchema is the version of the status document. Fields are added, never renamed or removed.
+const StatusSchema = 1
+
+// Status is `status --json`: the contract with scripts. Absent values are null.
+type Status struct {
+	Schema       int              `json:"schema"`
+	Supervisor   SupervisorStatus `json:"supervisor"`
+	State        State            `json:"state"`
+	PID          *int             `json:"pid"`
+	StartedAt    *time.Time       `json:"started_at"`
+	Version      *string          `json:"version"`
+	Binary       *BinaryStatus    `json:"binary"`
+	Height       *int64           `json:"height"`
+	HeightSource *string          `json:"height_source"`
+	HeightAge    *int64           `json:"height_age_ms"`
+	Restarts     int              `json:"restarts"`
+	CrashLoop    bool             `json:"crash_loop"`
+	LastExit     *ExitStatus      `json:"last_exit"`
+	Plan         *PlanStatus      `json:"plan"`
+	Upgrade      *UpgradeStatus   `json:"upgrade"`
+	Halt         *HaltStatus      `json:"halt"`
+	Hold         *upgrade.Hold    `json:"hold"`
+	Rollback     RollbackStatus   `json:"rollback"`
+	LastUpgrade  *LastUpgrade     `json:"last_upgrade"`
+	Snapshots    SnapshotStatus   `json:"snapshots"`
+	Disk         DiskStatus       `json:"disk"`
+	Progress     *ProgressStatus  `json:"progress"`
+	Message      string           `json:"message"` // one line for people: what is going on, or must be done
+	Warnings     []string         `json:"warnings"`
+}
+
+// SupervisorStatus names the supervisor.
+type SupervisorStatus struct {
+	Version string  `json:"version"`
+	PID     *int    `json:"pid"`
+	Home    string  `json:"home"`
+	Config  *string `json:"config"`
+}
+
+// BinaryStatus names the running binary.
+type BinaryStatus struct {
+	Path   string  `json:"path"`
+	SHA256 *string `json:"sha256"`
+}
+
+// ExitStatus is how the node ended last.
+type ExitStatus struct {
+	Code    *int      `json:"code"`
+	Signal  *string   `json:"signal"`
+	At      time.Time `json:"at"`
+	Version string    `json:"version"`
+	Forced  bool      `json:"forced"` // SIGKILL was needed
+}
+
+// PlanStatus is a plan that is to come: an element of `upgrade list --json`.
+type PlanStatus struct {
+	Name       string         `json:"name"`
+	Height     *int64         `json:"height"`
+	Time       *time.Time     `json:"time"`
+	Source     upgrade.Source `json:"source"`
+	Exact      bool           `json:"exact"` // the node halts for it by itself; else the stop comes a little late
+	Ready      bool           `json:"ready"`
+	Problems   []string       `json:"problems"`
+	ETA        *time.Time     `json:"eta"`
+	BlocksLeft *int64         `json:"blocks_left"`
+}
+
+// UpgradeStatus is the upgrade in flight, or the next one's preparation.
+type UpgradeStatus struct {
+	Name     string        `json:"name"`
+	Phase    upgrade.Phase `json:"phase"`
+	Attempts int           `json:"attempts"`
+	Error    *string       `json:"error"`
+}
+
+// HaltStatus is the scheduled halt.
+type HaltStatus struct {
+	Height *int64     `json:"height"`
+	Time   *time.Time `json:"time"`
+	Exact  bool       `json:"exact"`
+}
+
+// RollbackStatus says whether the last upgrade can still be undone, and why not.
+type RollbackStatus struct {
+	Possible bool    `json:"possible"`
+	Reason   *string `json:"reason"`
+}
+
+// LastUpgrade is a finished upgrade: an element of `upgrade history --json`.
+type LastUpgrade struct {
+	Name       string            `json:"name"`
+	From       string            `json:"from"`
+	To         string            `json:"to"`
+	Result     upgrade.Result    `json:"result"`
+	DowntimeMS *int64            `json:"downtime_ms"`
+	Phases     []PhaseDuration   `json:"phases"`
+	Snapshot   *string           `json:"snapshot"`
+	At         time.Time         `json:"at"`
+	Height     *int64            `json:"height"`
+	Evidence   *upgrade.Evidence `json:"evidence"`
+	Attempts   int               `json:"attempts"`
+	Overshoot  *int64            `json:"overshoot"`
+}
+
+// PhaseDuration is how long one phase took, in milliseconds.
+type PhaseDuration struct {
+	Phase upgrade.Phase `json:"phase"`
+	MS    int64         `json:"ms"`
+}
+
+// SnapshotStatus sums up the snapshots.
+type SnapshotStatus struct {
+	Count int           `json:"count"`
+	Last  *LastSnapshot `json:"last"`
+}
+
+// LastSnapshot is the newest snapshot.
+type LastSnapshot struct {
+	ID         string     `json:"id"`
+	Height     int64      `json:"height"`
+	CreatedAt  time.Time  `json:"created_at"`
+	VerifiedAt *time.Time `json:"verified_at"`
+}
+
+// DiskStatus is the room on the snapshots' file system, in bytes.
+type DiskStatus struct {
+	Free   *int64 `json:"free"`
+	Needed *int64 `json:"needed"`
+}
+
+// ProgressStatus is how far a long phase is.
+type ProgressStatus struct {
+	Phase string `json:"phase"`
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"`
+}
+
+// DescribeFinished renders a document of the history.
+func DescribeFinished(f upgrade.Finished) LastUpgrade {
+	u := f.Upgrade
+	l := LastUpgrade{
+		Name: u.Plan.Name, From: u.From.Name(), To: u.To.Name(), Result: f.Result, At: f.At, Attempts: u.Attempts,
+		Phases: []PhaseDuration{},
+	}
+	for _, p := range u.Phases {
+		l.Phases = append(l.Phases, PhaseDuration{Phase: p.Phase, MS: p.MS})
+	}
+	if d := u.Downtime(); d > 0 || !u.Up.IsZero() {
+		l.DowntimeMS = new(d.Milliseconds())
+	}
+	if u.Snapshot != "" {
+		l.Snapshot = &u.Snapshot
+	}
+	if u.Plan.Height > 0 {
+		l.Height = &u.Plan.Height
+	}
+	if u.Evidence != "" {
+		l.Evidence = &u.Evidence
+	}
+	if u.Overshot > 0 {
+		l.Overshoot = &u.Overshot
+	}
+	return l
+}
+
+// DescribePlan renders a plan that is to come. height is the node's, or upgrade.Unknown.
+func DescribePlan(p upgrade.Plan, scheduled bool, ready upgrade.Readiness, height int64, perBlock time.Duration, clock time.Time) PlanStatus {
+	s := PlanStatus{Name: p.Name, Source: p.Source, Exact: !scheduled, Ready: ready.Ready(), Problems: ready.Problems}
+	if s.Problems == nil {
+		s.Problems = []string{}
+	}
+	if !p.Time.IsZero() {
+		s.Time, s.ETA, s.Exact = new(p.Time.UTC()), new(p.Time.UTC()), true
+		return s
+	}
+	s.Height = &p.Height
+	if height != upgrade.Unknown {
+		left := max(0, p.Height-height)
+		s.BlocksLeft = &left
+		if perBlock > 0 {
+			s.ETA = new(clock.Add(time.Duration(left) * perBlock).UTC().Truncate(time.Second))
+		}
+	}
+	return s
+}

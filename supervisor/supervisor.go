@@ -1,0 +1,226 @@
+// Package supervisor keeps one node's process: it starts it, watches it, restarts it, stops it for an upgrade, and lets
+// package upgrade carry the upgrade out while the node is at rest.
+//
+// One goroutine, one select (loop.go) owns all of the state. It does no file, network or D-Bus I/O, so a slow disk never
+// starves it: whatever may block runs in a goroutine of its own and posts a function back to the loop. At most one such
+// job at a time touches the upgrade engine. The status leaves through an atomic pointer.
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"nodevisor/internal/progress"
+	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
+)
+
+// The exit codes of `run` that are its own. Nodes use others: a Go panic is a 2, and most errors are a 1.
+const (
+	ExitConfig = 78 // configuration or usage (EX_CONFIG of sysexits.h)
+	ExitHeld   = 79 // needs an operator
+	ExitLocked = 75 // another supervisor, or a node that it left behind (EX_TEMPFAIL of sysexits.h)
+)
+
+// Snapshots is what the run loop needs of the store of snapshots, besides what an upgrade does with it.
+type Snapshots interface {
+	// Summary is what the status shows of the snapshots and of the room for them.
+	Summary(ctx context.Context) (SnapshotStatus, DiskStatus, error)
+	// Tidy completes sealed snapshots and prunes, while the node runs. keep is the id that an upgrade in flight needs.
+	Tidy(ctx context.Context, keep string) error
+	// Do carries out an operator's request. atRest tells that the node doesn't run.
+	Do(ctx context.Context, request json.RawMessage, atRest bool) (any, error)
+}
+
+// Notifier is told what systemd wants to know. Package systemd satisfies it.
+type Notifier interface {
+	Ready()
+	Status(text string)
+	Watchdog()
+	Stopping()
+}
+
+// Options is what a Supervisor is made of.
+type Options struct {
+	Config      Config
+	Layout      upgrade.Layout
+	Upgrade     upgrade.Config
+	Engine      *upgrade.Engine
+	Checker     *upgrade.Checker
+	Heights     *source.Heights
+	Lines       *source.Lines
+	LinesFor    bool // the node's lines are always read: a height comes from its log
+	Recorder    *source.Recorder
+	Lock        *Lock
+	Snapshots   Snapshots // nil: there is nothing to snapshot
+	SnapshotOn  func(event string) bool
+	Room        func(ctx context.Context) error                  // room for the snapshot of an upgrade; nil: none is taken
+	Fetch       upgrade.Fetcher                                  // nil: downloads are off
+	ChainPlan   func(ctx context.Context) (*upgrade.Plan, error) // nil: the chain isn't asked
+	Command     func(v upgrade.Version) (args, env []string)     // what a version is started with
+	Reload      func() (Reloaded, error)                         // re-reads the configuration
+	Notify      Notifier                                         // nil: nobody
+	Event       func(event, text string)                         // an operator is to be told; nil: nobody
+	Log         *slog.Logger
+	Socket      string // the control socket's path
+	SocketMode  os.FileMode
+	SocketGroup int    // a group that may read the status; -1 = none
+	Version     string // this program's
+	ConfigFile  string
+	Stdin       *os.File
+	Stdout      *os.File
+	Stderr      *os.File
+}
+
+// Reloaded is what a reload may change while the node runs.
+type Reloaded struct {
+	Upgrade    upgrade.Config
+	SnapshotOn func(event string) bool
+}
+
+// Supervisor is one `run`. All fields below the channels belong to the loop.
+type Supervisor struct {
+	o      Options
+	log    *slog.Logger
+	status atomic.Pointer[Status]
+	live   atomic.Pointer[Child] // for the goroutine that handles SIGABRT
+
+	signals  chan os.Signal
+	posts    chan func()
+	requests chan request
+	over     chan struct{} // closed when the loop has ended
+	planSeen <-chan struct{}
+	asked    <-chan struct{} // closed when Run's context has ended
+
+	ctx     context.Context
+	cancel  context.CancelFunc
+	tracker *upgrade.Tracker
+	policy  Restarts
+	state   State
+	done    bool
+	code    int
+
+	child    *Child
+	exited   <-chan Exit // nil while there is no child
+	onExit   func(Exit)  // what follows the end of the node, where we stopped it
+	version  upgrade.Version
+	lastExit *ExitStatus
+	restarts int
+	began    bool // the node was started once in this life of ours
+
+	job       *job     // the one job that touches the engine
+	waiting   []func() // what is to be done when it has ended
+	stopping  bool     // an operator asked for the end of `run`
+	due       *trigger
+	applied   func(error) // answers a waiting `upgrade apply`
+	journal   upgrade.Journal
+	schedule  upgrade.Schedule
+	ready     map[upgrade.Version]upgrade.Readiness
+	last      *LastUpgrade
+	snapshots SnapshotStatus
+	disk      DiskStatus
+	progress  *ProgressStatus
+	tidying   context.CancelFunc
+	notReady  string // what was last said of the next plan
+
+	heightTimer  *time.Timer
+	restartTimer *time.Timer
+	clockTimer   *time.Timer
+	chainTimer   *time.Timer
+	readTimer    *time.Timer
+	reading      bool
+	looking      bool
+	lookAgain    bool
+	heightAt     time.Time
+	heightFrom   string
+	pace         pace
+}
+
+// trigger is a plan whose height has come.
+type trigger struct {
+	plan     upgrade.Plan
+	evidence upgrade.Evidence
+	stood    int64 // the height that is known
+}
+
+// job is a long phase: at most one runs, and only it touches the engine.
+type job struct {
+	name   string
+	cancel context.CancelFunc
+}
+
+// New makes a supervisor. The caller holds the home lock, has become a subreaper and has loaded nothing yet.
+func New(o Options) *Supervisor {
+	if o.Event == nil {
+		o.Event = func(string, string) {}
+	}
+	return &Supervisor{
+		o: o, log: o.Log, signals: make(chan os.Signal, 16), posts: make(chan func(), 16), requests: make(chan request),
+		state: Stopped, ready: map[upgrade.Version]upgrade.Readiness{}, policy: NewRestarts(o.Config, nil), over: make(chan struct{}),
+		heightTimer: idle(), restartTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
+	}
+}
+
+// idle returns a timer that isn't running.
+func idle() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+// do runs work as the one job, and then with its error in the loop. The caller has seen that no job runs.
+func (s *Supervisor) do(name string, work func(context.Context) error, then func(error)) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	s.job = &job{name: name, cancel: cancel}
+	go func() {
+		err := work(ctx)
+		journal, schedule := s.o.Engine.Journal(), s.o.Engine.Schedule()
+		cancel()
+		s.post(func() {
+			s.job, s.progress = nil, nil
+			s.journal, s.schedule = journal, schedule
+			s.tracker.SetSchedule(schedule)
+			then(err)
+		})
+	}()
+}
+
+// post hands a function to the loop. It never blocks for good: the loop takes posts until every job has ended.
+func (s *Supervisor) post(f func()) {
+	select {
+	case s.posts <- f:
+	case <-s.ctx.Done():
+	}
+}
+
+// ask runs a question that touches no engine, and its answer in the loop.
+func (s *Supervisor) ask(question func(context.Context) func()) {
+	go func() { s.post(question(s.ctx)) }()
+}
+
+// Observe is where long phases report to.
+func (s *Supervisor) Observe(e progress.Event) {
+	s.post(func() { s.progress = &ProgressStatus{Phase: e.Phase, Done: e.Done, Total: e.Total} })
+}
+
+// ObservePhase is where the engine reports to.
+func (s *Supervisor) ObservePhase(u upgrade.Upgrade) {
+	s.post(func() { s.journal.Upgrade = &u })
+}
+
+// Status returns the latest status. It may be called from any goroutine.
+func (s *Supervisor) Status() *Status { return s.status.Load() }
+
+// stopSignal is the configured one; Validate has seen that it is a signal.
+func (s *Supervisor) stopSignal() syscall.Signal {
+	sig, err := ParseSignal(s.o.Config.StopSignal)
+	if err != nil {
+		return syscall.SIGTERM
+	}
+	return sig
+}
