@@ -90,7 +90,7 @@ func (e *Engine) snapshot(ctx context.Context) error {
 	}
 	e.Log.Info("starting to take backup of data directory", "snapshot", u.Snapshot)
 	begun := time.Now()
-	if err := e.Snapshots.Create(ctx, u.Snapshot, u.Plan.Name, u.Plan.Height); err != nil {
+	if err := e.Snapshots.Create(ctx, u.Snapshot, u.Plan.Name, u.Floor()); err != nil {
 		return fmt.Errorf("cannot take the snapshot before the upgrade %s: %w", u.Plan.Name, err)
 	}
 	e.Log.Info("backup completed", "snapshot", u.Snapshot, "took", time.Since(begun))
@@ -152,12 +152,16 @@ func (e *Engine) leaveTraces() error {
 	return nil
 }
 
+// ErrAttempts means that the attempts of the probation are used up.
+var ErrAttempts = errors.New("no attempt is left")
+
 // Attempt counts a start of the new version before it happens: a crash in between must never give an attempt for free.
 func (e *Engine) Attempt() error {
 	u := e.j.Upgrade
 	if u.Attempts >= e.Config.Probation.Attempts && e.Config.OnFailure != OnFailureRetry {
-		return hint.New("start", string(u.To), fmt.Sprintf("%d starts of it ended by themselves%s", u.Attempts, because(u.Error)),
-			"supervisor upgrade add "+u.To.Name()+" BINARY --force, then: supervisor upgrade resume --restore; or: supervisor upgrade skip "+u.To.Name())
+		return &hint.Error{Op: "start", Path: string(u.To),
+			Err:  fmt.Errorf("%w: %d starts of it ended by themselves%s", ErrAttempts, u.Attempts, because(u.Error)),
+			Hint: "supervisor upgrade add " + u.To.Name() + " BINARY --force, then: supervisor upgrade resume --restore; or: supervisor upgrade skip " + u.To.Name()}
 	}
 	u.Attempts++
 	last := u.Error
@@ -184,9 +188,9 @@ func (e *Engine) GiveBack() error {
 	return nil
 }
 
-// Started notes the first start of the new version.
+// Started notes the start of the new version: the last one ends the downtime.
 func (e *Engine) Started(t time.Time) {
-	if u := e.j.Upgrade; u != nil && u.Up.IsZero() {
+	if u := e.j.Upgrade; u != nil {
 		u.Up = t.UTC()
 	}
 }

@@ -137,7 +137,6 @@ func (e *Engine) Hold(reason, next string) error {
 		return nil
 	}
 	e.j.Hold = &Hold{Reason: reason, Hint: next, Since: now()}
-	e.Log.Error("held", "reason", reason, "hint", next)
 	return e.save(atomicfile.Full)
 }
 
@@ -201,15 +200,15 @@ func (e *Engine) step(next Phase) {
 }
 
 // Announce records that a plan's height has come: from now on the upgrade goes on, whatever ends the supervisor or the
-// node. Its binary may still be missing.
-func (e *Engine) Announce(p Plan, evidence string, overshot int64) error {
-	if err := e.announce(p, evidence, overshot); err != nil {
+// node. Its binary may still be missing. stood is the node's height at this moment, or Unknown.
+func (e *Engine) Announce(p Plan, evidence Evidence, stood int64) error {
+	if err := e.announce(p, evidence, stood); err != nil {
 		return err
 	}
 	return e.saveNew()
 }
 
-func (e *Engine) announce(p Plan, evidence string, overshot int64) error {
+func (e *Engine) announce(p Plan, evidence Evidence, stood int64) error {
 	if u := e.j.Upgrade; u != nil {
 		if u.Plan.Key() == p.Key() {
 			return nil
@@ -220,12 +219,16 @@ func (e *Engine) announce(p Plan, evidence string, overshot int64) error {
 	if err != nil {
 		return err
 	}
-	u := &Upgrade{Plan: p, From: from, To: VersionOf(p.Name), Phase: Planned, Evidence: evidence, Begun: now(), Overshot: overshot}
+	u := &Upgrade{Plan: p, From: from, To: VersionOf(p.Name), Phase: Planned, Evidence: evidence, Begun: now(), Stood: max(0, stood)}
+	if p.Source == FromOperator && p.Height > 0 && stood >= p.Height {
+		u.Overshot = stood - (p.Height - 1)
+		e.Log.Warn("the node was past the plan's last block when it was seen", "plan", p.Name, "height", stood, "overshoot", u.Overshot)
+	}
 	if p.Name == string(Genesis) {
 		u.To = Genesis
 	}
 	if e.Snapshots != nil {
-		u.Snapshot = e.NewSnapshot(p.Name, p.Height)
+		u.Snapshot = e.NewSnapshot(p.Name, u.Floor())
 	}
 	if there, _, err := ReadPlanFile(e.Layout.Plan, e.Config.Recase); err == nil {
 		u.Announced = there.Key() == p.Key()
@@ -238,8 +241,8 @@ func (e *Engine) announce(p Plan, evidence string, overshot int64) error {
 
 // Begin records that an announced plan is carried out from now on. The binary was verified by the caller; its digest is
 // what the link will be allowed to lead to.
-func (e *Engine) Begin(p Plan, evidence string, ready Readiness, overshot int64) error {
-	if err := e.announce(p, evidence, overshot); err != nil {
+func (e *Engine) Begin(p Plan, evidence Evidence, ready Readiness, stood int64) error {
+	if err := e.announce(p, evidence, stood); err != nil {
 		return err
 	}
 	u := e.j.Upgrade
