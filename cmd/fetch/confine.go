@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -96,7 +95,8 @@ func tooLarge(format string, args ...any) error {
 // kindOf sorts an error: those of ours say what they are; of the others, a broken connection may be whole the next time.
 func kindOf(err error) fetch.Kind {
 	var ours *failed
-	var network net.Error
+	var network *net.OpError
+	var timeout net.Error // an errno of a file is one too, so being one says nothing
 	switch {
 	case errors.As(err, &ours):
 		return ours.kind
@@ -104,10 +104,9 @@ func kindOf(err error) fetch.Kind {
 		return fetch.NoSpace
 	case errors.Is(err, syscall.EFBIG):
 		return fetch.TooLarge
-	case errors.As(err, &network),
+	case errors.As(err, &network), errors.As(err, &timeout) && timeout.Timeout(),
 		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, io.ErrShortWrite),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
-		errors.Is(err, context.DeadlineExceeded):
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return fetch.Temporary
 	}
 	return fetch.Refused

@@ -116,7 +116,10 @@ func (r Request) info(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read plan info: %w", err)
 	}
 	// Hashed again, over the very bytes that are returned.
-	return data, r.verify(bytes.NewReader(data))
+	if err := r.verify(bytes.NewReader(data)); err != nil {
+		return nil, err
+	}
+	return data, nil
 }
 
 func (r Request) withDefaults() Request {

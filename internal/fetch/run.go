@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"nodevisor/internal/proc"
 	"nodevisor/internal/progress"
 )
 
@@ -64,12 +65,12 @@ func run(ctx context.Context, s *stage, program string, args []string, observe p
 
 // execute starts cmd, closes our copy of the child's lifeline, and waits.
 func execute(cmd *exec.Cmd, lifeline *os.File) error {
-	err := cmd.Start()
+	err := proc.Start(cmd)
 	lifeline.Close()
 	if err != nil {
 		return err
 	}
-	return cmd.Wait()
+	return proc.Wait(cmd)
 }
 
 // environment is all of ours that the downloader sees: how to get out (proxy), and whom to trust (certificates).
