@@ -38,13 +38,13 @@ var transitions = []transition{
 	{Snapshotted, Switched, "custom pre-upgrade, hash the binary again, switch the link"},
 	{Switched, Migrated, "the new binary's pre-upgrade"},
 	{Migrated, OnProbation, "count the attempt, start the new version"},
-	{OnProbation, OnProbation, "the new node ended: count, start again"},
+	{OnProbation, OnProbation, "the new node ended, count and start again"},
 	{OnProbation, Committed, "alive, and a block above the plan's height"},
 	{Stopped, RollingBack, "rollback"},
 	{Snapshotted, RollingBack, "rollback"},
 	{Switched, RollingBack, "rollback"},
 	{Migrated, RollingBack, "rollback"},
-	{OnProbation, RollingBack, "rollback: policy or operator"},
+	{OnProbation, RollingBack, "rollback, by policy or operator"},
 	{RollingBack, RolledBack, "restore the snapshot, switch the link back"},
 }
 
