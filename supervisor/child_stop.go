@@ -3,7 +3,6 @@ package supervisor
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"syscall"
 	"time"
 
@@ -69,7 +68,7 @@ func (c *Child) tell(sig syscall.Signal) {
 		return
 	}
 	c.tellGroup(sig)
-	c.eachOrphan(func(pid int) { c.tellOrphan(pid, sig) })
+	c.eachOrphan(func(st proc.Stat) { c.tellOrphan(st, sig) })
 }
 
 // tellGroup and tellOrphan tell each only once. A stopped process (SIGSTOP, SIGTTIN) would hear of it only when it
@@ -82,11 +81,12 @@ func (c *Child) tellGroup(sig syscall.Signal) {
 	}
 }
 
-func (c *Child) tellOrphan(pid int, sig syscall.Signal) {
-	if !c.told[pid] {
-		c.told[pid] = true
-		_ = syscall.Kill(pid, sig)
-		_ = syscall.Kill(pid, syscall.SIGCONT)
+// tellOrphan leaves those alone that are in the group: they were told with it.
+func (c *Child) tellOrphan(st proc.Stat, sig syscall.Signal) {
+	if !c.told[st.Pid] && (c.shares || st.Group != c.pid) {
+		c.told[st.Pid] = true
+		_ = syscall.Kill(st.Pid, sig)
+		_ = syscall.Kill(st.Pid, syscall.SIGCONT)
 	}
 }
 
@@ -98,7 +98,7 @@ func (c *Child) kill() {
 		_ = syscall.Kill(c.pid, syscall.SIGKILL) // it may have joined another group
 	}
 	c.mu.Unlock()
-	c.eachOrphan(func(pid int) { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	c.eachOrphan(func(st proc.Stat) { _ = syscall.Kill(st.Pid, syscall.SIGKILL) })
 }
 
 // reap waits for the main process, which has ended, and looks whether its group is empty, in one step towards those
@@ -134,7 +134,7 @@ func (c *Child) untilGone(exit *Exit) {
 			remaining = lastLook
 		} else {
 			c.tellGroup(syscall.SIGTERM)
-			c.eachOrphan(func(pid int) { c.tellOrphan(pid, syscall.SIGTERM) })
+			c.eachOrphan(func(st proc.Stat) { c.tellOrphan(st, syscall.SIGTERM) })
 		}
 		select {
 		case <-c.poke:
@@ -147,7 +147,7 @@ func (c *Child) untilGone(exit *Exit) {
 // reaped one has left the group.
 func (c *Child) left() bool {
 	orphans := 0
-	c.eachOrphan(func(int) { orphans++ })
+	c.eachOrphan(func(proc.Stat) { orphans++ })
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lookAtGroup()
@@ -159,7 +159,7 @@ func (c *Child) left() bool {
 func (c *Child) Left() []int {
 	var pids []int
 	seen := map[int]bool{}
-	c.eachOrphan(func(pid int) { pids, seen[pid] = append(pids, pid), true })
+	c.eachOrphan(func(st proc.Stat) { pids, seen[st.Pid] = append(pids, st.Pid), true })
 	all, _ := proc.Pids()
 	for _, pid := range all {
 		st, err := proc.ReadStat(pid)
@@ -174,12 +174,15 @@ func (c *Child) Left() []int {
 // PID 1 also adopts what was started from outside.
 //
 // Where /proc can't be read there is no list; the group is all that can be known then.
-func (c *Child) eachOrphan(f func(pid int)) {
+func (c *Child) eachOrphan(f func(proc.Stat)) {
 	_ = proc.EachOrphan(func(pid int) {
 		st, err := proc.ReadStat(pid)
-		if errors.Is(err, fs.ErrNotExist) || (err == nil && st.StartTime < c.born) || pid == os.Getpid() {
-			return
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			f(proc.Stat{Pid: pid}) // hidden from us, but there
+		case st.StartTime >= c.born:
+			f(st)
 		}
-		f(pid)
 	})
 }
