@@ -1,0 +1,115 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/require"
+)
+
+var updateDocs = flag.Bool("update-docs", false, "write the generated parts of docs/ anew")
+
+// page compares a page of docs/ with what the code says, or writes it.
+func page(t *testing.T, name, want string) {
+	t.Helper()
+	path := filepath.Join("..", "..", "docs", name)
+	if *updateDocs {
+		require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
+	}
+	have, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, want, string(have), "stale: go test ./cmd/supervisor -run TestDocs -update-docs")
+}
+
+func TestDocsCommands(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("# Commands\n\nMade from `--help`; `supervisor man` writes the same as manual pages.\n")
+	each(newRoot(testApp()), func(cmd *cobra.Command) {
+		if cmd.Hidden || !cmd.IsAvailableCommand() && cmd.HasParent() {
+			return
+		}
+		text := cmd.Long
+		if text == "" {
+			text = cmd.Short + "."
+		}
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n```\n%s```\n", cmd.CommandPath(), strings.TrimSpace(text), cmd.UsageString())
+	})
+	page(t, "commands.md", b.String())
+}
+
+func TestDocsConfiguration(t *testing.T) {
+	page(t, "configuration.md", `# Configuration
+
+Nothing is required: with only DAEMON_HOME and DAEMON_NAME set everything has a sound default.
+
+The file is found at `+"`--config FILE`, else `$SUPERVISOR_CONFIG`, else `<home>/supervisor/supervisor.toml`"+` where it exists;
+`+"`supervisor init`"+` writes it. What is set is taken in this order: flag, environment, file, default. Unknown keys are errors with their
+position, and all mistakes are reported together.
+
+Cosmovisor's variables (`+"`DAEMON_*`, `COSMOVISOR_*`, `UNSAFE_SKIP_BACKUP`"+`) mean what they mean to Cosmovisor and override the file. Every
+scalar key is also a variable: `+"`[upgrade.probation] up` is `SUPERVISOR_UPGRADE_PROBATION_UP`; `SUPERVISOR_RESTART` is `[node] restart`"+`.
+Cosmovisor's own `+"`config.toml`"+` is read where `+"`--cosmovisor-config`"+` names it; its values lie between the file and the environment.
+
+World-writable homes, trees and configuration files, and those of strangers, are refused; `+"`[security] allow_writable`"+` lists exceptions.
+
+`+"```toml\n"+RenderToml(DefaultConfig())+"```\n")
+}
+
+// supervisorLine finds the commands of this program in a page: at the begin of a line of a shell block.
+var supervisorLine = regexp.MustCompile("(?m)^supervisor +[^\n]*")
+
+// Every command that the documentation shows is one that this program takes.
+func TestDocsShowRealCommands(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	seen := 0
+	for _, path := range append(pages, "../../README.md") {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		blocks := strings.Split(string(text), "```")
+		for i := 1; i < len(blocks); i += 2 {
+			if !strings.HasPrefix(blocks[i], "sh\n") {
+				continue
+			}
+			for _, line := range supervisorLine.FindAllString(blocks[i], -1) {
+				line, _, _ = strings.Cut(line, "#")
+				seen++
+				require.NoError(t, parses(strings.Fields(line)[1:]), "%s: %s", filepath.Base(path), line)
+			}
+		}
+	}
+	require.Greater(t, seen, 30, "the pages show commands")
+}
+
+// parses tells whether a command line would be taken: command, flags and number of arguments.
+func parses(args []string) error {
+	root := newRoot(testApp())
+	cmd, rest, err := root.Traverse(args)
+	if err != nil {
+		return err
+	}
+	if cmd.DisableFlagParsing {
+		return nil
+	}
+	if err := cmd.ParseFlags(rest); err != nil {
+		return err
+	}
+	return cmd.ValidateArgs(cmd.Flags().Args())
+}
+
+func each(cmd *cobra.Command, f func(*cobra.Command)) {
+	f(cmd)
+	for _, c := range cmd.Commands() {
+		if c.Name() != "completion" && c.Name() != "help" {
+			each(c, f)
+		}
+	}
+}
+
+func testApp() *app { return newApp(nil, nil, os.Stdin, os.Stdout, os.Stderr) }
