@@ -28,7 +28,7 @@ const (
 
 // start starts the version that current names. During an upgrade it counts the attempt first.
 func (s *Supervisor) start() {
-	if s.stopping || s.done || s.child != nil {
+	if s.stopping || s.done || s.child != nil || s.state == Held || s.due != nil {
 		return
 	}
 	if s.job != nil {
@@ -192,20 +192,31 @@ func describeExit(exit Exit, v upgrade.Version) *ExitStatus {
 // judge finds out what an end that nobody asked for means. What the node wrote last is read first.
 func (s *Supervisor) judge(exit Exit, lived time.Duration) {
 	s.state = Backoff
+	s.verdicts++
+	id := s.verdicts
 	s.ask(func(context.Context) func() {
 		file := upgrade.LookAtPlanFile(s.o.Layout.Plan, s.o.Upgrade.Recase)
 		signer := s.signer()
 		if err := s.o.Recorder.Flush(); err != nil {
 			s.log.Warn("cannot record the height", "error", err)
 		}
-		return func() { s.whenIdle(func() { s.verdict(exit, lived, file, signer) }) }
+		return func() {
+			s.whenIdle(func() {
+				if s.current(id) {
+					s.verdict(exit, lived, file, signer)
+				}
+			})
+		}
 	})
 }
 
+// current tells whether the end of the node that verdict id is about still asks for one: an upgrade, an operation or a
+// stop that came in between has made it its own.
+func (s *Supervisor) current(id int) bool {
+	return id == s.verdicts && s.child == nil && !s.stopping && !s.done && s.state != Held
+}
+
 func (s *Supervisor) verdict(exit Exit, lived time.Duration, file upgrade.PlanFile, signer int64) {
-	if s.stopping || s.done {
-		return
-	}
 	s.tracker.SawFile(file, true)
 	s.takeLines()
 	if u := s.journal.Upgrade; u != nil && u.Phase == upgrade.OnProbation {
@@ -235,14 +246,16 @@ func (s *Supervisor) unlessStopped(exit Exit, then func()) {
 		then()
 		return
 	}
-	go func() {
-		time.Sleep(settle)
+	id := s.verdicts
+	time.AfterFunc(settle, func() {
 		s.post(func() {
-			if !s.stopping && !s.done {
-				then()
-			}
+			s.whenIdle(func() {
+				if s.current(id) {
+					then()
+				}
+			})
 		})
-	}()
+	})
 }
 
 // byHand tells whether an exit looks like an answer to a signal.

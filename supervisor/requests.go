@@ -64,6 +64,7 @@ func finishRequest(r request, err error, format string, args ...any) {
 func (s *Supervisor) atRest(next func(begun time.Time)) {
 	s.state = Upgrading
 	s.restartTimer.Stop()
+	s.verdicts++
 	if s.child == nil {
 		next(time.Now())
 		return

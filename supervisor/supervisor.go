@@ -112,6 +112,7 @@ type Supervisor struct {
 	lastExit *ExitStatus
 	restarts int
 	began    bool // the node was started once in this life of ours
+	verdicts int  // numbers the ends of the node that nobody asked for; whatever takes over counts on
 
 	job       *job     // the one job that touches the engine
 	waiting   []func() // what is to be done when it has ended

@@ -16,6 +16,7 @@ const recheck = 300 * time.Millisecond
 // trigger begins an upgrade whose height has come.
 func (s *Supervisor) trigger(p upgrade.Plan, ev upgrade.Evidence) {
 	s.due = &trigger{plan: p, evidence: ev, stood: s.tracker.Known()}
+	s.restartTimer.Stop()
 	s.prepare()
 }
 
@@ -114,6 +115,7 @@ func (s *Supervisor) stopThen(next func(Exit)) {
 // carry runs the phases that need the node at rest, then starts the new version.
 func (s *Supervisor) carry() {
 	s.state = Upgrading
+	s.verdicts++
 	s.do("upgrade", s.o.Engine.Carry, s.carried)
 }
 
