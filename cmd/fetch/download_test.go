@@ -5,19 +5,14 @@ import (
 	"crypto/sha512"
 	"encoding/hex"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -329,41 +324,41 @@ func TestSlowLoris(t *testing.T) {
 	}
 }
 
-func TestOnlyLoopbackConnects(t *testing.T) {
-	for address, ok := range map[string]bool{
-		"127.0.0.1:80": true, "127.255.255.254:80": true, "[::1]:80": true, "[::ffff:127.0.0.1]:80": true,
-		"10.0.0.1:80": false, "0.0.0.0:80": false, "[::]:80": false, "192.0.2.1:80": false, "nonsense": false,
-	} {
-		err := onlyLoopback("tcp", address, nil)
-		assert.Equal(t, ok, err == nil, address)
-	}
+// TestProxy: https goes through the operator's proxy; plain http stays on this machine.
+func TestProxy(t *testing.T) {
+	var asked atomic.Value
+	asked.Store("")
+	proxy := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		asked.Store(r.Method + " " + r.Host)
+		w.WriteHeader(http.StatusForbidden)
+	})
+	env := []string{"HTTPS_PROXY=" + proxy, "HTTP_PROXY=" + proxy, "http_proxy=" + proxy}
+	invokeWith(t, env, "--url", "https://nodes.example.com/simd").refusedWith(t, fetch.Refused, "Forbidden")
+	assert.Equal(t, "CONNECT nodes.example.com:443", asked.Load())
+
+	asked.Store("")
+	o := invokeWith(t, env, "--url", serve(t, answer(node)))
+	require.Equal(t, 0, o.code, "%+v", o.last)
+	assert.Empty(t, asked.Load())
 }
 
-// TestKinds: what the network did may pass; what a file, a rule or the disk says won't.
-func TestKinds(t *testing.T) {
-	dial := func(err error) error { return &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", err)} }
-	file := func(err error) error { return &fs.PathError{Op: "write", Path: "simd", Err: err} }
-	for _, c := range []struct {
-		err  error
-		want fetch.Kind
-	}{
-		{dial(syscall.ECONNREFUSED), fetch.Temporary},
-		{dial(syscall.ENETUNREACH), fetch.Temporary},
-		{dial(refusal("plain http")), fetch.Refused},
-		{&net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", IsNotFound: true}}, fetch.Temporary},
-		{&url.Error{Op: "Get", Err: io.ErrUnexpectedEOF}, fetch.Temporary},
-		{fmt.Errorf("read: %w", syscall.ECONNRESET), fetch.Temporary},
-		{io.ErrShortWrite, fetch.Temporary}, // what go-getter calls a short body
-		{file(syscall.ENOSPC), fetch.NoSpace},
-		{file(syscall.EDQUOT), fetch.NoSpace},
-		{file(syscall.EFBIG), fetch.TooLarge},
-		{file(syscall.EIO), fetch.Refused},
-		{file(syscall.ENOENT), fetch.Refused},
-		{fmt.Errorf("unpack: %w", tooLarge("holds more")), fetch.TooLarge},
-		{damaged(io.ErrUnexpectedEOF), fetch.Refused},
-		{damaged(file(syscall.ENOSPC)), fetch.NoSpace},
-		{errors.New("something else"), fetch.Refused},
-	} {
-		assert.Equal(t, c.want, kindOf(c.err), "%v", c.err)
-	}
+// TestLongHeader: the head of an answer is bounded too.
+func TestLongHeader(t *testing.T) {
+	o := invoke(t, "--url", serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Long", strings.Repeat("x", 2*maxHeader))
+		_, _ = io.WriteString(w, node)
+	}))
+	o.refusedWith(t, fetch.Refused, "exceeded")
+}
+
+// TestStoredAsSent: the digest is that of the file on the server, so nothing is decoded on the way.
+func TestStoredAsSent(t *testing.T) {
+	packed := string(compress(t, "gz", []byte(node)))
+	o := invoke(t, "--url", serve(t, func(w http.ResponseWriter, r *http.Request) {
+		assert.Empty(t, r.Header.Get("Accept-Encoding"))
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = io.WriteString(w, packed)
+	}))
+	require.Equal(t, 0, o.code, "%+v", o.last)
+	assert.Equal(t, packed, o.file(t))
 }

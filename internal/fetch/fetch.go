@@ -236,6 +236,9 @@ func (r *Request) verify(f io.Reader) error {
 func (r *Request) explain(op string, err error) error {
 	var failed *failure
 	next := byHand
+	if errors.Is(err, context.Canceled) {
+		next = "" // the caller's own wish
+	}
 	if errors.As(err, &failed) && failed.kind == NoSpace {
 		next = "free some space on the file system of " + r.Dir + ", or " + byHand
 	}

@@ -18,7 +18,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -322,6 +321,7 @@ func TestBinaryDeadline(t *testing.T) {
 		})+"?checksum=sha256:"+sum256(node))
 		_, _, err := Binary(ctx, req)
 		require.ErrorIs(t, err, context.Canceled)
+		assert.Empty(t, hint.Of(err), "there is nothing to mend")
 		nothingLeft(t, req.Dir)
 	})
 	t.Run("cancelled between attempts", func(t *testing.T) {
@@ -338,38 +338,6 @@ func TestBinaryDeadline(t *testing.T) {
 	})
 }
 
-// TestKilledSupervisor: after kill -9 the downloader goes too, no binary is there, and what is left is removed by the next.
-func TestKilledSupervisor(t *testing.T) {
-	arrived, gone := make(chan struct{}), make(chan struct{})
-	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, "half")
-		w.(http.Flusher).Flush()
-		close(arrived)
-		<-r.Context().Done()
-		close(gone)
-	})
-	dir := t.TempDir()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", victim, downloader, url+"?checksum=sha256:"+sum256(node), dir))
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	await(t, arrived)
-	require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
-	await(t, gone)
-
-	entries, err := os.ReadDir(dir)
-	require.NoError(t, err)
-	require.Len(t, entries, 1)
-	assert.True(t, strings.HasPrefix(entries[0].Name(), stagePrefix))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "simd"), []byte("old"), 0o755))
-	require.NoError(t, RemoveStale(dir))
-	entries, err = os.ReadDir(dir)
-	require.NoError(t, err)
-	require.Len(t, entries, 1)
-	assert.Equal(t, "simd", entries[0].Name(), "nothing else is removed")
-	require.NoError(t, RemoveStale(filepath.Join(dir, "absent")))
-}
-
 func await(t *testing.T, c <-chan struct{}) {
 	t.Helper()
 	select {
@@ -377,35 +345,4 @@ func await(t *testing.T, c <-chan struct{}) {
 	case <-time.After(30 * time.Second):
 		require.FailNow(t, "waited too long")
 	}
-}
-
-func TestInfo(t *testing.T) {
-	info := func(body, query string) ([]byte, error) {
-		req := request(t, serve(t, answer(body))+query)
-		data, err := req.info(t.Context())
-		nothingLeft(t, req.Dir)
-		return data, err
-	}
-	const doc = `{"binaries":{"any":"https://h/simd"}}`
-	data, err := info(doc, "/info.json?checksum=sha256:"+sum256(doc))
-	require.NoError(t, err)
-	assert.Equal(t, doc, string(data))
-	archive := targz(t, "info", doc)
-	data, err = info(archive, "/info.tar.gz?checksum=sha256:"+sum256(archive))
-	require.NoError(t, err)
-	assert.Equal(t, archive, string(data), "an info is never unpacked")
-	full := strings.Repeat("x", maxInfo)
-	data, err = info(full, "?checksum=sha256:"+sum256(full))
-	require.NoError(t, err)
-	assert.Len(t, data, maxInfo)
-
-	_, err = info(full+"x", "?checksum=sha256:"+sum256(full+"x"))
-	require.ErrorContains(t, err, "more than 1048576 bytes")
-	_, err = info(doc, "")
-	require.ErrorContains(t, err, "missing checksum")
-	data, err = info(doc, "?checksum=sha256:"+sum256("another"))
-	require.ErrorIs(t, err, ErrChecksum)
-	assert.Nil(t, data, "what isn't verified isn't handed out")
-	_, err = Info(t.Context(), "https://h/info.json")
-	require.ErrorContains(t, err, "missing checksum")
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/hint"
+	"nodevisor/internal/progress"
 )
 
 // impostor writes a shell script that takes the downloader's place. $out and $name are set for it; "fetch" and "unpack"
@@ -198,4 +199,31 @@ func owner(t *testing.T, path string) *syscall.Stat_t {
 	info, err := os.Lstat(path)
 	require.NoError(t, err)
 	return info.Sys().(*syscall.Stat_t)
+}
+
+// TestLines: messages come in pieces of any size, and a run's last one is the last.
+func TestLines(t *testing.T) {
+	const output = `{"done":1,"total":4}` + "\n" + `{"done":3,"total":4}` + "\n" + `{"path":"/a","bytes":4,"sha256":"x"}` + "\n"
+	for size := 1; size <= len(output); size++ {
+		var events []progress.Event
+		l := &lines{observe: func(e progress.Event) { events = append(events, e) }}
+		for rest := output; rest != ""; rest = rest[min(size, len(rest)):] {
+			n, err := l.Write([]byte(rest[:min(size, len(rest))]))
+			require.NoError(t, err)
+			require.Equal(t, min(size, len(rest)), n)
+		}
+		last, ok := l.result()
+		require.True(t, ok)
+		require.Equal(t, Message{Path: "/a", Bytes: 4, SHA256: "x"}, last)
+		require.Equal(t, []progress.Event{{Phase: "download", Done: 1, Total: 4}, {Phase: "download", Done: 3, Total: 4}}, events)
+	}
+	for _, output := range []string{
+		"", "{}\n", `{"path":"/a"}`, `{"path":"/a"}` + "\n" + `{"done":1}` + "\n", "\n" + `{"path":"/a"}` + "\n", "null and void\n",
+	} {
+		l := &lines{}
+		_, err := l.Write([]byte(output))
+		require.NoError(t, err)
+		_, ok := l.result()
+		assert.False(t, ok, "%q", output)
+	}
 }
