@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"nodevisor/internal/atomicfile"
@@ -105,6 +106,9 @@ func (e *Engine) switchOver(ctx context.Context) error {
 		return err
 	}
 	ready := e.Checker.Check(ctx, u.To)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if !ready.Ready() {
 		return hint.New("switch to", string(u.To), ready.Problems[0], "supervisor upgrade add "+u.To.Name()+" BINARY --force")
 	}
@@ -126,13 +130,15 @@ func (e *Engine) switchOver(ctx context.Context) error {
 // Losing either costs nothing: until `switched` is recorded both are written again.
 func (e *Engine) leaveTraces() error {
 	u := e.j.Upgrade
-	doc, err := planDocument(u.Plan)
-	if err != nil {
-		return err
+	write := func(path string, perm fs.FileMode, name string) error {
+		doc, err := planDocument(u.Plan, name)
+		if err != nil {
+			return err
+		}
+		return atomicfile.Write(path, perm, atomicfile.Content, func(w io.Writer) error { _, err := w.Write(doc); return err })
 	}
-	fill := func(w io.Writer) error { _, err := w.Write(doc); return err }
 	if u.To != Genesis && !u.Plan.Immediate {
-		if err := atomicfile.Write(e.Layout.InfoPath(u.To), 0o644, atomicfile.Content, fill); err != nil {
+		if err := write(e.Layout.InfoPath(u.To), 0o644, u.Plan.Name); err != nil {
 			return err
 		}
 	}
@@ -147,7 +153,7 @@ func (e *Engine) leaveTraces() error {
 		return nil // it is the node's, and not ours to mend
 	}
 	if err == nil || dirExists(e.Layout.Plan) {
-		return atomicfile.Write(e.Layout.Plan, 0o600, atomicfile.Content, fill)
+		return write(e.Layout.Plan, 0o600, u.Plan.Title()) // the node's store loader knows the name as it was announced
 	}
 	return nil
 }
@@ -158,18 +164,26 @@ var ErrAttempts = errors.New("no attempt is left")
 // Attempt counts a start of the new version before it happens: a crash in between must never give an attempt for free.
 func (e *Engine) Attempt() error {
 	u := e.j.Upgrade
+	if !u.Phase.canFollow(OnProbation) { // the link still names the old version, or the way back has begun
+		return fmt.Errorf("%w: no way from %s to %s", ErrJournal, u.Phase, OnProbation)
+	}
 	if u.Attempts >= e.Config.Probation.Attempts && e.Config.OnFailure != OnFailureRetry {
 		return &hint.Error{Op: "start", Path: string(u.To),
 			Err:  fmt.Errorf("%w: %d starts of it ended by themselves%s", ErrAttempts, u.Attempts, because(u.Error)),
 			Hint: "supervisor upgrade add " + u.To.Name() + " BINARY --force, then: supervisor upgrade resume --restore; or: supervisor upgrade skip " + u.To.Name()}
 	}
-	u.Attempts++
-	last := u.Error
-	if u.Phase != OnProbation {
-		e.step(OnProbation)
+	moved := u.Phase != OnProbation
+	err := e.change(atomicfile.Full, func() {
+		u.Attempts++
+		if last := u.Error; moved {
+			e.enter(OnProbation)
+			u.Error = last
+		}
+	})
+	if err == nil && moved {
+		e.tell()
 	}
-	u.Error = last
-	return e.save(atomicfile.Full)
+	return err
 }
 
 func because(cause string) string {
@@ -182,8 +196,7 @@ func because(cause string) string {
 // GiveBack returns the attempt of a start that was ended by request, not by itself.
 func (e *Engine) GiveBack() error {
 	if u := e.j.Upgrade; u != nil && u.Phase == OnProbation && u.Attempts > 0 {
-		u.Attempts--
-		return e.save(atomicfile.Full)
+		return e.change(atomicfile.Full, func() { u.Attempts-- })
 	}
 	return nil
 }
@@ -206,26 +219,32 @@ func (e *Engine) Ended(why string, reached int64) error {
 // Commit ends the upgrade: the new version is trusted.
 func (e *Engine) Commit(reached int64) error {
 	u := e.j.Upgrade
+	if !u.Phase.canFollow(Committed) {
+		return fmt.Errorf("%w: no way from %s to %s", ErrJournal, u.Phase, Committed)
+	}
+	before, mark := e.Journal(), e.mark
 	u.Reached = max(u.Reached, reached)
 	e.step(Committed)
-	return e.finish(ResultCommitted)
-}
-
-// finish moves the upgrade from the journal to the history. History is written first: done again after a crash in
-// between, it is the same document.
-func (e *Engine) finish(r Result) error {
-	if err := saveHistory(e.Layout.HistoryDir(), Finished{Result: r, At: now(), Upgrade: *e.j.Upgrade}); err != nil {
+	if err := e.finish(ResultCommitted); err != nil {
+		e.j, e.mark = before, mark // still on probation: it is tried again
 		return err
-	}
-	done := e.j.Upgrade.Plan
-	e.j.Upgrade = nil
-	if err := e.save(atomicfile.Full); err != nil {
-		return err
-	}
-	if e.s.Cancel(done.Name) {
-		return e.s.Save(e.Layout.SchedulePath())
 	}
 	return nil
+}
+
+// finish moves the upgrade from the journal to the history. The journal forgets it last: after a crash in between it is
+// done again, and the history has the same document.
+func (e *Engine) finish(r Result) error {
+	u := *e.j.Upgrade
+	if err := saveHistory(e.Layout.HistoryDir(), Finished{Result: r, At: now(), Upgrade: u}); err != nil {
+		return err
+	}
+	if e.s.Has(u.Plan.Name) {
+		if err := e.reschedule(func(s *Schedule) { s.Cancel(u.Plan.Name) }); err != nil {
+			return err
+		}
+	}
+	return e.change(atomicfile.Full, func() { e.j.Upgrade = nil })
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"nodevisor/internal/atomicfile"
@@ -91,7 +92,7 @@ func (e *Engine) checkLink() error {
 	}
 	fits := current == u.From || current == u.To
 	switch u.Phase {
-	case Planned, Staged, Stopped:
+	case Planned, Staged, Stopped, RolledBack:
 		fits = current == u.From
 	case Switched, Migrated, OnProbation, Committed:
 		fits = current == u.To
@@ -125,7 +126,19 @@ func (e *Engine) Schedule() Schedule {
 	s := e.s
 	s.Plans = append([]Plan(nil), s.Plans...)
 	s.Skip = append([]Skip(nil), s.Skip...)
+	s.Imported = maps.Clone(s.Imported)
 	return s
+}
+
+// reschedule changes the schedule on disk, then in memory: what can't be written hasn't happened.
+func (e *Engine) reschedule(change func(*Schedule)) error {
+	s := e.Schedule()
+	change(&s)
+	if err := s.Save(e.Layout.SchedulePath()); err != nil {
+		return err
+	}
+	e.s = s
+	return nil
 }
 
 // InFlight returns the upgrade being carried out, or nil.
@@ -157,8 +170,18 @@ func (e *Engine) Release() error {
 	if e.j.Hold == nil {
 		return nil
 	}
-	e.j.Hold = nil
-	return e.save(atomicfile.Full)
+	return e.change(atomicfile.Full, func() { e.j.Hold = nil })
+}
+
+// change changes the journal in memory and on disk, or neither: the memory never runs ahead of a disk that is full.
+func (e *Engine) change(d atomicfile.Durability, do func()) error {
+	before, mark := e.Journal(), e.mark
+	do()
+	if err := e.save(d); err != nil {
+		e.j, e.mark = before, mark
+		return err
+	}
+	return nil
 }
 
 func (e *Engine) save(d atomicfile.Durability) error {
@@ -177,8 +200,11 @@ func (e *Engine) advance(next Phase, d atomicfile.Durability) error {
 	if u.Phase != next && !u.Phase.canFollow(next) {
 		return fmt.Errorf("%w: no way from %s to %s", ErrJournal, u.Phase, next)
 	}
-	e.step(next)
-	return e.save(d)
+	if err := e.change(d, func() { e.enter(next) }); err != nil {
+		return err
+	}
+	e.tell()
+	return nil
 }
 
 func (e *Engine) advanceFull(next Phase) error { return e.advance(next, atomicfile.Full) }
@@ -187,6 +213,11 @@ func (e *Engine) saveFull() error { return e.save(atomicfile.Full) }
 
 // step moves on in memory alone; the next record on disk includes it.
 func (e *Engine) step(next Phase) {
+	e.enter(next)
+	e.tell()
+}
+
+func (e *Engine) enter(next Phase) {
 	u := e.j.Upgrade
 	t := time.Now()
 	if e.mark.IsZero() {
@@ -195,17 +226,27 @@ func (e *Engine) step(next Phase) {
 	u.record(next, e.mark, t)
 	u.Phase, u.Tries, u.Crashes, u.Error = next, 1, 0, ""
 	e.mark = t
+}
+
+// tell makes the phase that was reached known.
+func (e *Engine) tell() {
+	u := e.j.Upgrade
 	e.Observe(*u)
-	e.Log.Info("phase reached", "phase", next, "plan", u.Plan.Name, "took", u.Phases[len(u.Phases)-1].duration())
+	e.Log.Info("phase reached", "phase", u.Phase, "plan", u.Plan.Name, "took", u.Phases[len(u.Phases)-1].duration())
 }
 
 // Announce records that a plan's height has come: from now on the upgrade goes on, whatever ends the supervisor or the
 // node. Its binary may still be missing. stood is the node's height at this moment, or Unknown.
 func (e *Engine) Announce(p Plan, evidence Evidence, stood int64) error {
-	if err := e.announce(p, evidence, stood); err != nil {
+	before := e.Journal()
+	if err := e.announce(p, evidence, stood); err != nil || before.Upgrade != nil {
+		return err // announced before: asked again and again while its binary is awaited
+	}
+	if err := e.saveFull(); err != nil {
+		e.j = before
 		return err
 	}
-	return e.saveNew()
+	return nil
 }
 
 func (e *Engine) announce(p Plan, evidence Evidence, stood int64) error {
@@ -219,12 +260,17 @@ func (e *Engine) announce(p Plan, evidence Evidence, stood int64) error {
 	if err != nil {
 		return err
 	}
+	switch evidence {
+	case ByFile, ByLog, BySigner:
+		// A node that says itself that it waits for the plan stands at its height. What else is known may be of older data.
+		stood = min(stood, p.Height)
+	}
 	u := &Upgrade{Plan: p, From: from, To: VersionOf(p.Name), Phase: Planned, Evidence: evidence, Begun: now(), Stood: max(0, stood)}
 	if p.Source == FromOperator && p.Height > 0 && stood >= p.Height {
 		u.Overshot = stood - (p.Height - 1)
 		e.Log.Warn("the node was past the plan's last block when it was seen", "plan", p.Name, "height", stood, "overshoot", u.Overshot)
 	}
-	if p.Name == string(Genesis) {
+	if p.Immediate && p.Name == string(Genesis) { // an operator means the version; a chain's plan of that name is its own
 		u.To = Genesis
 	}
 	if e.Snapshots != nil {
@@ -242,6 +288,7 @@ func (e *Engine) announce(p Plan, evidence Evidence, stood int64) error {
 // Begin records that an announced plan is carried out from now on. The binary was verified by the caller; its digest is
 // what the link will be allowed to lead to.
 func (e *Engine) Begin(p Plan, evidence Evidence, ready Readiness, stood int64) error {
+	before := e.Journal()
 	if err := e.announce(p, evidence, stood); err != nil {
 		return err
 	}
@@ -249,15 +296,9 @@ func (e *Engine) Begin(p Plan, evidence Evidence, ready Readiness, stood int64) 
 	if u.Phase != Planned {
 		return nil
 	}
-	u.SHA256 = ready.SHA256
-	e.step(Staged)
-	return e.saveNew()
-}
-
-// saveNew saves an upgrade that has not acted yet: one that can't be recorded is not begun.
-func (e *Engine) saveNew() error {
-	if err := e.save(atomicfile.Full); err != nil {
-		e.j.Upgrade = nil
+	u.SHA256, u.Downloaded = ready.SHA256, ready.Downloaded
+	if err := e.advanceFull(Staged); err != nil {
+		e.j = before // one that can't be recorded is not begun
 		return err
 	}
 	return nil
@@ -265,6 +306,9 @@ func (e *Engine) saveNew() error {
 
 // Recover prepares an interrupted upgrade to be gone on with: it counts the crash, and refuses when there were too many.
 func (e *Engine) Recover() error {
+	if err := e.Layout.Tidy(); err != nil {
+		e.Log.Warn("cannot remove what an interrupted write left", "error", err)
+	}
 	u := e.j.Upgrade
 	if u == nil || e.j.Hold != nil {
 		return nil

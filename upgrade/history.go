@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -57,17 +59,18 @@ func saveHistory(dir string, f Finished) error {
 	seq := 1
 	if len(all) > 0 {
 		last := all[len(all)-1]
-		fmt.Sscanf(last, "%d-", &seq) //nolint:errcheck // historyFiles gave only names that begin so
+		seq, _ = strconv.Atoi(last[:6]) //nolint:errcheck // historyFiles gave only names that begin so
 		if old, err := readFinished(filepath.Join(dir, last)); err != nil || !sameUpgrade(old, f) {
 			seq++
 		}
 	}
-	data, err := json.MarshalIndent(f, "", " ")
+	data, err := encodeState(f)
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%06d-%s.json", seq, strings.TrimPrefix(string(f.Upgrade.To), "upgrades/"))
-	return atomicfile.WriteFile(filepath.Join(dir, name), append(data, '\n'), 0o600)
+	version := strings.TrimPrefix(string(f.Upgrade.To), "upgrades/")
+	name := fmt.Sprintf("%06d-%s.json", seq, version[:min(len(version), maxNameBytes/2)]) // a name may fill a file's name alone
+	return atomicfile.WriteFile(filepath.Join(dir, name), data, 0o600)
 }
 
 func sameUpgrade(a, b Finished) bool {
@@ -91,6 +94,9 @@ func LoadHistory(dir string) ([]Finished, error) {
 	return all, nil
 }
 
+// historyName is what saveHistory gives: a sequence number and the version.
+var historyName = regexp.MustCompile(`^\d{6}-.*\.json$`)
+
 func historyFiles(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,7 +107,7 @@ func historyFiles(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if len(e.Name()) > 7 && strings.HasSuffix(e.Name(), ".json") && e.Name()[6] == '-' {
+		if historyName.MatchString(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

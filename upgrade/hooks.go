@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -113,7 +114,7 @@ func (e *Engine) preUpgradeError(cause string) error {
 
 // hookEnv is what scripts see: the version's environment, and which try this is.
 func (e *Engine) hookEnv(v Version) []string {
-	return append(e.Env(v), "SUPERVISOR_ATTEMPT="+strconv.Itoa(max(1, e.j.Upgrade.Tries)))
+	return append(slices.Clip(e.Env(v)), "SUPERVISOR_ATTEMPT="+strconv.Itoa(max(1, e.j.Upgrade.Tries)))
 }
 
 // text renders a program's output for one log attribute.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"nodevisor/internal/atomicfile"
@@ -21,8 +22,12 @@ import (
 // journalSchema is the version of the documents in <home>/supervisor. Another one is refused, never guessed at.
 const journalSchema = 1
 
-// maxStateBytes caps what is read of a state file.
-const maxStateBytes = 4 << 20
+// maxStateBytes caps what is read of a state file: a plan's info of 1 MiB grows to six times that where JSON escapes all
+// of it. Nothing larger is written either.
+const maxStateBytes = 8 << 20
+
+// checkDigits is the length of a journal's check.
+const checkDigits = 16
 
 // ErrJournal means that a state file can't be trusted: unreadable, of an unknown version, changed, or at odds with the
 // link. It is a hold: the supervisor never falls back to a default.
@@ -33,7 +38,7 @@ type Journal struct {
 	Schema  int      `json:"schema"`
 	Upgrade *Upgrade `json:"upgrade"`
 	Hold    *Hold    `json:"hold"`
-	// Check is a digest over the rest: a flipped bit in a height or a name is as bad as a torn file.
+	// Check is a digest over every other byte of the document: a flipped bit in a height or a name is as bad as a torn file.
 	Check string `json:"check"`
 }
 
@@ -46,41 +51,46 @@ type Hold struct {
 
 // Upgrade is one plan being carried out.
 type Upgrade struct {
-	Plan     Plan    `json:"plan"`
-	From     Version `json:"from"`
-	To       Version `json:"to"`
-	Phase    Phase   `json:"phase"`
-	Evidence string  `json:"evidence,omitempty"` // why the height has come: file, rpc, log, signer, time, operator
-	SHA256   string  `json:"sha256,omitempty"`   // the verified binary's
-	Snapshot string  `json:"snapshot,omitempty"` // its id, chosen before it is made: making it again is no second one
-	Skipped  bool    `json:"snapshot_skipped,omitempty"`
-	Attempts int     `json:"attempts"`          // starts of the new version, counted before each
-	Tries    int     `json:"tries"`             // how often the effect after Phase was begun: SUPERVISOR_ATTEMPT
-	Crashes  int     `json:"crashes,omitempty"` // how often it was interrupted in a row; capped
+	Plan     Plan     `json:"plan"`
+	From     Version  `json:"from"`
+	To       Version  `json:"to"`
+	Phase    Phase    `json:"phase"`
+	Evidence Evidence `json:"evidence,omitempty"` // why the height has come
+	Stood    int64    `json:"stood,omitempty"`    // the height that was known when it was announced
+	Overshot int64    `json:"overshot,omitempty"` // blocks that the old version made above the plan's last one
+	SHA256   string   `json:"sha256,omitempty"`   // the verified binary's
 	// Announced: the plan was in the node's own file when the upgrade began, so it must be there after the stop.
 	Announced  bool        `json:"announced,omitempty"`
-	Downloaded bool        `json:"downloaded,omitempty"`  // the binary came from the plan's info
-	BinaryOnly bool        `json:"binary_only,omitempty"` // the rollback leaves the data alone
-	Error      string      `json:"error,omitempty"`       // the last thing that went wrong
-	Reached    int64       `json:"reached,omitempty"`     // the highest block that the new version was seen to have committed
-	Overshot   int64       `json:"overshot,omitempty"`    // blocks that the old version made above the plan's last one
+	Downloaded bool        `json:"downloaded,omitempty"`       // the binary came from the plan's info
+	BinaryOnly bool        `json:"binary_only,omitempty"`      // the rollback leaves the data alone
+	Snapshot   string      `json:"snapshot,omitempty"`         // its id, chosen before it is made: made again, it is no second one
+	Skipped    bool        `json:"snapshot_skipped,omitempty"` // no snapshot was wanted
+	Attempts   int         `json:"attempts"`                   // starts of the new version, counted before each
+	Tries      int         `json:"tries"`                      // how often the effect after Phase was begun: SUPERVISOR_ATTEMPT
+	Crashes    int         `json:"crashes,omitempty"`          // how often it was interrupted in a row; capped
+	Error      string      `json:"error,omitempty"`            // the last thing that went wrong
+	Reached    int64       `json:"reached,omitempty"`          // the highest block that the new version was seen to have committed
 	Begun      time.Time   `json:"begun"`
 	Down       time.Time   `json:"down,omitzero"` // the old node's end
 	Up         time.Time   `json:"up,omitzero"`   // the new node's first start
 	Phases     []PhaseTime `json:"phases,omitempty"`
 }
 
+// record appends what the phase took since the one before it.
+func (u *Upgrade) record(p Phase, since, now time.Time) {
+	// A new list each time: the old one may be in the hands of whoever was told of it.
+	u.Phases = slices.DeleteFunc(slices.Clone(u.Phases), func(t PhaseTime) bool { return t.Phase == p })
+	u.Phases = append(u.Phases, PhaseTime{Phase: p, MS: now.Sub(since).Milliseconds(), At: now.UTC()})
+}
+
+// Floor is the last block that the old version may have made: one above it is the new version's own.
+func (u Upgrade) Floor() int64 { return max(u.Plan.Height, u.Stood) }
+
 // PhaseTime is how long one phase took.
 type PhaseTime struct {
 	Phase Phase     `json:"phase"`
 	MS    int64     `json:"ms"`
 	At    time.Time `json:"at"`
-}
-
-// record appends what the phase took since the one before it.
-func (u *Upgrade) record(p Phase, since, now time.Time) {
-	u.Phases = slices.DeleteFunc(u.Phases, func(t PhaseTime) bool { return t.Phase == p })
-	u.Phases = append(u.Phases, PhaseTime{Phase: p, MS: now.Sub(since).Milliseconds(), At: now.UTC()})
 }
 
 // LoadJournal reads the journal; a missing file is an empty one.
@@ -119,11 +129,7 @@ func decodeJournal(data []byte) (Journal, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return Journal{}, errors.New("something follows the document")
 	}
-	want, err := j.digest()
-	if err != nil {
-		return Journal{}, err
-	}
-	if want != j.Check {
+	if want, ok := digest(data, j.Check); !ok || want != j.Check {
 		return Journal{}, errors.New("its check doesn't match: it was changed by hand or by a faulty disk")
 	}
 	if u := j.Upgrade; u != nil && !u.Phase.Known() {
@@ -135,12 +141,7 @@ func decodeJournal(data []byte) (Journal, error) {
 // Save writes the journal with durability d. A failed write is tried once more from scratch: after a failed fsync the
 // old descriptor can't be trusted, a new file can.
 func (j Journal) Save(path string, d atomicfile.Durability) error {
-	j.Schema = journalSchema
-	var err error
-	if j.Check, err = j.digest(); err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(j, "", " ")
+	data, err := j.encode()
 	if err != nil {
 		return err
 	}
@@ -148,7 +149,7 @@ func (j Journal) Save(path string, d atomicfile.Durability) error {
 		return err
 	}
 	write := func() error {
-		return atomicfile.Write(path, 0o600, d, func(w io.Writer) error { _, err := w.Write(append(data, '\n')); return err })
+		return atomicfile.Write(path, 0o600, d, func(w io.Writer) error { _, err := w.Write(data); return err })
 	}
 	if err := write(); err == nil {
 		return nil
@@ -156,16 +157,38 @@ func (j Journal) Save(path string, d atomicfile.Durability) error {
 	return write()
 }
 
-// digest covers everything but Check itself. Times are compared as JSON renders them, so a load and save agree.
-func (j Journal) digest() (string, error) {
-	j.Check = ""
-	data, err := json.Marshal(j)
+func (j Journal) encode() ([]byte, error) {
+	j.Schema, j.Check = journalSchema, strings.Repeat("0", checkDigits)
+	data, err := encodeState(j)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:8]), nil
+	sum, _ := digest(data, j.Check)
+	return append(data[:bytes.LastIndex(data, []byte(j.Check))], []byte(sum+"\"\n}\n")...), nil
 }
+
+// digest covers the bytes of a journal but its check, which is the last value of the document.
+func digest(data []byte, check string) (sum string, ok bool) {
+	i := bytes.LastIndex(data, []byte(check))
+	if len(check) != checkDigits || i < 0 {
+		return "", false
+	}
+	h := sha256.New()
+	h.Write(data[:i])
+	h.Write(data[i+checkDigits:])
+	return hex.EncodeToString(h.Sum(nil)[:checkDigits/2]), true
+}
+
+// encodeState renders a state file, for people to read; one that could not be read again isn't written.
+func encodeState(v any) ([]byte, error) {
+	data, err := json.MarshalIndent(v, "", " ")
+	if err == nil && len(data) >= maxStateBytes {
+		err = errTooLarge
+	}
+	return append(data, '\n'), err
+}
+
+var errTooLarge = fmt.Errorf("larger than %d MiB", maxStateBytes>>20)
 
 // readState reads a small state file, capped.
 func readState(path string) ([]byte, error) {
@@ -176,7 +199,7 @@ func readState(path string) ([]byte, error) {
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxStateBytes+1))
 	if err == nil && len(data) > maxStateBytes {
-		err = errors.New("larger than 4 MiB")
+		err = errTooLarge
 	}
 	return data, err
 }

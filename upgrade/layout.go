@@ -93,6 +93,12 @@ func (l Layout) Dir(v Version) string { return filepath.Join(l.Root, string(v)) 
 // Binary is the version's executable.
 func (l Layout) Binary(v Version) string { return filepath.Join(l.Dir(v), "bin", l.Node) }
 
+// HasBinary tells whether something lies in the place of the version's executable.
+func (l Layout) HasBinary(v Version) bool {
+	_, err := os.Stat(l.Binary(v))
+	return err == nil
+}
+
 // InfoPath is Cosmovisor's trace of a switch: the plan, beside the version's bin.
 func (l Layout) InfoPath(v Version) string { return filepath.Join(l.Dir(v), "upgrade-info.json") }
 
@@ -155,11 +161,13 @@ func (l Layout) SwitchTo(v Version) error {
 // SeenUpgrade tells whether this home ever left genesis, by any trace: ours, or Cosmovisor's. Then a missing link is a
 // damage, not a first start.
 func (l Layout) SeenUpgrade() bool {
-	traces := []string{filepath.Join(l.Root, "upgrades", "*", "upgrade-info.json"), filepath.Join(l.HistoryDir(), "*.json")}
-	for _, pattern := range traces {
-		if found, _ := filepath.Glob(pattern); len(found) > 0 {
+	for _, e := range entries(filepath.Join(l.Root, "upgrades")) {
+		if _, err := os.Lstat(l.InfoPath(Version("upgrades/" + e.Name()))); err == nil {
 			return true
 		}
+	}
+	if names, err := historyFiles(l.HistoryDir()); err != nil || len(names) > 0 {
+		return true
 	}
 	if _, err := os.Lstat(l.JournalPath()); err == nil {
 		return true
@@ -171,17 +179,31 @@ func (l Layout) SeenUpgrade() bool {
 	return err == nil
 }
 
+// Tidy removes what interrupted writes of this package left. Only the holder of the home lock may call it.
+func (l Layout) Tidy() error {
+	dirs := []string{l.State(), l.HistoryDir(), l.Root}
+	for _, e := range entries(filepath.Join(l.Root, "upgrades")) {
+		dirs = append(dirs, filepath.Join(l.Root, "upgrades", e.Name()))
+	}
+	if l.Plan != "" {
+		dirs = append(dirs, filepath.Dir(l.Plan))
+	}
+	var errs []error
+	for _, dir := range dirs {
+		if info, err := os.Stat(dir); err == nil && info.IsDir() {
+			errs = append(errs, atomicfile.RemoveTemps(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Versions lists the versions that have a binary, genesis first, then by name.
 func (l Layout) Versions() []Version {
 	var all []Version
 	if info, err := os.Stat(l.Binary(Genesis)); err == nil && info.Mode().IsRegular() {
 		all = append(all, Genesis)
 	}
-	entries, err := os.ReadDir(filepath.Join(l.Root, "upgrades"))
-	if err != nil {
-		return all
-	}
-	for _, e := range entries {
+	for _, e := range entries(filepath.Join(l.Root, "upgrades")) {
 		v := Version("upgrades/" + e.Name())
 		if info, err := os.Stat(l.Binary(v)); err == nil && info.Mode().IsRegular() && !strings.HasPrefix(e.Name(), ".") {
 			all = append(all, v)
@@ -189,6 +211,12 @@ func (l Layout) Versions() []Version {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// entries lists a directory; one that can't be read has none.
+func entries(dir string) []fs.DirEntry {
+	found, _ := os.ReadDir(dir) //nolint:errcheck // said above
+	return found
 }
 
 // Similar names a version that differs from v in case or spelling only slightly, for a warning; "" where none does.

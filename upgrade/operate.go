@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 )
 
@@ -24,6 +25,9 @@ func (e *Engine) AddPlan(ctx context.Context, p Plan, known int64, force bool) e
 		}
 		return nil
 	}
+	if _, err := NormaliseName(p.Name, false); err != nil {
+		return err
+	}
 	if p.Height > 0 && known != Unknown && p.Height <= known {
 		return hint.New("schedule", p.Name, fmt.Sprintf("height %d is past: the node is at %d", p.Height, known),
 			"supervisor upgrade apply "+p.Name)
@@ -34,19 +38,19 @@ func (e *Engine) AddPlan(ctx context.Context, p Plan, known int64, force bool) e
 				"supervisor upgrade cancel "+p.Name+", or add --force")
 		}
 	}
-	if force {
-		e.s.Unskip(p.Name)
-	}
-	if e.s.Skips(p) {
+	if e.s.Skips(p) && !force {
 		return hint.New("schedule", p.Name, "it is on the skip list", "supervisor upgrade add "+p.Name+" BINARY --force")
 	}
-	e.s.Add(p)
-	return e.s.Save(e.Layout.SchedulePath())
+	return e.reschedule(func(s *Schedule) {
+		if force {
+			s.Unskip(p.Name)
+		}
+		s.Add(p)
+	})
 }
 
 func (e *Engine) unskip(name string) error {
-	e.s.Unskip(name)
-	return e.s.Save(e.Layout.SchedulePath())
+	return e.reschedule(func(s *Schedule) { s.Unskip(name) })
 }
 
 // accept takes the binary that lies in the in-flight version's place now as the verified one.
@@ -56,8 +60,7 @@ func (e *Engine) accept(ctx context.Context) error {
 	if !ready.Ready() {
 		return hint.New("use the binary of", u.To.Name(), ready.Problems[0], "supervisor upgrade add "+u.To.Name()+" BINARY --force")
 	}
-	u.SHA256 = ready.SHA256
-	return e.saveFull()
+	return e.change(atomicfile.Full, func() { u.SHA256 = ready.SHA256 })
 }
 
 // CancelPlan takes a plan off the schedule. One in flight can be cancelled only before it acted.
@@ -68,10 +71,10 @@ func (e *Engine) CancelPlan(name string) error {
 		}
 		return e.Close(ResultCancelled)
 	}
-	if !e.s.Cancel(name) {
+	if !e.s.Has(name) {
 		return hint.New("cancel", name, "no such plan is scheduled", "supervisor upgrade list")
 	}
-	return e.s.Save(e.Layout.SchedulePath())
+	return e.reschedule(func(s *Schedule) { s.Cancel(name) })
 }
 
 // SkipPlan puts a plan on the durable skip list. One in flight is undone first: an old binary never runs on data that a
@@ -86,16 +89,31 @@ func (e *Engine) SkipPlan(ctx context.Context, name string, height int64, known 
 		}
 	}
 	// The list is written before the journal forgets the upgrade: a crash in between must not begin it again.
-	e.s.AddSkip(Skip{Name: name, Height: height, Since: now(), Why: "operator"})
-	e.s.Cancel(name)
-	if err := e.s.Save(e.Layout.SchedulePath()); err != nil {
+	if err := e.passOver(Skip{Name: name, Height: height, Since: now(), Why: "operator"}); err != nil || !mine {
 		return err
 	}
-	if mine {
-		e.j.Hold = nil
-		return e.Close(ResultSkipped)
+	hold := e.j.Hold
+	e.j.Hold = nil
+	if err := e.Close(ResultSkipped); err != nil {
+		e.j.Hold = hold
+		return err
 	}
 	return nil
+}
+
+func (e *Engine) passOver(k Skip) error {
+	return e.reschedule(func(s *Schedule) {
+		s.AddSkip(k)
+		s.Cancel(k.Name)
+	})
+}
+
+// CloseSkipped ends an upgrade that was rolled back by policy: it isn't tried again by itself.
+func (e *Engine) CloseSkipped(name string, height int64, why string) error {
+	if err := e.passOver(Skip{Name: name, Height: height, Since: now(), Why: short(why)}); err != nil {
+		return err
+	}
+	return e.Close(ResultRolledBack)
 }
 
 // undo takes back what an upgrade in flight has changed, if it has.
@@ -138,7 +156,7 @@ func (e *Engine) Use(ctx context.Context, v Version, force bool) error {
 		return err
 	}
 	u := Upgrade{Plan: Plan{Name: v.Name(), Source: FromOperator, Immediate: true}, From: from, To: v, Phase: Committed,
-		Evidence: string(ByOperator), SHA256: ready.SHA256, Begun: now()}
+		Evidence: ByOperator, SHA256: ready.SHA256, Begun: now()}
 	return saveHistory(e.Layout.HistoryDir(), Finished{Result: ResultUsed, At: now(), Upgrade: u})
 }
 
@@ -147,8 +165,7 @@ func (e *Engine) SetHalt(h *Halt, known int64) error {
 	if h != nil && h.Height > 0 && known != Unknown && h.Height <= known {
 		return hint.New("schedule the halt", "", fmt.Sprintf("height %d is past: the node is at %d", h.Height, known), "supervisor halt --now")
 	}
-	e.s.Halt = h
-	return e.s.Save(e.Layout.SchedulePath())
+	return e.reschedule(func(s *Schedule) { s.Halt = h })
 }
 
 // HaltDue tells whether the scheduled halt has come.
@@ -161,4 +178,21 @@ func (s Schedule) HaltDue(height int64, clock time.Time) bool {
 	default:
 		return height != Unknown && height >= h.Height
 	}
+}
+
+// Settle makes what was stepped through in memory durable, where nobody starts the node at once.
+func (e *Engine) Settle() error { return e.saveFull() }
+
+// SetAside moves a journal or schedule that can't be trusted out of the way, under a name of its own; nothing is deleted.
+func (e *Engine) SetAside() error {
+	_, jerr := LoadJournal(e.Layout.JournalPath())
+	_, serr := LoadSchedule(e.Layout.SchedulePath())
+	var errs []error
+	if jerr != nil {
+		errs = append(errs, atomicfile.Rename(e.Layout.JournalPath(), aside(e.Layout.JournalPath())))
+	}
+	if serr != nil {
+		errs = append(errs, atomicfile.Rename(e.Layout.SchedulePath(), aside(e.Layout.SchedulePath())))
+	}
+	return errors.Join(errs...)
 }

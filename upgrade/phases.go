@@ -46,6 +46,7 @@ var transitions = []transition{
 	{Migrated, RollingBack, "rollback"},
 	{OnProbation, RollingBack, "rollback, by policy or operator"},
 	{RollingBack, RolledBack, "restore the snapshot, switch the link back"},
+	{RollingBack, Snapshotted, "resume with --restore, the same and begin again"},
 }
 
 // Phases lists every phase in its order.

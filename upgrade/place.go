@@ -2,6 +2,8 @@ package upgrade
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -64,9 +66,11 @@ func Place(ctx context.Context, l Layout, p Placement) (placed bool, err error) 
 		return false, err
 	}
 	if isDir {
-		return true, placeTree(ctx, l, p)
+		err = placeTree(ctx, l, p, sum)
+	} else {
+		err = placeFile(ctx, src, dst, sum)
 	}
-	return true, placeFile(ctx, src, dst)
+	return err == nil, err
 }
 
 // keepInside refuses a version whose directory is a link that leaves the tree.
@@ -103,45 +107,67 @@ func findBinary(l Layout, from string) (path string, isDir bool, err error) {
 }
 
 // placeFile copies one binary to dst. An older one is linked aside first, so that it is never missing.
-func placeFile(ctx context.Context, src, dst string) error {
+func placeFile(ctx context.Context, src, dst, sum string) error {
 	if err := atomicfile.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 		return err
 	}
+	kept := ""
 	if _, err := os.Lstat(dst); err == nil {
-		if err := os.Link(dst, aside(dst)); err != nil {
+		kept = aside(dst)
+		if err := os.Link(dst, kept); err != nil {
 			return fmt.Errorf("cannot keep %s aside: %w", dst, err)
 		}
 	}
-	return copyTo(ctx, src, dst)
+	err := copyTo(ctx, src, dst, sum)
+	if err != nil && kept != "" {
+		os.Remove(kept) //nolint:errcheck // a second name of what is still in its place
+	}
+	return err
 }
 
 func aside(path string) string {
 	return path + ".before-" + time.Now().UTC().Format("20060102T150405.000")
 }
 
-func copyTo(ctx context.Context, src, dst string) error {
+// copyTo copies a file; sum is the digest that was verified, "" = none.
+func copyTo(ctx context.Context, src, dst, sum string) error {
 	in, err := os.Open(src)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
 	return atomicfile.Write(dst, 0o755, atomicfile.Full, func(w io.Writer) error {
-		_, err := io.Copy(w, contextReader{ctx, in})
-		return err
+		h := sha256.New()
+		if _, err := io.Copy(io.MultiWriter(w, h), contextReader{ctx, in}); err != nil {
+			return err
+		}
+		if have := hex.EncodeToString(h.Sum(nil)); sum != "" && have != sum {
+			return fmt.Errorf("%s was changed while it was copied (sha256 was %s, is %s)", src, sum, have)
+		}
+		return nil
 	})
 }
 
 // placeTree copies a directory beside the version's, then puts it there in one step.
-func placeTree(ctx context.Context, l Layout, p Placement) error {
+func placeTree(ctx context.Context, l Layout, p Placement, sum string) error {
+	from, err := filepath.EvalSymlinks(p.From)
+	if err != nil {
+		return err
+	}
 	stage, err := os.MkdirTemp(filepath.Join(l.Root, "upgrades"), ".stage-*")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(stage)
+	mine := true // what lies under this name is the new tree, not one that was replaced
+	defer func() {
+		if mine {
+			os.RemoveAll(stage) //nolint:errcheck // nothing depends on it
+		}
+	}()
 	if err := os.Chmod(stage, 0o755); err != nil {
 		return err
 	}
-	if err := copyTree(ctx, p.From, stage); err != nil {
+	if err := copyTree(ctx, from, stage); err != nil {
 		return err
 	}
 	inBin := filepath.Join(stage, "bin", l.Node)
@@ -156,6 +182,9 @@ func placeTree(ctx context.Context, l Layout, p Placement) error {
 	if err := os.Chmod(inBin, 0o755); err != nil {
 		return err
 	}
+	if have, err := HashFile(ctx, inBin); err != nil || have != sum {
+		return errors.Join(err, fmt.Errorf("%s was changed while it was copied", p.From))
+	}
 	dir := l.Dir(p.Version)
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return atomicfile.Rename(stage, dir)
@@ -164,7 +193,8 @@ func placeTree(ctx context.Context, l Layout, p Placement) error {
 	if err := unix.Renameat2(unix.AT_FDCWD, stage, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
 		return fmt.Errorf("cannot replace %s: %w", dir, err)
 	}
-	return atomicfile.Rename(stage, filepath.Join(filepath.Dir(dir), "."+filepath.Base(aside(dir))))
+	mine = false
+	return atomicfile.Rename(stage, filepath.Join(filepath.Dir(dir), aside("."+short(filepath.Base(dir)))))
 }
 
 // copyTree copies directories, regular files and the links that stay inside; anything else has no place in a version.
@@ -191,7 +221,7 @@ func copyTree(ctx context.Context, from, to string) error {
 			}
 			return atomicfile.Symlink(target, dst)
 		case d.Type().IsRegular():
-			return copyTo(ctx, path, dst)
+			return copyTo(ctx, path, dst, "")
 		}
 		return hint.New("add", path, "it is neither a file, a directory nor a link", "remove it from the directory")
 	})

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"nodevisor/internal/hint"
@@ -98,9 +99,6 @@ var (
 // Cosmovisor does. Allowed is printable ASCII without "/", "\" and "%", not starting with a dot, at most 255 bytes after
 // URL path escaping: everything else could name a path outside the tree, or two versions by names that look the same.
 func NormaliseName(name string, recase bool) (string, error) {
-	if recase {
-		name = strings.ToLower(name)
-	}
 	bad := func(why string) (string, error) {
 		return "", &hint.Error{
 			Op: "use the name", Path: strconv.Quote(short(name)), Err: fmt.Errorf("%w: %s", ErrInvalidName, why),
@@ -128,6 +126,9 @@ func NormaliseName(name string, recase bool) (string, error) {
 	if len(url.PathEscape(name)) > maxNameBytes {
 		return bad("it is longer than 255 bytes")
 	}
+	if recase { // last: lower-casing makes ASCII of some look-alikes (the Kelvin sign becomes a k)
+		name = strings.ToLower(name)
+	}
 	return name, nil
 }
 
@@ -141,7 +142,7 @@ func short(s string) string {
 // ReadPlanFile reads what the node announced. A missing file is ErrNoPlan; one that is empty, half-written or otherwise
 // unusable is ErrInvalidPlan: look again later, the node may still be writing.
 func ReadPlanFile(path string, recase bool) (Plan, fs.FileInfo, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO in its place must not block
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
 		return Plan{}, nil, ErrNoPlan
 	}
@@ -274,12 +275,13 @@ func parseHeight(raw json.RawMessage) (int64, error) {
 	return int64(h), nil
 }
 
-// planDocument renders p as x/upgrade writes its file, so that a node's store loader and Cosmovisor can read it.
-func planDocument(p Plan) ([]byte, error) {
+// planDocument renders p under that name as x/upgrade writes its file, so that a node's store loader and Cosmovisor can
+// read it.
+func planDocument(p Plan, name string) ([]byte, error) {
 	return json.Marshal(struct {
 		Name   string    `json:"name"`
 		Time   time.Time `json:"time"`
 		Height int64     `json:"height,omitempty"`
 		Info   string    `json:"info,omitempty"`
-	}{Name: p.Name, Height: p.Height, Info: p.Info})
+	}{Name: name, Height: p.Height, Info: p.Info})
 }

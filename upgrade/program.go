@@ -1,13 +1,17 @@
 package upgrade
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os/exec"
 	"strconv"
 	"syscall"
+
+	"nodevisor/internal/proc"
 )
+
+// maxOutput caps what is kept of a short-lived program's stdout, in bytes.
+const maxOutput = 256 << 10
 
 // program is one short-lived program that an upgrade runs: a probe, a script, the new binary's pre-upgrade.
 type program struct {
@@ -17,26 +21,23 @@ type program struct {
 	dir  string
 }
 
+// result is how it ended.
 type result struct {
 	Stdout, Stderr []byte
 	Code           int
 	Signal         syscall.Signal
 }
 
+// runProgram runs p to its end. An error means that it could not be run, or that ctx ended it; a code or a signal is no
+// error here, because each caller has a meaning of its own for them.
 func runProgram(ctx context.Context, p program) (result, error) {
-	var out, errOut bytes.Buffer
-	cmd := exec.CommandContext(ctx, p.path, p.args...)
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = p.env, p.dir, &out, &errOut
-	err := cmd.Run()
-	res := result{Stdout: out.Bytes(), Stderr: errOut.Bytes()}
-	if ee := new(exec.ExitError); errors.As(err, &ee) {
-		if ws := ee.Sys().(syscall.WaitStatus); ws.Signaled() {
-			res.Signal = ws.Signal()
-		}
-		res.Code = ee.ExitCode()
-		return res, nil
+	cmd := exec.Command(p.path, p.args...)
+	cmd.Env, cmd.Dir = p.env, p.dir
+	res, err := proc.Output(ctx, cmd, maxOutput)
+	if ended := new(proc.ExitError); errors.As(err, &ended) {
+		err = nil
 	}
-	return res, err
+	return result{Stdout: res.Stdout, Stderr: res.Stderr, Code: res.Code, Signal: res.Signal}, err
 }
 
 func (r result) failed() bool { return r.Code != 0 || r.Signal != 0 }

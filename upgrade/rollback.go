@@ -20,9 +20,9 @@ func CanRollBack(u *Upgrade, height int64, automatic bool) error {
 	switch {
 	case u == nil:
 		return errors.New("no upgrade is in flight")
-	case max(u.Reached, height) > u.Plan.Height && u.Plan.Height > 0:
+	case max(u.Reached, height) > u.Floor() && u.Floor() > 0:
 		return fmt.Errorf("block %d committed", max(u.Reached, height))
-	case automatic && height == Unknown && u.Reached == 0:
+	case automatic && (height == Unknown && u.Reached == 0 || u.Floor() == 0):
 		return errors.New("the height is unknown")
 	case u.Phase == Planned || u.Phase == Staged:
 		return errors.New("nothing was changed yet")
@@ -43,22 +43,39 @@ func (e *Engine) RollBack(ctx context.Context, binaryOnly bool) error {
 	if u.Phase == RolledBack {
 		return nil
 	}
-	if u.Phase != RollingBack {
-		u.BinaryOnly = binaryOnly
+	// A way back with the data may still become one without it, where the snapshot turns out to be lost; never the reverse.
+	only := binaryOnly || (u.Phase == RollingBack && u.BinaryOnly)
+	if !only && u.touched() && !e.restorable(u) {
+		return hint.New("roll back", u.Plan.Name, "the data may be migrated, and there is no snapshot to put back",
+			"supervisor rollback --binary-only (only where the data was not migrated)")
+	}
+	if u.Phase != RollingBack || u.BinaryOnly != only {
+		u.BinaryOnly = only
 		if err := e.advanceFull(RollingBack); err != nil {
 			return err
 		}
 	}
-	restore := !u.BinaryOnly && !u.Skipped && u.Snapshot != "" && e.Snapshots != nil && u.sealed()
+	if err := e.goBack(ctx, !only && e.restorable(u)); err != nil {
+		return err
+	}
+	return e.advanceFull(RolledBack)
+}
+
+// goBack puts the snapshot in the place of the data, then the link back to the old version: an old binary never runs on
+// migrated data. It is done again after a crash.
+func (e *Engine) goBack(ctx context.Context, restore bool) error {
+	u := e.j.Upgrade
 	if restore {
 		if err := e.Snapshots.Restore(ctx, u.Snapshot); err != nil {
 			return fmt.Errorf("cannot restore the snapshot %s: %w", u.Snapshot, err)
 		}
 	}
-	if err := e.Layout.SwitchTo(u.From); err != nil {
-		return err
-	}
-	return e.advanceFull(RolledBack)
+	return e.Layout.SwitchTo(u.From)
+}
+
+// restorable tells whether the upgrade's snapshot can be put back.
+func (e *Engine) restorable(u *Upgrade) bool {
+	return e.Snapshots != nil && !u.Skipped && u.Snapshot != "" && u.sealed()
 }
 
 // touched tells whether the data may have changed since the snapshot: the new binary's pre-upgrade or the node ran. (The
@@ -80,32 +97,82 @@ func (e *Engine) Close(r Result) error {
 	return e.finish(r)
 }
 
-// Restart puts the upgrade's own snapshot back and lets the upgrade go on after it, with fresh attempts.
+// Restart puts the upgrade's own snapshot back and lets the upgrade go on after it, with fresh attempts. Interrupted, it
+// is a rollback under way, which ends as one or is restarted.
 func (e *Engine) Restart(ctx context.Context) error {
 	u := e.j.Upgrade
-	if err := CanRollBack(u, Unknown, false); err != nil {
+	err := CanRollBack(u, Unknown, false)
+	if err == nil && !e.restorable(u) {
+		err = errors.New("no snapshot was taken")
+	}
+	if err != nil {
 		return &hint.Error{Op: "restore the upgrade's snapshot", Err: err, Hint: "supervisor status"}
 	}
-	if err := e.Snapshots.Restore(ctx, u.Snapshot); err != nil {
-		return fmt.Errorf("cannot restore the snapshot %s: %w", u.Snapshot, err)
-	}
-	if err := e.Layout.SwitchTo(u.From); err != nil {
+	tries := u.Tries
+	u.BinaryOnly = false
+	if err := e.advanceFull(RollingBack); err != nil {
 		return err
 	}
-	u.Attempts, u.Error = 0, ""
-	u.Phase, u.Tries, u.Crashes = Snapshotted, u.Tries+1, 0
-	return e.save(atomicfile.Full)
+	if err := e.goBack(ctx, true); err != nil {
+		return err
+	}
+	return e.change(atomicfile.Full, func() {
+		u := e.j.Upgrade
+		u.Phases = slices.DeleteFunc(slices.Clone(u.Phases), func(t PhaseTime) bool { return t.Phase.OnNew() || t.Phase == RollingBack })
+		u.Phase, u.Tries, u.Crashes, u.Attempts, u.Error = Snapshotted, tries+1, 0, 0, ""
+	})
 }
 
 // Resume gives an upgrade fresh attempts and takes the hold away.
 func (e *Engine) Resume() error {
-	if u := e.j.Upgrade; u != nil {
-		u.Attempts, u.Crashes = 0, 0
-		u.Tries++
-	}
 	if e.j.Hold == nil && e.j.Upgrade == nil {
 		return nil
 	}
-	e.j.Hold = nil
-	return e.save(atomicfile.Full)
+	return e.change(atomicfile.Full, func() {
+		if u := e.j.Upgrade; u != nil {
+			u.Attempts, u.Crashes = 0, 0
+			u.Tries++
+		}
+		e.j.Hold = nil
+	})
+}
+
+// Reopen takes the last finished upgrade back into the journal, so that it can be rolled back, unless one is in flight.
+// It refuses what can't be undone.
+func (e *Engine) Reopen(known int64, binaryOnly bool) error {
+	refuse := func(err error) error {
+		return &hint.Error{Op: "roll back", Err: err, Hint: "supervisor status; supervisor upgrade apply VERSION switches forward instead"}
+	}
+	u := e.j.Upgrade
+	if u == nil {
+		all, err := LoadHistory(e.Layout.HistoryDir())
+		if err != nil {
+			return err
+		}
+		current, err := e.Layout.Current()
+		if err != nil {
+			return err
+		}
+		if len(all) == 0 || all[0].Result != ResultCommitted || all[0].Upgrade.To != current {
+			return refuse(errors.New("no upgrade is in flight, and the last one is not what current names"))
+		}
+		u = &all[0].Upgrade
+		u.Phase = OnProbation
+	}
+	if err := CanRollBack(u, known, false); err != nil && (!binaryOnly || u.Phase == Planned || u.Phase == Staged) {
+		return refuse(err)
+	}
+	e.j.Upgrade = u
+	return nil
+}
+
+// Allow takes a plan off the skip list with force; without, a plan on it is refused.
+func (e *Engine) Allow(name string, force bool) error {
+	if !e.s.Skips(Plan{Name: name}) {
+		return nil
+	}
+	if !force {
+		return hint.New("apply", name, "it is on the skip list", "add --force to try it again")
+	}
+	return e.unskip(name)
 }

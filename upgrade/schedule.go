@@ -54,8 +54,8 @@ func LoadSchedule(path string) (Schedule, error) {
 	if err == nil {
 		err = json.Unmarshal(data, &s)
 	}
-	if err == nil && s.Schema != journalSchema {
-		err = fmt.Errorf("its schema is %d, this program knows %d", s.Schema, journalSchema)
+	if err == nil {
+		err = s.check()
 	}
 	if err != nil {
 		return s, &hint.Error{
@@ -66,29 +66,47 @@ func LoadSchedule(path string) (Schedule, error) {
 	return s, nil
 }
 
+// check refuses what another version of the program wrote, and names that could leave the tree: people edit this file.
+func (s Schedule) check() error {
+	if s.Schema != journalSchema {
+		return fmt.Errorf("its schema is %d, this program knows %d", s.Schema, journalSchema)
+	}
+	for _, p := range s.Plans {
+		if _, err := NormaliseName(p.Name, false); err != nil {
+			return err
+		}
+		if p.Height < 0 {
+			return fmt.Errorf("the height of %s is negative", p.Name)
+		}
+	}
+	return nil
+}
+
 // Save writes the schedule durably.
 func (s Schedule) Save(path string) error {
 	s.Schema = journalSchema
-	slices.SortStableFunc(s.Plans, byHeight)
-	data, err := json.MarshalIndent(s, "", " ")
+	data, err := encodeState(s)
 	if err != nil {
 		return err
 	}
 	if err := atomicfile.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}
-	return atomicfile.WriteFile(path, append(data, '\n'), 0o600)
+	return atomicfile.WriteFile(path, data, 0o600)
 }
 
-// byHeight orders plans: heights first, lowest first, then times.
-func byHeight(a, b Plan) int {
+// byHeight orders plans by their turn, then by name.
+func byHeight(a, b Plan) int { return cmp.Or(byTurn(a, b), cmp.Compare(a.Name, b.Name)) }
+
+// byTurn orders plans by when they come: heights first, lowest first, then times.
+func byTurn(a, b Plan) int {
 	if a.Time.IsZero() != b.Time.IsZero() {
 		if a.Time.IsZero() {
 			return -1
 		}
 		return 1
 	}
-	return cmp.Or(cmp.Compare(a.Height, b.Height), a.Time.Compare(b.Time), cmp.Compare(a.Name, b.Name))
+	return cmp.Or(cmp.Compare(a.Height, b.Height), a.Time.Compare(b.Time))
 }
 
 // Add puts p on the schedule, replacing a plan of the same name.
@@ -96,6 +114,11 @@ func (s *Schedule) Add(p Plan) {
 	s.Cancel(p.Name)
 	s.Plans = append(s.Plans, p)
 	slices.SortStableFunc(s.Plans, byHeight)
+}
+
+// Has tells whether a plan of that name is scheduled.
+func (s Schedule) Has(name string) bool {
+	return slices.ContainsFunc(s.Plans, func(p Plan) bool { return p.Name == name })
 }
 
 // Cancel takes the plan of that name off, and tells whether there was one.
@@ -108,7 +131,7 @@ func (s *Schedule) Cancel(name string) bool {
 // Skips tells whether p is to be passed over.
 func (s Schedule) Skips(p Plan) bool {
 	return slices.ContainsFunc(s.Skip, func(k Skip) bool {
-		return k.Name == p.Name && (k.Height == 0 || k.Height == p.Height)
+		return k.Name == p.Name && (k.Height == 0 || p.Height == 0 || k.Height == p.Height)
 	})
 }
 

@@ -25,12 +25,22 @@ import (
 // looks for what can't be executed, not for what is slow.
 const probeTimeout = 10 * time.Second
 
+const (
+	// failedFor is how long a binary that failed isn't tried again; a mended one has another identity.
+	failedFor = 2 * time.Second
+	// clockTick is above the coarsest time stamp of a local file system: a jiffy, at most 10 ms.
+	clockTick = 20 * time.Millisecond
+)
+
 // Readiness says whether a version could be switched to at this moment.
 type Readiness struct {
 	Version  Version
 	SHA256   string   // of the binary, where it could be read
 	Problems []string // empty = ready
-	id       identity
+	// Downloaded: the caller fetched the binary from the plan's info, so a changed info is a changed plan.
+	Downloaded bool
+	id         identity
+	at         time.Time
 }
 
 // Ready tells whether nothing stands in the way.
@@ -80,6 +90,9 @@ func (c *Checker) Check(ctx context.Context, v Version) Readiness {
 	info, err := c.inspect(v, path)
 	if err != nil {
 		r.Problems = append(r.Problems, err.Error())
+		if similar := c.layout.Similar(v); similar != "" {
+			r.Problems = append(r.Problems, fmt.Sprintf("the version %q is there, but the plan's exact name is %q", similar, v.Name()))
+		}
 		c.forget(v)
 		return r
 	}
@@ -87,7 +100,8 @@ func (c *Checker) Check(ctx context.Context, v Version) Readiness {
 	c.mu.Lock()
 	old, ok := c.known[v]
 	c.mu.Unlock()
-	if ok && old.id == r.id {
+	// What isn't the binary's own fault can be mended around it (a missing loader, too little memory for the trial).
+	if ok && old.id == r.id && (old.Ready() || time.Since(old.at) < failedFor) {
 		return old
 	}
 	if r.SHA256, err = HashFile(ctx, path); err != nil {
@@ -97,18 +111,29 @@ func (c *Checker) Check(ctx context.Context, v Version) Readiness {
 	for _, check := range []func() error{
 		func() error { return runnable(path) },
 		func() error { return c.trial(ctx, path) },
+		func() error { return unchanged(path, r.id) },
 	} {
 		if err := check(); err != nil {
 			r.Problems = append(r.Problems, err.Error())
 			break
 		}
 	}
-	if ctx.Err() == nil {
+	// A file that was written a moment ago could be written again within the same tick of the file system's clock: then
+	// its identity would not tell. It is looked at once more instead.
+	if r.at = time.Now(); ctx.Err() == nil && r.at.Sub(time.Unix(0, r.id.ctime)) > clockTick {
 		c.mu.Lock()
 		c.known[v] = r
 		c.mu.Unlock()
 	}
 	return r
+}
+
+// unchanged tells whether what was hashed and tried is still what lies there.
+func unchanged(path string, id identity) error {
+	if info, err := os.Stat(path); err != nil || identify(info) != id {
+		return fmt.Errorf("%s was changed while it was verified", path)
+	}
+	return nil
 }
 
 func (c *Checker) forget(v Version) {
@@ -242,12 +267,12 @@ func elfRunnable(path string) error {
 
 func scriptRunnable(path string, head []byte) error {
 	line, _, _ := bytes.Cut(head[2:], []byte("\n"))
-	words := strings.Fields(string(line))
+	words := strings.FieldsFunc(string(line), func(r rune) bool { return r == ' ' || r == '\t' }) // as execve: a \r is part of the name
 	if len(words) == 0 {
 		return fmt.Errorf("%s names no interpreter", path)
 	}
 	if _, err := os.Stat(words[0]); err != nil {
-		return fmt.Errorf("%s needs the interpreter %s, which is missing here", path, words[0])
+		return fmt.Errorf("%s needs the interpreter %q, which is missing here", path, words[0])
 	}
 	return nil
 }

@@ -69,25 +69,39 @@ type Tracker struct {
 
 	file     PlanFile
 	seenFile bool
-	appeared bool // the file's content came while our node ran, and not by our hand
+	last     Plan // the last plan that the file held; kept while the file is torn or missing
+	appeared bool // the file's content came while our node ran, and no height has contradicted it since
+	unjudged bool // it changed while no node ran, and the end of the last one hasn't been judged yet
 	schedule Schedule
 	chain    *Plan
 	record   int64     // the last height read in an earlier life of ours; Unknown = none
 	recorded time.Time // when
 
-	height  int64 // the last height read since the node's last start; Unknown = none
-	highest int64 // the highest since the file appeared
-	stale   bool  // no height was read since the file appeared
-	line    *Key  // what the node's own line named
+	height  int64          // the last height read since the node's last start; Unknown = none
+	before  int64          // the last height read before height became Unknown again; Unknown = none
+	highest int64          // the highest since the file appeared, in this life of the data
+	fresh   bool           // the node's first height of this start is still to come
+	stale   bool           // no height was read since the file appeared
+	failed  int            // how often none could be read since then, in a row
+	line    *Key           // what the node's own line named
+	unsafe  map[int64]bool // heights that the node itself is told to pass over (--unsafe-skip-upgrades)
 }
 
 // NewTracker makes a tracker. record is the recorded height and its time (Unknown where there is none).
 func NewTracker(record int64, at time.Time) *Tracker {
-	return &Tracker{record: record, recorded: at, height: Unknown, highest: Unknown}
+	return &Tracker{record: record, recorded: at, height: Unknown, before: Unknown, highest: Unknown, fresh: true}
 }
 
 // SetSchedule replaces what operators want.
 func (t *Tracker) SetSchedule(s Schedule) { t.schedule = s }
+
+// SetSkipHeights takes the heights of --unsafe-skip-upgrades: the node passes such a plan over, and so do we.
+func (t *Tracker) SetSkipHeights(heights map[int64]bool) { t.unsafe = heights }
+
+// Skips tells whether p is passed over, by an operator's list or by the node's own arguments.
+func (t *Tracker) Skips(p Plan) bool {
+	return t.schedule.Skips(p) || (p.Height > 0 && t.unsafe[p.Height])
+}
 
 // SetChain replaces what the chain itself said of its plan; nil = it has none, or wasn't asked.
 func (t *Tracker) SetChain(p *Plan) { t.chain = p }
@@ -102,16 +116,24 @@ func (t *Tracker) SetCurrent(v Version, installed Plan, ok bool) {
 func (t *Tracker) SawFile(f PlanFile, running bool) bool {
 	first := !t.seenFile
 	if !first && f.id.sameContent(t.file.id) && (f.Err == nil) == (t.file.Err == nil) {
+		// A look that was asked for while the node ran may be answered after its end: the node wrote it all the same.
+		if running && t.unjudged {
+			t.unjudged, t.appeared = false, f.Err == nil && !t.scheduled(f.Plan)
+		}
 		return false
 	}
-	if !first && f.Err == nil && t.file.Err == nil && f.Plan == t.file.Plan && t.Done(f.Plan) {
-		t.file.id = f.id // touched, copied over itself: a plan that is done isn't undone by that
-		return false
+	known := !first && f.Err == nil && f.Plan == t.last
+	t.seenFile, t.file, t.unjudged = true, f, !first && !running
+	if f.Err != nil {
+		t.appeared = false
+		return true // torn, or gone for a moment: what is known of the plan that it held stays known
 	}
-	t.seenFile = true
-	t.file = f
-	t.highest, t.stale = Unknown, true
-	t.appeared = !first && running && f.Err == nil && !t.scheduled(f.Plan)
+	if t.last = f.Plan; known && t.Done(f.Plan) {
+		t.unjudged = false
+		return false // touched, copied over itself: a plan that is done isn't undone by that
+	}
+	t.highest, t.stale, t.failed = Unknown, true, 0
+	t.appeared = !first && running && !t.scheduled(f.Plan)
 	return true
 }
 
@@ -128,11 +150,16 @@ func (t *Tracker) scheduled(p Plan) bool {
 
 // SawHeight takes a height that the running node answered.
 func (t *Tracker) SawHeight(h int64) {
-	t.height, t.stale = h, false
-	t.highest = max(t.highest, h)
 	if h < t.record {
-		t.record = h // a new life of the data: restored, resynced, wiped
-		t.recorded = time.Time{}
+		t.record, t.recorded = h, time.Time{} // a new life of the data: restored, resynced, wiped
+	}
+	if t.fresh { // within one start of the node a lower answer is another source's
+		t.highest = min(t.highest, h)
+	}
+	t.height, t.stale, t.fresh, t.failed = h, false, false, 0
+	t.highest = max(t.highest, h)
+	if t.ahead(t.file.Plan) {
+		t.appeared = false // another tool's schedule: also once the node ends, or no height is known any more
 	}
 }
 
@@ -140,15 +167,37 @@ func (t *Tracker) SawHeight(h int64) {
 func (t *Tracker) SawLine(name string, height int64) { t.line = &Key{Name: name, Height: height} }
 
 // NodeStarted forgets what only the node's last life could know.
-func (t *Tracker) NodeStarted() { t.height, t.line = Unknown, nil }
+func (t *Tracker) NodeStarted() {
+	t.forgetHeight()
+	t.line, t.fresh, t.unjudged = nil, true, false
+}
+
+// maxFailed is how many reads of the height may fail in a row before the last one stops to contradict the node's file:
+// a busy node misses one; one whose RPC is gone misses all.
+const maxFailed = 5
+
+// HeightFailed tells that no height could be read. Done often enough, what was read before contradicts nothing any more.
+func (t *Tracker) HeightFailed() {
+	if t.failed++; t.stale && t.failed >= maxFailed {
+		t.forgetHeight()
+	}
+}
+
+func (t *Tracker) forgetHeight() {
+	if t.height != Unknown {
+		t.before, t.height = t.height, Unknown
+	}
+}
 
 // Height is the last height read in this life of the node, or Unknown.
 func (t *Tracker) Height() int64 { return t.height }
 
-// Known is the best lower bound of the data's height: this life's, else the record's.
+// Known is the best lower bound of the data's height: this start's, else that of the start before it, else the record's.
 func (t *Tracker) Known() int64 {
-	if t.height != Unknown {
-		return t.height
+	for _, h := range []int64{t.height, t.before} {
+		if h != Unknown {
+			return h
+		}
 	}
 	return t.record
 }
@@ -163,7 +212,7 @@ func (t *Tracker) FileError() error {
 
 // FilePlan returns the plan of the node's file, where it is one that isn't done and isn't skipped.
 func (t *Tracker) FilePlan() (Plan, bool) {
-	if !t.seenFile || t.file.Err != nil || t.Done(t.file.Plan) || t.schedule.Skips(t.file.Plan) {
+	if !t.seenFile || t.file.Err != nil || t.Done(t.file.Plan) || t.Skips(t.file.Plan) {
 		return Plan{}, false
 	}
 	return t.file.Plan, true
@@ -178,7 +227,7 @@ func (t *Tracker) Done(p Plan) bool {
 	if p.Source == FromOperator || p.Height == 0 {
 		return false // an operator's height may well be passed: the stop is a little late
 	}
-	if t.highest > p.Height && !t.appeared {
+	if max(t.highest, t.height) > p.Height {
 		return true
 	}
 	return !t.appeared && t.record > p.Height && t.recorded.After(t.file.at)
@@ -189,7 +238,7 @@ func (t *Tracker) Done(p Plan) bool {
 func (t *Tracker) Pending() []Plan {
 	var all []Plan
 	add := func(p Plan) {
-		if t.Done(p) || t.schedule.Skips(p) {
+		if t.Done(p) || t.Skips(p) {
 			return
 		}
 		for i := range all {
@@ -209,7 +258,27 @@ func (t *Tracker) Pending() []Plan {
 	for _, p := range t.schedule.Plans {
 		add(p)
 	}
-	slices.SortStableFunc(all, byHeight)
+	slices.SortStableFunc(all, byTurn) // stable: of two plans at one height the node's own comes first
+	return all
+}
+
+// NextPlan is the plan that comes next; an error says that the node's file holds one that is passed over, and why.
+func (t *Tracker) NextPlan() (*Plan, error) {
+	if all := t.Pending(); len(all) > 0 {
+		return &all[0], nil
+	}
+	if p := t.file.Plan; t.seenFile && t.file.Err == nil && !t.Done(p) && t.Skips(p) {
+		return nil, fmt.Errorf("%s at %s is on the skip list", p.Name, p.When())
+	}
+	return nil, nil //nolint:nilnil // nothing is scheduled, and nothing is wrong
+}
+
+// PendingVersions lists the versions of the pending plans, the next one first.
+func (t *Tracker) PendingVersions() []Version {
+	var all []Version
+	for _, p := range t.Pending() {
+		all = append(all, VersionOf(p.Name))
+	}
 	return all
 }
 
@@ -220,14 +289,15 @@ func (t *Tracker) Scheduled(p Plan) bool { return p.Source == FromOperator || t.
 // written by hand, far ahead of its height, and a node whose height can be read can contradict it.
 func (t *Tracker) NeedsHeight() bool {
 	p, ok := t.FilePlan()
-	return ok && t.appeared && t.stale && t.height != Unknown && t.height < p.Height
+	return ok && t.appeared && t.stale && t.below(p)
 }
 
 // ahead tells whether the node itself contradicts the file: its height is still well below the plan's.
-func (t *Tracker) ahead(p Plan) bool {
-	// One block of slack: some nodes answer with the last block that was applied, and that one is below the plan's.
-	return t.height != Unknown && !t.stale && t.height < p.Height-1
-}
+func (t *Tracker) ahead(p Plan) bool { return !t.stale && t.below(p) }
+
+// below tells whether the height that was read last is well below the plan's. One block of slack: some nodes answer with
+// the last block that was applied, and that one is below the plan's.
+func (t *Tracker) below(p Plan) bool { return t.height != Unknown && t.height < p.Height-1 }
 
 // FarAhead returns the file's plan where the running node's height contradicts it: then it is an operator's schedule
 // that another tool wrote there, not the node's word.
@@ -253,13 +323,13 @@ func (t *Tracker) evidence(p Plan, clock time.Time) Evidence {
 			return ByTime
 		}
 		return None
-	case t.line != nil && *t.line == p.Key():
-		return ByLog
-	case p.Source == FromFile && t.appeared && !t.ahead(p) && !t.NeedsHeight():
+	case t.line != nil && *t.line == p.Key() && !t.ahead(p):
+		return ByLog // not against the node's own height: what peers and users send can end up in a log
+	case p.Source == FromFile && t.appeared && !t.scheduled(p) && !t.ahead(p) && !t.NeedsHeight():
 		return ByFile
 	case t.height != Unknown && t.height >= p.Height && p.Source != FromChain:
 		return ByHeight
-	case t.height == Unknown && t.record == p.Height && !t.recorded.IsZero():
+	case t.height == Unknown && t.before == Unknown && t.record == p.Height && !t.recorded.IsZero():
 		return ByHeight
 	}
 	return None
@@ -268,16 +338,22 @@ func (t *Tracker) evidence(p Plan, clock time.Time) Evidence {
 // Ended says what the end of the node means, or what is known before its first start: signer is the height in the
 // signer's state (Unknown where there is none).
 func (t *Tracker) Ended(clock time.Time, signer int64, started bool) (Plan, Evidence, Verdict) {
-	t.stale = false // nobody can be asked for a fresh height any more: what was read last stands
+	t.stale, t.unjudged = false, false // nobody can be asked for a fresh height any more: what was read last stands
 	if p, ev, ok := t.Due(clock); ok {
 		return p, ev, Due
 	}
 	for _, p := range t.Pending() {
-		if p.Height > 0 && signer == p.Height {
+		// The signer's state outlives data that was wiped or restored, so the node's own height may contradict it, unless
+		// the node has just written the plan.
+		written := p.Source == FromFile && t.appeared
+		if p.Height > 0 && signer == p.Height && (written || !t.below(p)) {
 			return p, BySigner, Due
 		}
 	}
 	p, ok := t.FilePlan()
+	if ok && t.below(p) {
+		t.appeared = false // contradicted for good: the next start begins without a height, and must not switch on that
+	}
 	switch {
 	case t.FileError() != nil && started:
 		return Plan{}, None, Unclear
