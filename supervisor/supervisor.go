@@ -41,7 +41,6 @@ type Snapshots interface {
 type Notifier interface {
 	Ready()
 	Status(text string)
-	Watchdog()
 	Stopping()
 }
 

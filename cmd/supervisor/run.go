@@ -16,6 +16,7 @@ import (
 	"nodevisor/internal/proc"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor"
+	"nodevisor/systemd"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -220,6 +221,9 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 	}
 	if s.snapshotOn("upgrade") {
 		o.Room = store.Room
+	}
+	if n := systemd.New(); n != nil {
+		o.Notify = n
 	}
 	if s.cfg.Control.Group != "" {
 		gid, err := groupID(s.cfg.Control.Group)
