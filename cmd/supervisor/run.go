@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/fetch"
 	"nodevisor/internal/proc"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor"
@@ -112,7 +114,8 @@ func (s *session) run(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	defer lock.Close()
-	if err := errors.Join(atomicfile.RemoveTemps(s.layout.State()), atomicfile.RemoveTemps(s.layout.Root)); err != nil {
+	if err := errors.Join(atomicfile.RemoveTemps(s.layout.State()), atomicfile.RemoveTemps(s.layout.Root),
+		fetch.RemoveStale(filepath.Join(s.layout.Root, "upgrades"))); err != nil {
 		s.log.Warn("cannot remove left-overs", "error", err)
 	}
 	sup, closeAll, err := s.assemble(ctx, lock)
