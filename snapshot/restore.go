@@ -201,7 +201,7 @@ func unfinished(err error) error {
 // recoverRestore ends a restore that a crash interrupted. One source in the phase swap means that all were staged: it
 // is finished. Otherwise nothing live was touched: it is undone.
 func (s *Store) recoverRestore() error {
-	var pending []source
+	var pending, none []source
 	committed := false
 	for _, sl := range s.slots {
 		phase, err := sl.source.Pending()
@@ -211,6 +211,13 @@ func (s *Store) recoverRestore() error {
 		if phase != "" {
 			pending = append(pending, sl.source)
 			committed = committed || phase == swap.Swapping
+		} else {
+			none = append(none, sl.source)
+		}
+	}
+	for _, src := range none { // a restore may have died before its journal was there
+		if err := src.Abort(); err != nil {
+			return err
 		}
 	}
 	for _, step := range recovery(committed) {

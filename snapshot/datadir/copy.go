@@ -180,60 +180,68 @@ func (c *copier) file(src, dst int, it item, e *manifest.Entry, peers []int) err
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(fd), it.src)
-	defer f.Close()
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err = unix.Fstat(fd, &st); err == nil && c.differs(&st, it, e) {
+		err = errChanged
+	}
+	linked := false
+	if err == nil && it.table && (c.method == manifest.Hardlink || c.method == "auto" && c.unclonable(st.Dev)) {
+		linked, err = c.link(src, dst, fd, it, e, &st, peers)
+	}
+	if linked || err != nil {
+		unix.Close(fd)
 		return err
 	}
-	if !isType(&st, unix.S_IFREG) || st.Size != e.Size || (it.ino != 0 && (st.Ino != it.ino || !mtime(&st).Equal(e.MTime))) {
-		return errChanged
-	}
-	name := path.Base(e.Path)
-	if it.table && c.method == manifest.Hardlink || it.table && c.method == "auto" && c.unclonable(st.Dev) {
-		if ok, err := c.link(src, dst, fd, it, e, name, &st, peers); ok || err != nil {
+	f := os.NewFile(uintptr(fd), it.src) // costs system calls of its own: not for a thousand links
+	defer f.Close()
+	cloned, err := c.fill(dst, f, it, e, &st)
+	if !cloned && err == nil && it.table && c.method == "auto" && c.unclonable(st.Dev) {
+		// The first to learn that there are no clones here. Nothing was copied yet.
+		if linked, err = c.link(src, dst, fd, it, e, &st, peers); linked || err != nil {
 			return err
 		}
+		_, err = c.fill(dst, f, item{}, e, &st)
 	}
-	return c.fill(dst, f, it, e, name, &st, src, peers)
+	return err
 }
 
-// fill makes a new file of e and fills it by clone or by copy.
-func (c *copier) fill(dst int, f *os.File, it item, e *manifest.Entry, name string, st *unix.Stat_t, src int, peers []int) error {
-	wfd, err := openAt(dst, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+// differs tells whether an open file isn't the one that was listed.
+func (c *copier) differs(st *unix.Stat_t, it item, e *manifest.Entry) bool {
+	return !isType(st, unix.S_IFREG) || st.Size != e.Size || it.ino != 0 && (st.Ino != it.ino || !mtime(st).Equal(e.MTime))
+}
+
+// fill makes a new file of e and fills it by clone or by copy. A table that can't be cloned is left to be linked: then
+// false is returned, and no file is left.
+func (c *copier) fill(dst int, f *os.File, it item, e *manifest.Entry, st *unix.Stat_t) (done bool, err error) {
+	name := path.Base(e.Path)
+	fd, err := openAt(dst, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return false, err
 	}
-	w := os.NewFile(uintptr(wfd), name)
+	w := os.NewFile(uintptr(fd), name)
 	defer w.Close()
-	e.Method = manifest.Copy
 	cloned, err := c.clone(w, f, st)
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case cloned:
 		e.Method = manifest.Reflink
 		c.done.Add(e.Size)
-	case it.table && c.method == "auto": // the first to learn that there are no clones here
-		if err := unix.Unlinkat(dst, name, 0); err != nil {
-			return err
-		}
-		if ok, err := c.link(src, dst, int(f.Fd()), it, e, name, st, peers); ok || err != nil {
-			return err
-		}
-		return c.fill(dst, f, item{entry: it.entry, src: it.src, ino: it.ino}, e, name, st, src, peers)
+	case it.table && c.method == "auto" && c.unclonable(st.Dev):
+		return false, unix.Unlinkat(dst, name, 0)
 	default:
+		e.Method = manifest.Copy
 		if err := c.copyData(w, f, st); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := applyMeta(dst, name, e); err != nil {
-		return err
+		return false, err
 	}
 	if err := c.sync(w); err != nil {
-		return err
+		return false, err
 	}
-	return c.unchanged(f, st)
+	return true, c.unchanged(f, st)
 }
 
 // unchanged fails if f isn't what it was before it was copied.

@@ -2,18 +2,19 @@ package datadir
 
 import (
 	"errors"
-	"path/filepath"
+	"path"
 
 	"golang.org/x/sys/unix"
 
 	"nodevisor/snapshot/manifest"
 )
 
-// link makes name in dst a second name of the table behind fd. false: it must be copied instead, for whatever reason
+// link makes e in dst a second name of the table behind fd. false: it must be copied instead, for whatever reason
 // there is to doubt that nobody will write to it.
 //
 // Neither mode nor owner of a link is ever touched: they are the live file's too.
-func (c *copier) link(src, dst, fd int, it item, e *manifest.Entry, name string, st *unix.Stat_t, peers []int) (bool, error) {
+func (c *copier) link(src, dst, fd int, it item, e *manifest.Entry, st *unix.Stat_t, peers []int) (bool, error) {
+	name := path.Base(e.Path)
 	if st.Dev != c.dev || !c.ours(st, it, peers) {
 		return false, nil
 	}
@@ -47,7 +48,7 @@ func (c *copier) ours(st *unix.Stat_t, it item, peers []int) bool {
 		if known >= uint64(st.Nlink) {
 			break
 		}
-		if p, err := statAt(fd, filepath.Base(c.entries[it.entry].Path)); err == nil && p.Ino == st.Ino && p.Dev == st.Dev {
+		if p, err := statAt(fd, path.Base(c.entries[it.entry].Path)); err == nil && p.Ino == st.Ino && p.Dev == st.Dev {
 			known++
 		}
 	}

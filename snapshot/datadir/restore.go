@@ -59,6 +59,7 @@ func (s *Source) Extract(ctx context.Context, r manifest.Restore, to string) ([]
 		signers, err = s.Carry(partial, s.signers(r.Record), r.SignerFromSnapshot)
 	}
 	if err == nil {
+		os.Remove(to) // an empty directory; one that isn't fails the rename
 		err = atomicfile.Rename(partial, to)
 	}
 	if err != nil {

@@ -168,7 +168,7 @@ func (s *Source) Drop(id string) error {
 	return nil
 }
 
-// FrozenIDs lists the snapshots that have a frozen copy of this source.
+// FrozenIDs lists the snapshots that have a frozen copy of this source, also one that Drop was interrupted in.
 func (s *Source) FrozenIDs() ([]string, error) {
 	entries, err := os.ReadDir(s.Side())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -176,7 +176,11 @@ func (s *Source) FrozenIDs() ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if _, err := lstat(s.FrozenAt(e.Name())); e.IsDir() && err == nil {
+		if !e.IsDir() {
+			continue
+		}
+		held, err := os.ReadDir(filepath.Dir(s.FrozenAt(e.Name())))
+		if err == nil && (len(held) == 0 || slices.ContainsFunc(held, func(d fs.DirEntry) bool { return d.Name() == s.name })) {
 			ids = append(ids, e.Name())
 		}
 	}

@@ -95,7 +95,13 @@ func (p *Place) settle(j *journal) ([]manifest.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return decide(rels, func(rel string) (*manifest.Signer, error) { return p.contestOf(j, rel).settle(rel) })
+	return decide(rels, func(rel string) (*manifest.Signer, error) {
+		c := p.contestOf(j, rel)
+		if err := atomicfile.RemoveTemps(filepath.Dir(filepath.Join(c.new, rel))); err != nil { // of a crash in the last settling
+			return nil, err
+		}
+		return c.settle(rel)
+	})
 }
 
 func (p *Place) preview(j *journal, c contest) ([]manifest.Signer, error) {

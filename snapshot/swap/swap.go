@@ -266,11 +266,22 @@ func (p *Place) Done() error {
 	return p.close(j)
 }
 
-// Abort ends a restore that was not committed: the replacement goes, then the journal.
+// Abort ends a restore that was not committed: the replacement goes, then the journal. Where there is none, it removes
+// what a beginning left that was interrupted before the journal was there.
 func (p *Place) Abort() error {
 	j, err := p.pending()
-	if err != nil || j == nil {
+	if err != nil {
 		return err
+	}
+	if j == nil {
+		for _, inside := range []bool{false, true} {
+			side := filepath.Dir(p.journalPath(inside))
+			if err := atomicfile.RemoveTemps(side); err != nil {
+				return fmt.Errorf("cannot tidy up after a restore: %w", err)
+			}
+			os.Remove(side) // if it holds nothing else
+		}
+		return nil
 	}
 	if j.Phase == Swapping {
 		return fmt.Errorf("cannot abort the restore of %s: it is committed", p.Path)
