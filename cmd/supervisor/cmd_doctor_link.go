@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/hint"
+	"nodevisor/supervisor"
+	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
+)
+
+// linkChoice is what `current` should name, and why.
+type linkChoice struct {
+	Version upgrade.Version
+	Why     string
+	height  int64 // of the plan that the version was switched to for, where a trace of it decided
+}
+
+// errUnclear means that nothing tells for certain which version the data belongs to: an old version on data that a newer one
+// has migrated is the damage that nobody can undo.
+var errUnclear = errors.New("nothing tells for certain which version it should name")
+
+// fixLink says what it would link and why, and does it after a question or with --yes.
+func (s *session) fixLink(ctx context.Context, yes bool) error {
+	e := upgrade.NewEngine(upgrade.Options{Layout: s.layout, Config: s.cfg.Upgrade, Log: s.log})
+	if have, err := s.layout.Current(); err == nil && e.Load() == nil {
+		s.say("nothing is to be mended: current names %s", have.Name())
+		return s.printChoice(linkChoice{Version: have, Why: "current names it, and the journal agrees"}, false)
+	}
+	choice, err := s.chooseLink()
+	if err != nil {
+		return err
+	}
+	s.say("would link: %s -> %s\nbecause %s", s.layout.Link(), choice.Version, choice.Why)
+	if !yes && (!isTerminal(s.stdin) || !isTerminal(s.stderr)) {
+		s.say("nothing was changed; to do it: supervisor doctor --fix-link --yes")
+		return errors.Join(s.printChoice(choice, false), exitError{exitFailed})
+	}
+	if err := s.confirm(yes, "Link it?"); err != nil {
+		return err
+	}
+	if err := atomicfile.MkdirAll(s.layout.State(), 0o750); err != nil {
+		return err
+	}
+	return s.underLock(ctx, func(o *offline) error { return o.link(ctx, choice) })
+}
+
+// link makes the choice true, unless it isn't the choice any more.
+func (o *offline) link(ctx context.Context, choice linkChoice) error {
+	now, err := o.chooseLink()
+	if err != nil {
+		return err
+	}
+	if now.Version != choice.Version {
+		return hint.New("link", o.layout.Link(), "the files changed meanwhile", "supervisor doctor --fix-link")
+	}
+	if err := supervisor.WaitNoForeign(ctx, o.layout.Root, o.layout.DataDir(), 0); err != nil {
+		return err
+	}
+	if r := o.checker.Check(ctx, choice.Version); !r.Ready() {
+		return hint.New("link", o.layout.Link(), r.Problems[0], "supervisor upgrade add "+choice.Version.Name()+" BINARY --force")
+	}
+	if err := o.layout.SwitchTo(choice.Version); err != nil {
+		return err
+	}
+	o.log.Info("current was linked", "version", choice.Version, "why", choice.Why)
+	o.say("current names %s", choice.Version.Name())
+	if j, err := upgrade.LoadJournal(o.layout.JournalPath()); err == nil && j.Hold != nil {
+		o.say("it is held still (%s): supervisor resume", j.Hold.Reason)
+	}
+	return o.printChoice(choice, true)
+}
+
+func (s *session) printChoice(c linkChoice, done bool) error {
+	if !s.flags.json {
+		return nil
+	}
+	return writeJSON(s.stdout, map[string]any{"version": c.Version.Name(), "why": c.Why, "done": done})
+}
+
+// chooseLink finds the version that current should name, by the journal; else by the traces that each switch leaves beside
+// its version; genesis only where the home never saw an upgrade. It never guesses.
+func (s *session) chooseLink() (linkChoice, error) {
+	l := s.layout
+	if info, err := os.Lstat(l.Link()); err == nil && info.Mode()&fs.ModeSymlink == 0 {
+		return linkChoice{}, hint.New("link", l.Link(), "it is there and is no link",
+			fmt.Sprintf("mv %s %s.aside, then again", shellQuote(l.Link()), shellQuote(l.Link())))
+	}
+	j, err := upgrade.LoadJournal(l.JournalPath())
+	if err != nil {
+		return linkChoice{}, s.unclear(err)
+	}
+	if j.Upgrade != nil {
+		return s.withBinary(linkOfPhase(j.Upgrade))
+	}
+	known := s.knownHeight()
+	traced, err := s.highestTrace(known)
+	if err != nil {
+		return linkChoice{}, s.unclear(err)
+	}
+	if traced.Version == "" {
+		if l.SeenUpgrade() {
+			return linkChoice{}, s.unclear(errors.New("this home has seen an upgrade, and no version has a trace of a switch to it"))
+		}
+		if target, err := os.Readlink(l.Link()); err == nil && linkedVersion(target) != upgrade.Genesis {
+			return linkChoice{}, s.unclear(fmt.Errorf("it leads to %s, which is missing", target))
+		}
+		return s.withBinary(linkChoice{Version: upgrade.Genesis, Why: "this home never saw an upgrade"})
+	}
+	if err := errors.Join(s.contradictedByHistory(traced.Version), s.contradictedByFiles(traced, known)); err != nil {
+		return linkChoice{}, s.unclear(err)
+	}
+	return s.withBinary(traced)
+}
+
+// linkOfPhase is the journal's version for its phase.
+func linkOfPhase(u *upgrade.Upgrade) linkChoice {
+	v := u.From
+	if u.Phase.OnNew() {
+		v = u.To
+	}
+	return linkChoice{Version: v, Why: fmt.Sprintf("the journal has the upgrade %s from %s to %s at the phase %s", u.Plan.Name, u.From.Name(), u.To.Name(), u.Phase)}
+}
+
+// knownHeight is the lower bound of the data's height by the record and the signer's state, or Unknown. A signer that has
+// signed nothing says nothing.
+func (s *session) knownHeight() int64 {
+	known := upgrade.Unknown
+	if r, ok, err := source.LoadRecord(s.layout.HeightPath()); err == nil && ok {
+		known = r.Height
+	}
+	if h, ok, err := source.SignerHeight(s.layout.Home); err == nil && ok && h > 0 {
+		known = max(known, h)
+	}
+	return known
+}
+
+// highestTrace finds the version that was switched to for the highest plan. A trace above the known height leaves it open
+// whether the height is merely old or the data was taken back: then there is no answer.
+func (s *session) highestTrace(known int64) (linkChoice, error) {
+	var best upgrade.Version
+	var plan upgrade.Plan
+	twice := false
+	entries, err := os.ReadDir(filepath.Join(s.layout.Root, "upgrades"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return linkChoice{}, err
+	}
+	for _, e := range entries { // also those whose binary is lost
+		v := upgrade.Version("upgrades/" + e.Name())
+		p, _, err := upgrade.ReadPlanFile(s.layout.InfoPath(v), s.cfg.Upgrade.Recase)
+		switch {
+		case strings.HasPrefix(e.Name(), "."), errors.Is(err, upgrade.ErrNoPlan):
+			continue
+		case err != nil:
+			return linkChoice{}, fmt.Errorf("the trace %s can't be read: %w", s.layout.InfoPath(v), err)
+		case upgrade.VersionOf(p.Name) != v:
+			return linkChoice{}, fmt.Errorf("the trace %s is of another version, %s", s.layout.InfoPath(v), p.Name)
+		case p.Height < plan.Height:
+			continue
+		}
+		twice = p.Height == plan.Height
+		best, plan = v, p
+	}
+	switch {
+	case best == "":
+		return linkChoice{}, nil
+	case twice:
+		return linkChoice{}, fmt.Errorf("two versions were switched to at the height %d", plan.Height)
+	case known == upgrade.Unknown:
+		return linkChoice{}, fmt.Errorf("%s was switched to last, for the height %d, and it isn't known whether the data has come that far", best.Name(), plan.Height)
+	case plan.Height > known:
+		return linkChoice{}, fmt.Errorf("%s was switched to last, for the height %d, and the data is only known to have reached %d", best.Name(), plan.Height, known)
+	}
+	why := fmt.Sprintf("it was switched to last, for the height %d, and the data has reached %d", plan.Height, known)
+	return linkChoice{Version: best, Why: why, height: plan.Height}, nil
+}
+
+// contradictedByHistory compares the traces with the history's last word: a rollback, a patch by hand and an `upgrade use` leave no
+// trace beside the versions.
+func (s *session) contradictedByHistory(traced upgrade.Version) error {
+	all, err := upgrade.LoadHistory(s.layout.HistoryDir())
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	last := all[0]
+	left := last.Upgrade.From
+	if last.Result == upgrade.ResultCommitted || last.Result == upgrade.ResultUsed {
+		left = last.Upgrade.To
+	}
+	if left == traced {
+		return nil
+	}
+	return fmt.Errorf("%s was switched to for the highest plan, but the last upgrade in the history (%s, %s) left %s",
+		traced.Name(), last.Upgrade.Plan.Name, last.Result, left.Name())
+}
+
+// contradictedByFiles looks for signs that a later version than the traced one has run: the broken link itself, which may
+// lead to one whose directory was lost with its trace; and a plan that the data has passed.
+func (s *session) contradictedByFiles(c linkChoice, known int64) error {
+	target, err := os.Readlink(s.layout.Link())
+	if err == nil && linkedVersion(target) != c.Version {
+		return fmt.Errorf("%s was switched to for the highest plan, but the link leads to %s", c.Version.Name(), target)
+	}
+	p, _, err := upgrade.ReadPlanFile(s.layout.Plan, s.cfg.Upgrade.Recase)
+	if err == nil && p.Height > c.height && p.Height < known {
+		return fmt.Errorf("the plan file has %s at %d, the data has passed it, and no version has a trace of a switch to it", p.Name, p.Height)
+	}
+	return nil
+}
+
+// linkedVersion is the version that a link's text means, also where it is broken or was made in another place.
+func linkedVersion(target string) upgrade.Version {
+	dir, name := filepath.Split(filepath.Clean(target))
+	if filepath.Base(dir) == "upgrades" {
+		return upgrade.Version("upgrades/" + name)
+	}
+	return upgrade.Version(name)
+}
+
+// withBinary refuses a version that can't be linked.
+func (s *session) withBinary(c linkChoice) (linkChoice, error) {
+	if s.layout.HasBinary(c.Version) {
+		return c, nil
+	}
+	if c.Version == upgrade.Genesis {
+		return c, hint.New("link", s.layout.Link(), c.Why+", and there is no binary "+s.layout.Binary(c.Version), "supervisor init BINARY")
+	}
+	return c, hint.New("link", s.layout.Link(), fmt.Sprintf("it should name %s, because %s, but its binary is missing", c.Version.Name(), c.Why),
+		"supervisor upgrade add "+c.Version.Name()+" BINARY")
+}
+
+// unclear lists the versions with what is known of each, and leaves the choice to a person.
+func (s *session) unclear(cause error) error {
+	var b strings.Builder
+	for _, v := range s.layout.Versions() {
+		b.WriteString("\n  " + v.Name())
+		if p, ok := s.layout.InstalledPlan(v, s.cfg.Upgrade.Recase); ok {
+			fmt.Fprintf(&b, " (switched to for the height %d)", p.Height)
+		}
+	}
+	list := b.String()
+	if list == "" {
+		list = " none"
+	}
+	next := "supervisor upgrade use VERSION"
+	if errors.Is(cause, upgrade.ErrJournal) {
+		next += " --force"
+	}
+	return &hint.Error{Op: "link", Path: s.layout.Link(), Err: fmt.Errorf("%w: %w; the versions are:%s", errUnclear, cause, list),
+		Hint: next + ", once you know which version wrote the data last"}
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/fetch"
+	"nodevisor/internal/hint"
+	"nodevisor/supervisor"
+	"nodevisor/supervisor/client"
+	"nodevisor/upgrade"
+)
+
+func newUninit(a *app) *cobra.Command {
+	var dryRun, yes bool
+	cmd := &cobra.Command{
+		Use: "uninit", GroupID: "node", Short: "Go back to Cosmovisor: hand over what is scheduled, and clear up", Args: exactArgs(0, "no arguments"),
+		Long: `Writes the pending plans into Cosmovisor's batch file (data/upgrade-info.json.batch), beside what is there, and removes
+what only a supervisor needs: frozen copies beside the data, with the snapshots that consist of them, and left-overs.
+The tree of versions, the data, all other snapshots, the history, the configuration and the skip list stay; "supervisor
+run" works again later, and takes the batch back.
+
+It refuses while a supervisor or a node runs, and while an upgrade is in flight.`,
+		Example: "  systemctl stop simd\n  supervisor uninit --dry-run\n  supervisor uninit --yes",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.load(cmd.Context(), false)
+			if err != nil {
+				return err
+			}
+			if err := s.refuseWhileRunning(cmd.Context()); err != nil {
+				return err
+			}
+			if dryRun {
+				l, err := s.previewUninit()
+				if err != nil {
+					return err
+				}
+				return s.reportUninit(l, true)
+			}
+			if err := a.confirm(yes, "Give this home back to Cosmovisor?"); err != nil {
+				return err
+			}
+			return s.uninit(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, and do nothing")
+	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
+	return cmd
+}
+
+// refuseWhileRunning refuses beside a running supervisor or node: Cosmovisor would start a second one.
+func (s *session) refuseWhileRunning(ctx context.Context) error {
+	refuse := func(err error, next string) error {
+		return &hint.Error{Op: "go back to Cosmovisor", Err: err, Hint: next}
+	}
+	_, err := client.New(s.cfg.ControlSocket(s.environ)).Status(ctx)
+	info, lockErr := supervisor.ReadLock(s.layout.LockPath())
+	switch {
+	case lockErr != nil:
+		return refuse(lockErr, "run the command as the node's user, or as root")
+	case info.Supervisor != nil && info.Supervisor.Pid != os.Getpid():
+		pid := info.Supervisor.Pid
+		return refuse(fmt.Errorf("%w: a supervisor, process %d, is running", supervisor.ErrLocked, pid),
+			"stop it first: "+stopCommand(unitOf(pid), pid))
+	case info.Node != nil:
+		return refuse(fmt.Errorf("%w: node pid %d of an earlier supervisor still runs", supervisor.ErrLocked, info.Node.Pid),
+			fmt.Sprintf("stop it first: kill %d", info.Node.Pid))
+	case err == nil:
+		return refuse(fmt.Errorf("%w: a supervisor is running", supervisor.ErrLocked), "stop it first, then: supervisor uninit")
+	case !errors.Is(err, client.ErrNotRunning):
+		return err
+	}
+	found, err := supervisor.FindForeign(s.layout.Root, s.layout.DataDir())
+	if err != nil {
+		return err
+	}
+	if len(found) > 0 {
+		return refuse(&supervisor.ForeignError{Found: found}, "stop it first: "+stopCommand(unitOf(found[0].Pid), found[0].Pid))
+	}
+	return nil
+}
+
+func stopCommand(unit string, pid int) string {
+	if unit != "" {
+		return "systemctl stop " + unit
+	}
+	return fmt.Sprintf("kill %d", pid)
+}
+
+// previewUninit reads what uninit would do, without the lock: it only reads.
+func (s *session) previewUninit() (upgrade.Leaving, error) {
+	e := upgrade.NewEngine(upgrade.Options{Layout: s.layout, Config: s.cfg.Upgrade, Log: s.log})
+	if err := e.Load(); err != nil {
+		return upgrade.Leaving{}, err
+	}
+	return e.Leave()
+}
+
+// uninit does it under the lock. Each step can be done again.
+func (s *session) uninit(ctx context.Context) error {
+	_, err := os.Lstat(s.layout.State())
+	if errors.Is(err, fs.ErrNotExist) {
+		return hint.New("go back to Cosmovisor", s.layout.State(), "this home never was a supervisor's", "nothing is to be done")
+	}
+	return s.underLock(ctx, func(o *offline) error {
+		if o.broken != nil {
+			return o.broken
+		}
+		if err := supervisor.WaitNoForeign(ctx, s.layout.Root, s.layout.DataDir(), 0); err != nil {
+			return err
+		}
+		l, err := o.engine.Leave()
+		if err != nil {
+			return err
+		}
+		if err := o.engine.Left(l); err != nil {
+			return err
+		}
+		if o.store != nil {
+			if err := o.store.DropFrozen(ctx); err != nil {
+				return err
+			}
+		}
+		return errors.Join(s.removeLeftOvers(), s.reportUninit(l, false))
+	})
+}
+
+// removeLeftOvers deletes what interrupted work may have left. Nothing of it is anybody's last copy.
+func (s *session) removeLeftOvers() error {
+	upgrades := filepath.Join(s.layout.Root, "upgrades")
+	err := errors.Join(
+		atomicfile.RemoveTemps(s.layout.State()), atomicfile.RemoveTemps(s.layout.Root), fetch.RemoveStale(upgrades),
+	)
+	stages, _ := filepath.Glob(filepath.Join(upgrades, ".stage-*")) // the pattern is well-formed: no error
+	for _, dir := range stages {
+		err = errors.Join(err, atomicfile.RemoveTree(dir))
+	}
+	if socket := s.cfg.ControlSocket(s.environ); isSocket(socket) {
+		err = errors.Join(err, os.Remove(socket))
+	}
+	return err
+}
+
+func isSocket(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSocket != 0
+}
+
+// uninitReport is `uninit --json`.
+type uninitReport struct {
+	DryRun   bool           `json:"dry_run"`
+	Batch    string         `json:"batch"`
+	Plans    []handedOver   `json:"plans"`
+	Dropped  []handedOver   `json:"dropped"`
+	Homeless []string       `json:"homeless"`
+	Current  *currentReport `json:"current"`
+}
+
+type handedOver struct {
+	Name   string `json:"name"`
+	Height int64  `json:"height"`
+}
+
+// currentReport says how `current` stays, and the command that a Cosmovisor needs which can't read a relative link.
+type currentReport struct {
+	Version  string  `json:"version"`
+	Absolute *string `json:"absolute_command"`
+}
+
+func handOver(plans []upgrade.Plan) []handedOver {
+	list := []handedOver{}
+	for _, p := range plans {
+		list = append(list, handedOver{p.Name, p.Height})
+	}
+	return list
+}
+
+// reportUninit says what was done, or would be.
+func (s *session) reportUninit(l upgrade.Leaving, dryRun bool) error {
+	r := uninitReport{DryRun: dryRun, Batch: s.layout.BatchPath(), Plans: handOver(l.Plans), Dropped: handOver(l.Dropped), Homeless: l.Homeless}
+	if r.Homeless == nil {
+		r.Homeless = []string{}
+	}
+	if v, err := s.layout.Current(); err == nil {
+		r.Current = &currentReport{Version: v.Name()}
+		if target, err := os.Readlink(s.layout.Link()); err == nil && !filepath.IsAbs(target) {
+			r.Current.Absolute = new(fmt.Sprintf("ln -sfn %s %s", shellQuote(s.layout.Dir(v)), shellQuote(s.layout.Link())))
+		}
+	}
+	if s.flags.json {
+		return writeJSON(s.stdout, r)
+	}
+	var b strings.Builder
+	for _, p := range r.Plans {
+		fmt.Fprintf(&b, "hand over  %s at %d, in %s\n", p.Name, p.Height, r.Batch)
+	}
+	for _, p := range r.Dropped {
+		fmt.Fprintf(&b, "drop       %s at %d from the batch: it was done, cancelled or skipped since it was imported\n", p.Name, p.Height)
+	}
+	for _, what := range r.Homeless {
+		fmt.Fprintf(&b, "drop       %s: Cosmovisor has no place for it\n", what)
+	}
+	fmt.Fprintf(&b, "remove     frozen copies beside the data, left-overs, the recorded height, a hold\n")
+	fmt.Fprintf(&b, "keep       %s, %s, snapshots, %s\n", s.layout.Root, s.layout.DataDir(), s.layout.HistoryDir())
+	if r.Current != nil {
+		fmt.Fprintf(&b, "keep       current -> %s\n", r.Current.Version)
+		if r.Current.Absolute != nil {
+			fmt.Fprintf(&b, "           Cosmovisor below 1.6 can't read a relative link; for it: %s\n", *r.Current.Absolute)
+		}
+	}
+	if len(r.Plans) > 0 {
+		fmt.Fprintf(&b, "           Cosmovisor below 1.7 knows no batch; for it: cosmovisor add-upgrade NAME BINARY --force --upgrade-height HEIGHT\n")
+	}
+	if dryRun {
+		b.WriteString("nothing was changed (dry run)\n")
+	}
+	_, err := s.stdout.WriteString(b.String())
+	return err
+}
+
+// shellQuote makes a path one word of a shell.
+func shellQuote(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
