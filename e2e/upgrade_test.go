@@ -138,7 +138,7 @@ func TestSupervisorKilledAtHeight(t *testing.T) {
 	if len(left) > 0 {
 		second := n.startSupervisor(t)
 		if code := second.exitCode(t, 30*time.Second); assert.Equal(t, 75, code, "a node is left, so `run` refuses") {
-			assert.Equal(t, left, orphans(n.home), "the refusal started and ended nothing")
+			assert.Subset(t, left, orphans(n.home), "the refusal started nothing; the node may have been told to stop before")
 		}
 	}
 	run = n.start(t, supervisorBin.path, "--takeover", "run", "start", "--home", n.home, "--log_no_color")

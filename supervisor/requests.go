@@ -22,21 +22,23 @@ type request struct {
 // ErrBusy means that another long operation is under way.
 var ErrBusy = errors.New("busy")
 
-// handle takes one request. What needs the engine waits for no job: the operator is told what is going on instead.
+// handle takes one request. It waits for a short job, never for a long one: then the operator is told what is going on.
 func (s *Supervisor) handle(r request) {
-	if s.job != nil || s.onExit != nil || s.stopping {
-		what := "stopping"
+	switch {
+	case r.op == client.OpStop:
+		s.opStop(r)
+		return
+	case s.onExit != nil || s.stopping || (s.job != nil && s.job.long):
+		what := "the node is being stopped"
 		if s.job != nil {
-			what = s.job.name
-		}
-		if r.op == client.OpStop {
-			s.requestStop()
-			r.answer(client.Reply{Message: "stopping"}, nil)
-			return
+			what = s.job.name + " is under way"
 		}
 		r.answer(client.Reply{}, &hint.Error{
-			Op: r.op, Err: fmt.Errorf("%w: %s is under way", ErrBusy, what), Hint: "supervisor status, then try again",
+			Op: r.op, Err: fmt.Errorf("%w: %s", ErrBusy, what), Hint: "supervisor status, then try again",
 		})
+		return
+	case s.job != nil: // a matter of moments
+		s.whenIdle(func() { s.handle(r) })
 		return
 	}
 	handlers := map[string]func(request){

@@ -3,14 +3,17 @@
 //
 // One goroutine, one select (loop.go) owns all of the state. It does no file, network or D-Bus I/O, so a slow disk never
 // starves it: whatever may block runs in a goroutine of its own and posts a function back to the loop. At most one such
-// job at a time touches the upgrade engine. The status leaves through an atomic pointer.
+// job at a time touches the upgrade engine. The status leaves through an atomic pointer. What such a goroutine needs of
+// the supervisor's state is read before it starts, in the loop.
 package supervisor
 
 import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"math/rand/v2"
 	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -89,7 +92,8 @@ type Supervisor struct {
 	status atomic.Pointer[Status]
 	live   atomic.Pointer[Child] // for the goroutine that handles SIGABRT
 
-	signals  chan os.Signal
+	stops    chan os.Signal // those that end `run`: a storm of others mustn't displace one
+	passed   chan os.Signal // those that are the node's
 	posts    chan func()
 	requests chan request
 	over     chan struct{} // closed when the loop has ended
@@ -106,16 +110,20 @@ type Supervisor struct {
 
 	child    *Child
 	exited   <-chan Exit // nil while there is no child
-	onExit   func(Exit)  // what follows the end of the node, where we stopped it
+	endLife  func()      // ends what is asked of the node that lives now
+	life     context.Context
+	onExit   func(Exit) // what follows the end of the node, where we stopped it
+	ending   *ending    // an end that nobody asked for, not judged yet
 	version  upgrade.Version
 	lastExit *ExitStatus
 	restarts int
 	began    bool // the node was started once in this life of ours
-	verdicts int  // numbers the ends of the node that nobody asked for; whatever takes over counts on
+	trial    bool // the node that was started last is on probation
 
 	job       *job     // the one job that touches the engine
 	waiting   []func() // what is to be done when it has ended
 	stopping  bool     // an operator asked for the end of `run`
+	stopped   *stopped // what that did to the node; nil = nothing yet, or no node ran
 	due       *trigger
 	applied   func(error) // answers a waiting `upgrade apply`
 	journal   upgrade.Journal
@@ -125,32 +133,33 @@ type Supervisor struct {
 	snapshots SnapshotStatus
 	disk      DiskStatus
 	progress  *ProgressStatus
-	tidying   context.CancelFunc
-	notReady  string // what was last said of the next plan
+	tidying   *tidying
+	untidy    bool        // a tidying was broken off
+	notReady  string      // what was last said of the next plan
+	imported  upgrade.Key // the plan of the file that was last tried to be taken over
+	told      string      // what Notify was told last
 
 	heightTimer  *time.Timer
 	restartTimer *time.Timer
+	settleTimer  *time.Timer
 	clockTimer   *time.Timer
 	chainTimer   *time.Timer
 	readTimer    *time.Timer
 	reading      bool
+	checking     bool
 	looking      bool
 	lookAgain    bool
+	unreadable   time.Time // since when the plan file can't be used; zero = it can
+	recordAfter  time.Time // a commit that could not be recorded isn't tried again before
 	heightAt     time.Time
 	heightFrom   string
 	pace         pace
 }
 
-// trigger is a plan whose height has come.
-type trigger struct {
-	plan     upgrade.Plan
-	evidence upgrade.Evidence
-	stood    int64 // the height that is known
-}
-
 // job is a long phase: at most one runs, and only it touches the engine.
 type job struct {
 	name   string
+	long   bool // it may take minutes: requests are refused meanwhile
 	cancel context.CancelFunc
 }
 
@@ -160,9 +169,10 @@ func New(o Options) *Supervisor {
 		o.Event = func(string, string) {}
 	}
 	return &Supervisor{
-		o: o, log: o.Log, signals: make(chan os.Signal, 16), posts: make(chan func(), 16), requests: make(chan request),
-		state: Stopped, ready: map[upgrade.Version]upgrade.Readiness{}, policy: NewRestarts(o.Config, nil), over: make(chan struct{}),
-		heightTimer: idle(), restartTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
+		o: o, log: o.Log, stops: make(chan os.Signal, 4), passed: make(chan os.Signal, 64), posts: make(chan func(), 16),
+		requests: make(chan request), over: make(chan struct{}), state: Stopped, ready: map[upgrade.Version]upgrade.Readiness{},
+		policy:      NewRestarts(o.Config, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
+		heightTimer: idle(), restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
 	}
 }
 
@@ -173,11 +183,15 @@ func idle() *time.Timer {
 	return t
 }
 
-// do runs work as the one job, and then with its error in the loop. The caller has seen that no job runs.
+// longJobs may take minutes; every other job is a matter of moments.
+var longJobs = []string{"upgrade", "snapshot", "halt", "rollback", "resume", "skip"}
+
+// do runs work as the one job, and then with its error in the loop. The caller has seen that no job runs. What follows
+// begins in then, in the same turn of the loop: nothing comes between two jobs of a chain but what whenIdle was given.
 func (s *Supervisor) do(name string, work func(context.Context) error, then func(error)) {
 	ctx, cancel := context.WithCancel(s.ctx)
-	s.job = &job{name: name, cancel: cancel}
-	go func() {
+	s.job = &job{name: name, cancel: cancel, long: slices.Contains(longJobs, name)}
+	s.spawn(func() {
 		err := work(ctx)
 		journal, schedule := s.o.Engine.Journal(), s.o.Engine.Schedule()
 		cancel()
@@ -187,20 +201,29 @@ func (s *Supervisor) do(name string, work func(context.Context) error, then func
 			s.tracker.SetSchedule(schedule)
 			then(err)
 		})
-	}()
+	})
 }
 
-// post hands a function to the loop. It never blocks for good: the loop takes posts until every job has ended.
+// post hands a function to the loop. It never blocks for good: the loop takes posts until every job has ended, and what
+// comes later is dropped.
 func (s *Supervisor) post(f func()) {
 	select {
 	case s.posts <- f:
-	case <-s.ctx.Done():
+	case <-s.over:
 	}
 }
 
 // ask runs a question that touches no engine, and its answer in the loop.
 func (s *Supervisor) ask(question func(context.Context) func()) {
-	go func() { s.post(question(s.ctx)) }()
+	s.spawn(func() { s.post(question(s.ctx)) })
+}
+
+// spawn runs f beside the loop. A panic there ends the node gracefully, too, before it ends the program.
+func (s *Supervisor) spawn(f func()) {
+	go func() {
+		defer s.stopOnPanic()
+		f()
+	}()
 }
 
 // Observe is where long phases report to.
@@ -208,7 +231,7 @@ func (s *Supervisor) Observe(e progress.Event) {
 	s.post(func() { s.progress = &ProgressStatus{Phase: e.Phase, Done: e.Done, Total: e.Total} })
 }
 
-// ObservePhase is where the engine reports to.
+// ObservePhase is where the engine reports to, out of a job.
 func (s *Supervisor) ObservePhase(u upgrade.Upgrade) {
 	s.post(func() { s.journal.Upgrade = &u })
 }
