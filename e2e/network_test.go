@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -89,10 +90,14 @@ func (n *network) nodeLog() string       { return filepath.Join(n.base, "node.lo
 func (n *network) supervisorLog() string { return filepath.Join(n.base, "supervisor.log") }
 func (n *network) root() string          { return filepath.Join(n.home, "cosmovisor") }
 
-// env is the environment of an operator who knows Cosmovisor. HOME lies in the test's directory, because a chain's
-// command that isn't told its home makes one there.
+// env is the environment of an operator who knows Cosmovisor, and nothing that whoever runs the tests has set for
+// either tool. HOME lies in the test's directory, because a chain's command that isn't told its home makes one there.
 func (n *network) env() []string {
-	return append(os.Environ(),
+	clean := slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		return slices.ContainsFunc([]string{"DAEMON_", "COSMOVISOR_", "SUPERVISOR_", "UNSAFE_SKIP_BACKUP=", "CHAIND_", "NOTIFY_SOCKET="},
+			func(prefix string) bool { return strings.HasPrefix(entry, prefix) })
+	})
+	return append(clean,
 		"HOME="+n.base,
 		"VOTING_PERIOD="+voting,
 		"DAEMON_HOME="+n.home,
