@@ -63,7 +63,7 @@ func (s *Store) complete(ctx context.Context, id string) error {
 		s.log.Info("snapshot verified", "snapshot", id, "bytes", m.Bytes, "took", time.Since(begin))
 	}
 	for _, sl := range s.slots { // the manifest doesn't name them any more
-		if err := sl.source.Drop(id); err != nil {
+		if err := s.source(sl).Drop(id); err != nil {
 			return err
 		}
 	}
@@ -73,8 +73,8 @@ func (s *Store) complete(ctx context.Context, id string) error {
 // sourceOf finds the configured source of a record.
 func (s *Store) sourceOf(rec manifest.Source) (source, error) {
 	for _, sl := range s.slots {
-		if sl.cfg.Name == rec.Name && sl.source.Kind() == rec.Kind {
-			return sl.source, nil
+		if src := s.source(sl); sl.cfg.Name == rec.Name && src.Kind() == rec.Kind {
+			return src, nil
 		}
 	}
 	return nil, &hint.Error{Op: "use source " + rec.Name, Path: rec.Path, Err: fmt.Errorf("no source of kind %s is called so", rec.Kind),
@@ -163,8 +163,18 @@ func (s *Store) faults(ctx context.Context, dir string, m *manifest.Manifest, ha
 	}
 	for _, e := range entries {
 		if !known[e.Name()] {
-			all = append(all, manifest.Fault{Path: e.Name(), Want: "nothing", Got: e.Type().String()})
+			all = append(all, manifest.Fault{Path: e.Name(), Want: "nothing", Got: kindOf(e)})
 		}
 	}
 	return all, nil
+}
+
+func kindOf(e os.DirEntry) string {
+	switch {
+	case e.IsDir():
+		return manifest.Dir
+	case e.Type().IsRegular():
+		return manifest.File
+	}
+	return "special file"
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,11 +18,15 @@ import (
 
 // strace counts injected faults per thread, so "the N-th rename" is none in a Go program. Instead each call that changes
 // something is slowed down, and the process is killed at many moments spread evenly over its life.
+// SNAPSHOT_TEST_MOMENTS asks for more of them, as a nightly run may.
 func moments() int {
+	if n, err := strconv.Atoi(os.Getenv("SNAPSHOT_TEST_MOMENTS")); err == nil {
+		return n
+	}
 	if testing.Short() {
 		return 6
 	}
-	return 25
+	return 14
 }
 
 // crash kills a child at spread moments of what; prepare makes a fresh home, check looks at what is left after Recover.

@@ -45,7 +45,7 @@ func (s *Store) Create(ctx context.Context, id, label string, height int64) erro
 	}
 	defer lock.Close()
 
-	m := &manifest.Manifest{Schema: manifest.Schema, ID: id, Label: label, CreatedAt: begin.UTC().Truncate(time.Millisecond), State: manifest.Sealed, Home: s.home}
+	m := &manifest.Manifest{Schema: manifest.Schema, ID: id, Label: label, CreatedAt: begin.UTC().Truncate(time.Millisecond), State: manifest.Sealed, Home: s.real}
 	if height > 0 {
 		m.Height = &height
 	}
@@ -193,7 +193,7 @@ func (s *Store) discard(id string) error {
 		return nil
 	}
 	for _, sl := range s.slots {
-		if err := sl.source.Drop(id); err != nil {
+		if err := s.source(sl).Drop(id); err != nil {
 			return err
 		}
 	}

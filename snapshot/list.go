@@ -66,7 +66,7 @@ func (s *Store) List() ([]Info, error) {
 // ours tells whether a snapshot belongs to this home. A directory within the home holds no others', also after the home
 // was moved.
 func (s *Store) ours(m *manifest.Manifest) bool {
-	return m.Home == s.home || inside(s.home, s.dir) || inside(settled(s.home), s.dir)
+	return m.Home == s.real || inside(s.real, s.dir)
 }
 
 func (s *Store) info(m *manifest.Manifest) Info {

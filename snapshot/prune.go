@@ -149,13 +149,14 @@ func (s *Store) DropFrozen(ctx context.Context) error {
 // eachFrozen calls f for each frozen copy that has the name of a snapshot.
 func (s *Store) eachFrozen(f func(source, string) error) error {
 	for _, sl := range s.slots {
-		ids, err := sl.source.FrozenIDs()
+		src := s.source(sl)
+		ids, err := src.FrozenIDs()
 		if err != nil {
 			return err
 		}
 		for _, id := range ids {
 			if isID(id) {
-				if err := f(sl.source, id); err != nil {
+				if err := f(src, id); err != nil {
 					return err
 				}
 			}

@@ -204,15 +204,16 @@ func (s *Store) recoverRestore() error {
 	var pending, none []source
 	committed := false
 	for _, sl := range s.slots {
-		phase, err := sl.source.Pending()
+		src := s.source(sl)
+		phase, err := src.Pending()
 		if err != nil {
 			return err
 		}
 		if phase != "" {
-			pending = append(pending, sl.source)
+			pending = append(pending, src)
 			committed = committed || phase == swap.Swapping
 		} else {
-			none = append(none, sl.source)
+			none = append(none, src)
 		}
 	}
 	for _, src := range none { // a restore may have died before its journal was there

@@ -39,13 +39,14 @@ type Options struct {
 // before all others and under the home's lock. One process at a time uses a store.
 type Store struct {
 	cfg     Config
-	home    string
+	home    string // as given; names in the configuration are relative to it
+	real    string // its links resolved: the name that manifests carry
 	dir     string
 	minFree MinFree
 	log     *slog.Logger
 	observe progress.Observer
 	protect func() []string
-	slots   []slot
+	slots   []*slot
 
 	mu   sync.Mutex // guards busy, seq, and each read-change-write of a manifest
 	busy map[string]bool
@@ -87,9 +88,23 @@ type restorer interface {
 // A slot is a configured source. The default one may appear later: a new node makes its data at its first start.
 type slot struct {
 	cfg     SourceConfig
-	source  source
 	implied bool
-	absent  bool // when it was resolved
+
+	mu     sync.Mutex
+	src    source
+	absent bool // when src was resolved
+}
+
+// source is resolved anew once it appeared: it may be a link or a mount point by then.
+func (s *Store) source(sl *slot) source {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if sl.absent && sl.src.Present() {
+		if err := s.open(sl); err != nil {
+			s.log.Warn("cannot resolve a source that appeared", "source", sl.cfg.Name, "error", err)
+		}
+	}
+	return sl.src
 }
 
 // signerDefault is CometBFT's name of the signer's state.
@@ -99,6 +114,7 @@ const signerDefault = "priv_validator_state.json"
 // a restore may be what it needs.
 func Open(o Options) (*Store, error) {
 	s := &Store{cfg: o.Config, home: filepath.Clean(o.Home), log: o.Log, observe: o.Observe, protect: o.Protect, busy: map[string]bool{}}
+	s.real = settled(s.home)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -121,8 +137,8 @@ func Open(o Options) (*Store, error) {
 		cfgs = []SourceConfig{{Name: "data", Kind: datadir.Kind, Path: "data"}}
 	}
 	for _, cfg := range cfgs {
-		sl := slot{cfg: cfg, implied: len(s.cfg.Sources) == 0}
-		if err := s.open(&sl); err != nil {
+		sl := &slot{cfg: cfg, implied: len(s.cfg.Sources) == 0}
+		if err := s.open(sl); err != nil {
 			return nil, err
 		}
 		s.slots = append(s.slots, sl)
@@ -149,7 +165,7 @@ func (s *Store) open(sl *slot) error {
 	if err != nil {
 		return err
 	}
-	sl.source, sl.absent = src, !src.Present()
+	sl.src, sl.absent = src, !src.Present()
 	return nil
 }
 
@@ -170,20 +186,20 @@ func settled(path string) string {
 
 // apart refuses sources that hold the store, the home or each other: a restore would swap away what it stands on.
 func (s *Store) apart() error {
-	refuse := func(sl slot, what, path string) error {
-		return &hint.Error{Op: "use source " + sl.cfg.Name, Path: sl.source.Where(), Err: fmt.Errorf("it and %s %s lie within each other", what, path),
+	refuse := func(sl *slot, what, path string) error {
+		return &hint.Error{Op: "use source " + sl.cfg.Name, Path: sl.src.Where(), Err: fmt.Errorf("it and %s %s lie within each other", what, path),
 			Hint: "set [snapshot] dir, or the path of the source, to a directory apart"}
 	}
 	for i, sl := range s.slots {
-		where := sl.source.Where()
+		where := sl.src.Where()
 		switch {
 		case inside(where, s.dir), inside(s.dir, where):
 			return refuse(sl, "the snapshots in", s.dir)
-		case inside(where, settled(s.home)):
+		case inside(where, s.real):
 			return refuse(sl, "the home", s.home)
 		}
 		for _, other := range s.slots[:i] {
-			if w := other.source.Where(); inside(where, w) || inside(w, where) {
+			if w := other.src.Where(); inside(where, w) || inside(w, where) {
 				return refuse(sl, "source "+other.cfg.Name, w)
 			}
 		}
@@ -249,7 +265,7 @@ func (s *Store) Dir() string { return s.dir }
 func (s *Store) Sources() map[string]string {
 	all := map[string]string{}
 	for _, sl := range s.slots {
-		all[sl.cfg.Name] = sl.source.Where()
+		all[sl.cfg.Name] = s.source(sl).Where()
 	}
 	return all
 }
@@ -264,21 +280,13 @@ func (s *Store) Check() error {
 func (s *Store) present() ([]source, error) {
 	var all []source
 	var errs []error
-	for i := range s.slots {
-		sl := &s.slots[i]
-		here := sl.source.Present()
+	for _, sl := range s.slots {
+		src := s.source(sl)
 		switch {
-		case here && sl.absent:
-			fresh := *sl
-			if err := s.open(&fresh); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			all = append(all, fresh.source)
-		case here:
-			all = append(all, sl.source)
+		case src.Present():
+			all = append(all, src)
 		case !sl.implied:
-			errs = append(errs, &hint.Error{Op: "use source " + sl.cfg.Name, Path: sl.source.Where(), Err: os.ErrNotExist,
+			errs = append(errs, &hint.Error{Op: "use source " + sl.cfg.Name, Path: src.Where(), Err: os.ErrNotExist,
 				Hint: "set its path in [[snapshot.source]], or put the directory back with supervisor snapshot restore"})
 		}
 	}
