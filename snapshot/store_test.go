@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +14,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/internal/hint"
 	"nodevisor/internal/progress"
 	"nodevisor/snapshot/manifest"
 )
@@ -303,87 +301,6 @@ func TestExclusiveBytes(t *testing.T) {
 	assert.Equal(t, *before[0].ExclusiveBytes+size, *after[0].ExclusiveBytes)
 }
 
-func TestOpenRefuses(t *testing.T) {
-	home := newHome(t, 1)
-	two := func(a, b string) func(*Options) {
-		return func(o *Options) {
-			o.Config.Sources = []SourceConfig{{Name: "a", Kind: "dir", Path: a}, {Name: "b", Kind: "dir", Path: b}}
-		}
-	}
-	for name, change := range map[string]func(*Options){
-		"home as source":       func(o *Options) { o.Config.Sources = []SourceConfig{{Name: "a", Kind: "dir", Path: "."}} },
-		"store in source":      func(o *Options) { o.Config.Dir = "data/snapshots" },
-		"source in store":      func(o *Options) { o.Config.Dir = "." },
-		"nested":               two("data", "data/state.db"),
-		"nested through links": two("data", "link/state.db"),
-		"manifest's name": func(o *Options) {
-			o.Config.Sources = []SourceConfig{{Name: "manifest.json", Kind: "dir", Path: "data"}}
-		},
-		"circle": func(o *Options) {
-			o.Config.Sources = []SourceConfig{{Name: "a", Kind: "dir", Path: "data/a", After: []string{"b"}}, {Name: "b", Kind: "dir", Path: "data/b", After: []string{"a"}}}
-		},
-		"file as source": func(o *Options) {
-			o.Config.Sources = []SourceConfig{{Name: "a", Kind: "dir", Path: "data/priv_validator_state.json"}}
-		},
-		"broken pattern": func(o *Options) {
-			o.Config.Sources = []SourceConfig{{Name: "a", Kind: "dir", Path: "data", Exclude: []string{"["}}}
-		},
-		"broken min_free": func(o *Options) { o.Config.MinFree = "much" },
-	} {
-		t.Run(name, func(t *testing.T) {
-			os.Remove(filepath.Join(home, "link"))
-			require.NoError(t, os.Symlink("data", filepath.Join(home, "link")))
-			o := Options{Config: DefaultConfig(), Home: home}
-			change(&o)
-			_, err := Open(o)
-			assert.Error(t, err)
-		})
-	}
-}
-
-func TestSourcesThatAreNotThere(t *testing.T) {
-	home := t.TempDir()
-	s := open(t, home)
-	require.NoError(t, s.Check(), "the default source may be missing")
-	m, err := s.Get(create(t, s, "", 0))
-	require.NoError(t, err)
-	assert.Empty(t, m.Sources)
-	fillData(t, filepath.Join(home, "data"), 3)
-	m, err = s.Get(create(t, s, "", 0))
-	require.NoError(t, err)
-	assert.Len(t, m.Sources, 1, "the node made it meanwhile")
-
-	s = open(t, home, func(o *Options) { o.Config.Sources = []SourceConfig{{Name: "x", Kind: "dir", Path: "gone"}} })
-	err = s.Check()
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	assert.NotEmpty(t, hint.Of(err))
-	_, err = s.Forecast(context.Background())
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.Error(t, s.Create(context.Background(), NewID(time.Now(), "", 0), "", 0))
-}
-
-// A source that is a link is what it leads to: never a link to live data in the snapshot.
-func TestSourceBehindLinks(t *testing.T) {
-	home := newHome(t, 8)
-	big := filepath.Join(t.TempDir(), "disk", "simd")
-	require.NoError(t, os.MkdirAll(filepath.Dir(big), 0o755))
-	require.NoError(t, os.Rename(filepath.Join(home, "data"), big))
-	require.NoError(t, os.Symlink(filepath.Dir(big), filepath.Join(home, "disk")))
-	require.NoError(t, os.Symlink("disk/simd", filepath.Join(home, "data")))
-	s := open(t, home)
-	assert.Equal(t, map[string]string{"data": big}, s.Sources())
-	want := content(t, big)
-	id := completed(t, s, "", 8)
-	assert.Equal(t, want, content(t, filepath.Join(s.Dir(), id, "data")))
-	write(t, filepath.Join(big, "cs.wal", "wal"), "changed")
-	_, err := s.Restore(context.Background(), id, RestoreOptions{})
-	require.NoError(t, err)
-	assert.Equal(t, want, content(t, big))
-	target, err := os.Readlink(filepath.Join(home, "data"))
-	require.NoError(t, err)
-	assert.Equal(t, "disk/simd", target, "the link is untouched")
-}
-
 func TestProgress(t *testing.T) {
 	home := newHome(t, 1)
 	last := map[string]progress.Event{}
@@ -403,64 +320,4 @@ func TestProgress(t *testing.T) {
 		assert.Equal(t, last[phase].Total, last[phase].Done, phase)
 		assert.Positive(t, last[phase].Done, phase)
 	}
-}
-
-// Concurrent callers: a list and a pin while one is completed.
-func TestConcurrentUse(t *testing.T) {
-	home := newHome(t, 1)
-	s := open(t, home)
-	id := create(t, s, "", 1)
-	done := make(chan error, 1)
-	go func() { done <- s.Complete(context.Background(), id) }()
-	require.NoError(t, s.Pin(id))
-	_, err := s.List()
-	require.NoError(t, err)
-	require.NoError(t, <-done)
-	m, err := s.Get(id)
-	require.NoError(t, err)
-	assert.True(t, m.Pinned, "neither change is lost")
-	assert.Equal(t, manifest.Verified, m.State)
-}
-
-// Random single bit flips, in the data and in the manifest: each is found.
-func TestVerifyFindsEveryBitFlip(t *testing.T) {
-	home := newHome(t, 1)
-	require.NoError(t, os.RemoveAll(filepath.Join(home, "data", "application.db"))) // a small tree: it is read a thousand times
-	s := open(t, home, func(o *Options) { o.Config.Method = "copy" })
-	id := completed(t, s, "", 1)
-	dir := filepath.Join(s.Dir(), id)
-	var files []string
-	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && stat(t, path).Size > 0 {
-			files = append(files, path)
-		}
-		return err
-	}))
-	rounds := 1000
-	if testing.Short() {
-		rounds = 100
-	}
-	for i := range rounds {
-		path := files[rand.IntN(len(files))]
-		if i%4 == 0 {
-			path = filepath.Join(dir, manifest.Name)
-		}
-		data, err := os.ReadFile(path)
-		require.NoError(t, err)
-		bit := rand.IntN(len(data) * 8)
-		data[bit/8] ^= 1 << (bit % 8)
-		require.NoError(t, os.WriteFile(path, data, 0o600))
-		r, err := s.Verify(context.Background(), id, false)
-		require.NoError(t, err)
-		rel, _ := filepath.Rel(dir, path)
-		if assert.False(t, r.OK, "bit %d of %s", bit, rel) && assert.NotEmpty(t, r.Errors) {
-			assert.Equal(t, rel, r.Errors[0].Path)
-			assert.NotEqual(t, r.Errors[0].Want, r.Errors[0].Got)
-		}
-		data[bit/8] ^= 1 << (bit % 8)
-		require.NoError(t, os.WriteFile(path, data, 0o600))
-	}
-	r, err := s.Verify(context.Background(), id, false)
-	require.NoError(t, err)
-	assert.True(t, r.OK)
 }
