@@ -52,6 +52,7 @@ func LoadSchedule(path string) (Schedule, error) {
 		return s, nil
 	}
 	if err == nil {
+		s.Schema = 0 // the document's own
 		err = json.Unmarshal(data, &s)
 	}
 	if err == nil {

@@ -133,6 +133,9 @@ func (t *Tracker) SawFile(f PlanFile, running bool) bool {
 		return false // touched, copied over itself: a plan that is done isn't undone by that
 	}
 	t.highest, t.stale, t.failed = Unknown, true, 0
+	if running {
+		t.highest = t.height // a height only rises while a node runs
+	}
 	t.appeared = !first && running && !t.scheduled(f.Plan)
 	return true
 }

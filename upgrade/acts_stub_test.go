@@ -1,0 +1,3 @@
+package upgrade
+
+var acts = map[string]func(string) error{}
