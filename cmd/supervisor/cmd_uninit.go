@@ -129,8 +129,17 @@ func (s *session) uninit(ctx context.Context) error {
 				return err
 			}
 		}
-		return errors.Join(s.removeLeftOvers(), s.reportUninit(l, false))
+		return errors.Join(s.removeLeftOvers(), s.linkAbsolutely(), s.reportUninit(l, false))
 	})
+}
+
+// linkAbsolutely makes `current` an absolute link, which every Cosmovisor reads: those up to 1.6 can't run a relative one.
+func (s *session) linkAbsolutely() error {
+	v, err := s.layout.Current()
+	if err != nil {
+		return nil // a damaged link is doctor's matter, and nothing that going back could mend
+	}
+	return atomicfile.Symlink(s.layout.Dir(v), s.layout.Link())
 }
 
 // removeLeftOvers deletes what interrupted work may have left. Nothing of it is anybody's last copy.
@@ -169,10 +178,10 @@ type handedOver struct {
 	Height int64  `json:"height"`
 }
 
-// currentReport says how `current` stays, and the command that a Cosmovisor needs which can't read a relative link.
+// currentReport says where `current` leads; it is made an absolute link.
 type currentReport struct {
-	Version  string  `json:"version"`
-	Absolute *string `json:"absolute_command"`
+	Version string `json:"version"`
+	Target  string `json:"target"`
 }
 
 func handOver(plans []upgrade.Plan) []handedOver {
@@ -190,10 +199,7 @@ func (s *session) reportUninit(l upgrade.Leaving, dryRun bool) error {
 		r.Homeless = []string{}
 	}
 	if v, err := s.layout.Current(); err == nil {
-		r.Current = &currentReport{Version: v.Name()}
-		if target, err := os.Readlink(s.layout.Link()); err == nil && !filepath.IsAbs(target) {
-			r.Current.Absolute = new(fmt.Sprintf("ln -sfn %s %s", shellQuote(s.layout.Dir(v)), shellQuote(s.layout.Link())))
-		}
+		r.Current = &currentReport{Version: v.Name(), Target: s.layout.Dir(v)}
 	}
 	if s.flags.json {
 		return writeJSON(s.stdout, r)
@@ -211,10 +217,7 @@ func (s *session) reportUninit(l upgrade.Leaving, dryRun bool) error {
 	fmt.Fprintf(&b, "remove     frozen copies beside the data, left-overs, the recorded height, a hold\n")
 	fmt.Fprintf(&b, "keep       %s, %s, snapshots, %s\n", s.layout.Root, s.layout.DataDir(), s.layout.HistoryDir())
 	if r.Current != nil {
-		fmt.Fprintf(&b, "keep       current -> %s\n", r.Current.Version)
-		if r.Current.Absolute != nil {
-			fmt.Fprintf(&b, "           Cosmovisor below 1.6 can't read a relative link; for it: %s\n", *r.Current.Absolute)
-		}
+		fmt.Fprintf(&b, "link       current -> %s (an absolute link: Cosmovisor up to 1.6 reads no other)\n", r.Current.Target)
 	}
 	if len(r.Plans) > 0 {
 		fmt.Fprintf(&b, "           Cosmovisor below 1.7 knows no batch; for it: cosmovisor add-upgrade NAME BINARY --force --upgrade-height HEIGHT\n")
