@@ -38,9 +38,10 @@ type batch struct {
 
 // entry is one element of the array. What can't be used is kept as it is: it isn't ours to drop.
 type entry struct {
-	raw  json.RawMessage
-	plan Plan
-	err  error
+	number int // in the file, from 1
+	raw    json.RawMessage
+	plan   Plan
+	err    error
 }
 
 func readBatch(path string, recase bool) (batch, error) {
@@ -56,8 +57,10 @@ func readBatch(path string, recase bool) (batch, error) {
 		b, err = parseBatch(data, recase)
 	}
 	if err != nil {
-		return batch{}, &hint.Error{Op: "read Cosmovisor's batch", Path: path, Err: err,
-			Hint: "mend " + path + " (a JSON array of plans), or move it away"}
+		return batch{}, &hint.Error{
+			Op: "read Cosmovisor's batch", Path: path, Err: err,
+			Hint: "mend " + path + " (a JSON array of plans), or move it away",
+		}
 	}
 	return b, nil
 }
@@ -76,10 +79,10 @@ func parseBatch(data []byte, recase bool) (batch, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return b, errors.New("something follows the JSON array")
 	}
-	for _, raw := range raws {
+	for i, raw := range raws {
 		p, err := ParsePlan(raw, recase)
 		p.Source = FromOperator
-		b.entries = append(b.entries, entry{raw: raw, plan: p, err: err})
+		b.entries = append(b.entries, entry{number: i + 1, raw: raw, plan: p, err: err})
 	}
 	return b, nil
 }
@@ -103,11 +106,11 @@ func (e *Engine) BatchImport() (Import, error) {
 	slices.SortStableFunc(b.entries, func(x, y entry) int { return byHeight(x.plan, y.plan) })
 	known := e.floorHeight()
 	next := e.Schedule()
-	for i, en := range b.entries {
+	for _, en := range b.entries {
 		p := en.plan
 		switch why := e.reject(en, known, next); {
 		case why != "":
-			in.Rejected = append(in.Rejected, rejection(i, en, why))
+			in.Rejected = append(in.Rejected, rejection(en, why))
 		case slices.ContainsFunc(next.Plans, func(have Plan) bool { return have.Key() == p.Key() }):
 		default:
 			next.Add(p)
@@ -138,8 +141,10 @@ func (e *Engine) ImportBatch() (imported []Plan, err error) {
 		next.Add(p)
 	}
 	if err := next.Save(e.Layout.SchedulePath()); err != nil {
-		return nil, &hint.Error{Op: "import Cosmovisor's batch", Path: e.Layout.BatchPath(), Err: err,
-			Hint: "free some space or mend the disk; it is imported at the next start"}
+		return nil, &hint.Error{
+			Op: "import Cosmovisor's batch", Path: e.Layout.BatchPath(), Err: err,
+			Hint: "free some space or mend the disk; it is imported at the next start",
+		}
 	}
 	e.s = next
 	for _, p := range in.Plans {
@@ -186,10 +191,12 @@ func (e *Engine) reject(en entry, known int64, next Schedule) string {
 	return ""
 }
 
-func rejection(i int, en entry, why string) *hint.Error {
+func rejection(en entry, why string) *hint.Error {
 	if en.err != nil {
-		return &hint.Error{Op: "import entry", Path: fmt.Sprintf("%d of Cosmovisor's batch", i+1), Err: en.err,
-			Hint: "supervisor upgrade add NAME BINARY --height N"}
+		return &hint.Error{
+			Op: "import entry", Path: fmt.Sprintf("%d of Cosmovisor's batch", en.number), Err: en.err,
+			Hint: "supervisor upgrade add NAME BINARY --height N",
+		}
 	}
 	return hint.New("import plan", fmt.Sprintf("%s at %d", en.plan.Name, en.plan.Height), why,
 		fmt.Sprintf("where it is still wanted: supervisor upgrade add %s BINARY --height N --force", en.plan.Name))

@@ -257,8 +257,10 @@ func (x *examination) configuration() {
 	if x.bad != nil {
 		for _, p := range x.bad.Problems {
 			fix := hint.Of(p)
-			if fix == "" {
-				fix = "correct it in " + file
+			if at := (*Problem)(nil); fix == "" && errors.As(p, &at) && at.At != "" {
+				fix = "correct " + at.At
+			} else if fix == "" {
+				fix = "correct the configuration"
 			}
 			x.fail("configuration", fix, "%v", p)
 		}

@@ -33,8 +33,10 @@ func (x *examination) watching(ctx context.Context) {
 	}
 	cancel()
 	<-w.Done()
-	limits := inotifyLimits("/proc/sys/fs/inotify")
-	why := w.Fallback()
+	x.judgeWatching(w.Fallback(), inotifyLimits("/proc/sys/fs/inotify"))
+}
+
+func (x *examination) judgeWatching(why, limits string) {
 	switch {
 	case why == "":
 		x.ok("file events", "the kernel tells of changes (%s)", limits)
@@ -105,8 +107,8 @@ func device(path string) (uint64, error) {
 // mountsBelow lists the mount points below dir, out of the lines of /proc/self/mountinfo (proc_pid_mountinfo(5)): the
 // fifth field, in which blanks are written in octal. A bind mount of the same file system is one too.
 func mountsBelow(dir string, mounts []string) []string {
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = real
+	if at, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = at
 	}
 	unescaped := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	var found []string
@@ -285,7 +287,11 @@ func parseTimespan(text string) (total time.Duration, ok bool) {
 // unitOf is the systemd service that a process belongs to, by its control group (cgroups(7)); "" where it is none. A user's
 // own manager is a service too, and not meant.
 func unitOf(pid int) string {
-	for _, line := range linesOf("/proc/" + strconv.Itoa(pid) + "/cgroup") {
+	return serviceOf(linesOf("/proc/" + strconv.Itoa(pid) + "/cgroup"))
+}
+
+func serviceOf(groups []string) string {
+	for _, line := range groups {
 		parts := strings.SplitN(line, ":", 3)
 		if len(parts) < 3 || (parts[0] != "0" && parts[1] != "name=systemd") {
 			continue

@@ -253,6 +253,8 @@ func (s *session) unclear(cause error) error {
 	if errors.Is(cause, upgrade.ErrJournal) {
 		next += " --force"
 	}
-	return &hint.Error{Op: "link", Path: s.layout.Link(), Err: fmt.Errorf("%w: %w; the versions are:%s", errUnclear, cause, list),
-		Hint: next + ", once you know which version wrote the data last"}
+	return &hint.Error{
+		Op: "link", Path: s.layout.Link(), Err: fmt.Errorf("%w: %w; the versions are:%s", errUnclear, cause, list),
+		Hint: next + ", once you know which version wrote the data last",
+	}
 }

@@ -25,8 +25,9 @@ func newUninit(a *app) *cobra.Command {
 		Use: "uninit", GroupID: "node", Short: "Go back to Cosmovisor: hand over what is scheduled, and clear up", Args: exactArgs(0, "no arguments"),
 		Long: `Writes the pending plans into Cosmovisor's batch file (data/upgrade-info.json.batch), beside what is there, and removes
 what only a supervisor needs: frozen copies beside the data, with the snapshots that consist of them, and left-overs.
-The tree of versions, the data, all other snapshots, the history, the configuration and the skip list stay; "supervisor
-run" works again later, and takes the batch back.
+The link "current" becomes an absolute one, which every Cosmovisor reads. The tree of versions, the data, all other
+snapshots, the history, the configuration and the skip list stay; "supervisor run" works again later, and takes the batch
+back.
 
 It refuses while a supervisor or a node runs, and while an upgrade is in flight.`,
 		Example: "  systemctl stop simd\n  supervisor uninit --dry-run\n  supervisor uninit --yes",

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"nodevisor/internal/fakenode/build"
+	"nodevisor/supervisor"
+	"nodevisor/upgrade"
+)
+
+// running tells whether a supervisor says that its node runs.
+func (p *patient) running() bool {
+	_, out, _ := p.invoke("--json", "status")
+	return strings.Contains(out, `"state": "running"`)
+}
+
+// eventually waits for a fact, bounded for a busy machine.
+func eventually(t *testing.T, what string, fact func() bool) {
+	t.Helper()
+	require.Eventually(t, fact, 30*time.Second, 20*time.Millisecond, "%s", what)
+}
+
+// spawn starts a process that is killed at the test's end.
+func spawn(t *testing.T, cmd *exec.Cmd) *os.Process {
+	t.Helper()
+	require.NoError(t, cmd.Start())
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(done) }()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); <-done })
+	return cmd.Process
+}
+
+func TestDoctorSaysWhoHoldsTheLock(t *testing.T) {
+	p := newPatient(t)
+	p.link("genesis")
+	p.dir(p.l.State())
+	lock, err := supervisor.AcquireLock(p.l.LockPath())
+	require.NoError(t, err)
+	d := p.doctor()
+	d.says("lock", "unknown", fmt.Sprintf("held by process %d", os.Getpid()), "supervisor status")
+	d.says("next start", "FAIL", "refuses", "supervisor status")
+
+	// A process that inherited the lock, as a node does; its supervisor goes.
+	node := exec.Command("sleep", "300")
+	node.ExtraFiles = []*os.File{lock.File()}
+	pid := spawn(t, node).Pid
+	require.NoError(t, lock.SetNode(pid))
+	require.NoError(t, lock.Close())
+	d = p.doctor()
+	assert.Equal(t, exitFailed, d.code)
+	d.says("lock", "FAIL", fmt.Sprintf("node pid %d of an earlier supervisor still runs", pid), "supervisor --takeover run")
+	d.says("next start", "FAIL", "refuses: node pid", "--takeover")
+
+	// Nobody is recorded, and yet somebody has it.
+	require.NoError(t, os.WriteFile(p.l.LockPath(), []byte("{}"), 0o600))
+	d = p.doctor()
+	d.says("lock", "FAIL", "left behind", "--takeover")
+}
+
+func TestDoctorFindsAForeignNode(t *testing.T) {
+	p := newPatient(t)
+	build.Install(t, p.l.Binary(upgrade.Genesis), "v1")
+	p.link("genesis")
+	pid := spawn(t, exec.Command(p.l.Binary(upgrade.Genesis), "start", "--home", p.home, "--block-time", "0")).Pid
+	eventually(t, "the node holds its store", func() bool {
+		found, err := supervisor.FindForeign(p.l.Root, p.l.DataDir())
+		return err == nil && len(found) == 1
+	})
+	d := p.doctor()
+	assert.Equal(t, exitFailed, d.code)
+	d.says("foreign node", "FAIL", "process "+strconv.Itoa(pid), "supervisor --takeover run")
+	d.says("next start", "FAIL", "refuses: process "+strconv.Itoa(pid), "--takeover")
+}
+
+// Beside a Cosmovisor at work nothing is wrong yet: what comes after its stop is foretold.
+func TestDoctorBesideCosmovisor(t *testing.T) {
+	p := newPatient(t)
+	build.Install(t, p.l.Binary(upgrade.Genesis), "v1")
+	p.link("genesis")
+	old := filepath.Join(t.TempDir(), "cosmovisor")
+	require.NoError(t, os.WriteFile(old, fmt.Appendf(nil, "#!/bin/sh\ntrap 'kill $node; wait; exit' TERM\n%s start --home %s --block-time 0 &\nnode=$!\nwait\n",
+		p.l.Binary(upgrade.Genesis), p.home), 0o755))
+	boss := exec.Command(old)
+	require.NoError(t, boss.Start())
+	t.Cleanup(func() { _ = boss.Process.Signal(unix.SIGTERM); _ = boss.Wait() })
+	eventually(t, "the node runs", func() bool {
+		found, err := supervisor.FindForeign(p.l.Root, p.l.DataDir())
+		return err == nil && len(found) == 1
+	})
+	d := p.doctor()
+	assert.Equal(t, exitOK, d.code)
+	d.says("foreign node", "ok", fmt.Sprintf("under Cosmovisor, process %d", boss.Process.Pid), "before the first start")
+	d.says("next start", "ok", fmt.Sprintf("once Cosmovisor (process %d) is stopped: starts genesis", boss.Process.Pid), "")
+}
+
+// Beside a real run, and after a kill -9 of it, which leaves the node.
+func TestDoctorBesideARun(t *testing.T) {
+	p := newPatient(t, "SUPERVISOR_NODE_STOP_TIMEOUT=5s", "FAKENODE_BLOCK_TIME=50ms", "GORACE=atexit_sleep_ms=0")
+	p.env = append(p.env, "FAKENODE_RPC=unix://"+filepath.Join(t.TempDir(), "rpc.sock"))
+	build.Install(t, p.l.Binary(upgrade.Genesis), "v1")
+	program, err := exec.LookPath("supervisor") // the test binary under the program's name: see TestMain
+	require.NoError(t, err)
+	run := exec.Command(program, "run", "start", "--home", p.home)
+	run.Env = p.env
+	process := spawn(t, run)
+	var node int
+	eventually(t, "the node runs", func() bool {
+		info, err := supervisor.ReadLock(p.l.LockPath())
+		if err == nil && info.Node != nil {
+			node = info.Node.Pid
+		}
+		return node > 0 && p.running()
+	})
+	t.Cleanup(func() { _ = unix.Kill(node, unix.SIGKILL) })
+	d := p.doctor()
+	assert.Equal(t, exitOK, d.code)
+	d.says("supervisor", "ok", "running, ", "")
+	d.says("lock", "ok", fmt.Sprintf("held by the running supervisor, process %d, with its node, process %d", process.Pid, node), "")
+	d.says("foreign node", "ok", "none", "")
+	d.says("next start", "ok", "none is due", "")
+
+	require.NoError(t, process.Kill())
+	eventually(t, "the supervisor is gone", func() bool {
+		info, err := supervisor.ReadLock(p.l.LockPath())
+		_, out, _ := p.invoke("--json", "status") // its threads may outlive its first one, and the socket them
+		return err == nil && info.Supervisor == nil && strings.Contains(out, `"state": "stopped"`)
+	})
+	d = p.doctor()
+	assert.Equal(t, exitFailed, d.code)
+	d.says("supervisor", "ok", "none is running", "")
+	d.says("lock", "FAIL", fmt.Sprintf("node pid %d of an earlier supervisor still runs", node), "--takeover")
+}
+
+func TestStagingMustNotCrossFileSystems(t *testing.T) {
+	p := newPatient(t)
+	p.link("genesis")
+	p.stage("upgrades/v2")
+	p.doctor().says("staging", "ok", "on the file system of upgrades/", "")
+	p.dir(p.l.Dir("upgrades/v3"))
+	far := filepath.Join(p.l.Dir("upgrades/v3"), "bin")
+	require.NoError(t, os.Symlink("/proc", far))
+	d := p.doctor()
+	assert.Equal(t, exitFailed, d.code)
+	d.says("staging", "FAIL", far+" is on another", "no mount, no link")
+
+	mounts := []string{
+		"22 1 0:21 / /proc rw - proc proc rw", `30 1 8:1 / /h/up\040grades/v2 rw - ext4 /dev/sda1 rw`,
+		"31 1 8:1 /x /h/upgrades2 rw - ext4 /dev/sda1 rw", "32 1 8:1 / /h/up rw", "junk", "",
+	}
+	assert.Equal(t, []string{"/h/up grades/v2"}, mountsBelow("/h/up grades", mounts))
+	assert.Empty(t, mountsBelow("/h/upgrades", mounts), "neither itself nor a longer name")
+}
+
+func TestTheClockIsComparedWithTheRecord(t *testing.T) {
+	p := newPatient(t)
+	p.link("genesis")
+	p.record(5, time.Now().Add(time.Hour))
+	d := p.doctor()
+	assert.Equal(t, exitFailed, d.code)
+	d.says("clock", "FAIL", "behind the time when the last height was read", "timedatectl")
+}
+
+func TestWatchingIsJudgedByWhatItLacks(t *testing.T) {
+	for why, want := range map[string][3]string{
+		"":                                   {"ok", "the kernel tells of changes (limits)", ""},
+		"too many open files":                {"FAIL", "files are polled: too many open files (limits)", "max_user_instances"},
+		"/h/data: no space left on device":   {"FAIL", "polled", "max_user_watches"},
+		"/h/data: file system is NFS":        {"ok", "warning: files are polled every ", ""},
+		"/h/data: permission denied, really": {"ok", "warning", ""},
+	} {
+		x := &examination{session: &session{app: &app{}}}
+		x.judgeWatching(why, "limits")
+		diagnosis{t: t, Checks: x.checks}.says("file events", want[0], want[1], want[2])
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "max_user_instances"), []byte("128\n"), 0o600))
+	assert.Equal(t, "max_user_instances 128, max_user_watches not known", inotifyLimits(dir))
+}
+
+func TestParseTimespan(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"1min 30s": 90 * time.Second, "500ms": 500 * time.Millisecond, "2h 1us": 2*time.Hour + time.Microsecond, "0": -1, "0s": 0,
+		"1w 1d": 8 * 24 * time.Hour, "1.5s": 1500 * time.Millisecond, "infinity": -1, "": -1, "5 min": -1, "x": -1, "-5s": -1,
+	} {
+		got, ok := parseTimespan(text)
+		if want < 0 {
+			assert.False(t, ok, "%q", text)
+			continue
+		}
+		assert.True(t, ok, "%q", text)
+		assert.Equal(t, want, got, "%q", text)
+	}
+}
+
+// The settings of units, as systemctl shows them.
+func TestDoctorOfTheUnit(t *testing.T) {
+	good := "MainPID=0\nKillMode=mixed\nRestart=on-failure\nRestartPreventExitStatus=78 79\nTimeoutStopUSec=1min 30s\n"
+	for _, c := range []struct {
+		name, replace, with string
+		result, detail, fix string
+	}{
+		{"good", "", "", "ok", "TimeoutStopSec, KillMode and Restart fit", ""},
+		{"endless", "1min 30s", "infinity", "ok", "fit", ""},
+		{"too short", "1min 30s", "1min", "FAIL", "TimeoutStopSec is 1m0s, and the node may take 1m0s", "TimeoutStopSec=90s"},
+		{"unreadable", "1min 30s", "soon", "unknown", "can't be read", ""},
+		{"none", "mixed", "none", "FAIL", "survives a stop", "KillMode=mixed"},
+		{"process", "mixed", "process", "ok", "warning: ", "KillMode=mixed"},
+		{"control-group", "mixed", "control-group", "ok", "warning: ", "KillMode=mixed"},
+		{"restarts what is held", "78 79", "78", "ok", "warning: ", "RestartPreventExitStatus=78 79"},
+		{"restarts nothing", "on-failure\nRestartPreventExitStatus=78 79", "no", "ok", "fit", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newPatient(t)
+			p.link("genesis")
+			shown := strings.Replace(good, c.replace, c.with, 1)
+			dir := fakeSystemctl(t, "cat <<'E'\nLoadState=loaded\nEnvironment=DAEMON_HOME="+p.home+" DAEMON_NAME=simd SUPERVISOR_SNAPSHOT_MIN_FREE=0 DAEMON_GRPC_ADDRESS=127.0.0.1:1\n"+shown+"E\n")
+			d := p.doctor("--unit", "simd.service")
+			d.says("unit", c.result, "simd.service: ", c.fix)
+			d.says("unit", c.result, c.detail, c.fix)
+			assert.Equal(t, c.result == "FAIL", d.code == exitFailed)
+			args, err := os.ReadFile(filepath.Join(dir, "args"))
+			require.NoError(t, err)
+			assert.Contains(t, string(args), "-p TimeoutStopUSec -- simd.service")
+		})
+	}
+}
+
+func TestUnitOfAProcess(t *testing.T) {
+	for want, lines := range map[string][]string{
+		"simd.service": {"0::/system.slice/simd.service"},
+		"old.service":  {"12:pids:/system.slice/other.service", "1:name=systemd:/system.slice/old.service"},
+		"":             {"0::/user.slice/user-0.slice/session-3.scope", "0::/", "0::/user.slice/user@1000.service", "junk", ""},
+	} {
+		assert.Equal(t, want, serviceOf(lines))
+	}
+}

@@ -1,0 +1,438 @@
+package upgrade_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/hint"
+	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
+)
+
+// borrowed is a home that goes from Cosmovisor to us, or back.
+type borrowed struct {
+	t   *testing.T
+	l   upgrade.Layout
+	log bytes.Buffer
+}
+
+func newBorrowed(t *testing.T) *borrowed {
+	t.Helper()
+	dir := t.TempDir()
+	h := &borrowed{t: t, l: upgrade.Layout{
+		Home: dir, Root: filepath.Join(dir, "cosmovisor"), Node: "simd", Plan: filepath.Join(dir, "data", "upgrade-info.json"),
+	}}
+	h.write(h.l.Binary(upgrade.Genesis), "#!/bin/sh\n")
+	require.NoError(t, os.Mkdir(h.l.DataDir(), 0o755))
+	require.NoError(t, os.Symlink("genesis", h.l.Link()))
+	return h
+}
+
+func (h *borrowed) write(path, text string) {
+	h.t.Helper()
+	require.NoError(h.t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(h.t, os.WriteFile(path, []byte(text), 0o644))
+}
+
+func (h *borrowed) batch(text string) { h.write(h.l.BatchPath(), text) }
+
+// engine is what a new process has.
+func (h *borrowed) engine() *upgrade.Engine {
+	h.t.Helper()
+	e := upgrade.NewEngine(upgrade.Options{Layout: h.l, Config: upgrade.DefaultConfig(), Log: slog.New(slog.NewTextHandler(&h.log, nil))})
+	require.NoError(h.t, e.Load())
+	return e
+}
+
+// schedule is what a new process finds: "v2@100 v3@200".
+func (h *borrowed) schedule() string {
+	h.t.Helper()
+	s, err := upgrade.LoadSchedule(h.l.SchedulePath())
+	require.NoError(h.t, err)
+	return keys(s.Plans)
+}
+
+func keys(plans []upgrade.Plan) string {
+	var all []string
+	for _, p := range plans {
+		all = append(all, fmt.Sprintf("%s@%d", p.Name, p.Height))
+	}
+	return strings.Join(all, " ")
+}
+
+// add schedules a plan as an operator does.
+func (h *borrowed) add(plans ...upgrade.Plan) {
+	h.t.Helper()
+	e := h.engine()
+	for _, p := range plans {
+		p.Source = upgrade.FromOperator
+		require.NoError(h.t, e.AddPlan(h.t.Context(), p, upgrade.Unknown, false))
+	}
+}
+
+// entryOf is a plan as Cosmovisor 1.7 writes it.
+func entryOf(name string, height int64) string {
+	return fmt.Sprintf(`{"name":%q,"time":"0001-01-01T00:00:00Z","height":%d}`, name, height)
+}
+
+func arrayOf(entries ...string) string { return "[" + strings.Join(entries, ",") + "]" }
+
+func TestABatchIsImportedOnce(t *testing.T) {
+	h := newBorrowed(t)
+	text := arrayOf(entryOf("v3", 200), `{"name":"V2","time":"0001-01-01T00:00:00Z","height":100,"info":"hello"}`)
+	h.batch(text)
+
+	plans, err := h.engine().ImportBatch()
+	require.NoError(t, err)
+	assert.Equal(t, "v2@100 v3@200", keys(plans), "lowest height first, names normalised")
+	assert.Equal(t, "hello", plans[0].Info)
+	assert.Equal(t, upgrade.FromOperator, plans[0].Source)
+	assert.Equal(t, "v2@100 v3@200", h.schedule())
+	assert.Contains(t, h.log.String(), "scheduled")
+	left, err := os.ReadFile(h.l.BatchPath())
+	require.NoError(t, err)
+	assert.Equal(t, text, string(left), "it stays as it was")
+
+	e := h.engine()
+	require.NoError(t, e.CancelPlan("v2"))
+	plans, err = h.engine().ImportBatch()
+	require.NoError(t, err)
+	assert.Empty(t, plans, "a plan that was cancelled doesn't come back")
+	assert.Equal(t, "v3@200", h.schedule())
+
+	h.batch(arrayOf(entryOf("v3", 200), entryOf("v4", 300)))
+	plans, err = h.engine().ImportBatch()
+	require.NoError(t, err)
+	assert.Equal(t, "v4@300", keys(plans), "new content is looked at anew")
+	assert.Equal(t, "v3@200 v4@300", h.schedule())
+}
+
+func TestNoBatchIsNothing(t *testing.T) {
+	h := newBorrowed(t)
+	for _, prepare := range []func(){
+		func() {},
+		func() { h.l.Plan = "" },
+	} {
+		prepare()
+		plans, err := h.engine().ImportBatch()
+		require.NoError(t, err)
+		assert.Empty(t, plans)
+		assert.NoFileExists(t, h.l.SchedulePath(), "nothing is written for nothing")
+	}
+	assert.Empty(t, h.l.BatchPath())
+}
+
+func TestAnEmptyBatchIsNoMistake(t *testing.T) {
+	for _, text := range []string{"", " \n", "[]", "null"} {
+		h := newBorrowed(t)
+		h.batch(text)
+		plans, err := h.engine().ImportBatch()
+		require.NoError(t, err, "%q", text)
+		assert.Empty(t, plans)
+	}
+}
+
+func TestABatchThatCantBeReadIsReportedAndTriedAgain(t *testing.T) {
+	for name, text := range map[string]string{
+		"torn": `[{"name":"v2","hei`, "an object": entryOf("v2", 100), "something behind": arrayOf(entryOf("v2", 100)) + "x",
+		"too large": "[" + strings.Repeat(" ", 20<<20) + "]",
+	} {
+		h := newBorrowed(t)
+		h.batch(text)
+		plans, err := h.engine().ImportBatch()
+		require.Error(t, err, name)
+		assert.Empty(t, plans)
+		assert.Contains(t, err.Error(), h.l.BatchPath(), name)
+		assert.Contains(t, hint.Of(err), "mend", name)
+		h.batch(arrayOf(entryOf("v2", 100)))
+		plans, err = h.engine().ImportBatch()
+		require.NoError(t, err, name)
+		assert.Equal(t, "v2@100", keys(plans), name)
+	}
+}
+
+// What isn't imported, why, and that the rest is.
+func TestEntriesThatArePassedOver(t *testing.T) {
+	good := entryOf("v9", 900)
+	for _, c := range []struct {
+		name    string
+		entries []string
+		prepare func(h *borrowed)
+		want    string
+		why     string
+	}{
+		{"no height", []string{`{"name":"v2"}`}, nil, "v9@900", "missing"},
+		{"no plan at all", []string{`7`, `null`}, nil, "v9@900", "not a JSON object"},
+		{"a name that leaves the tree", []string{entryOf("../evil", 100)}, nil, "v9@900", "entry 1 of Cosmovisor's batch: invalid plan"},
+		{"a timed plan", []string{`{"name":"v2","time":"2026-01-01T00:00:00Z","height":5}`}, nil, "v9@900", "by time"},
+		{"past by the record", []string{entryOf("v2", 100), entryOf("v3", 101)}, func(h *borrowed) {
+			h.write(h.l.HeightPath(), `{"height":100,"at":"2026-01-01T00:00:00Z"}`)
+		}, "v3@101 v9@900", "the data is known to be at 100"},
+		{"past by the signer", []string{entryOf("v2", 100)}, func(h *borrowed) {
+			h.write(filepath.Join(h.l.DataDir(), "priv_validator_state.json"), `{"height":"100","round":0,"step":3}`)
+		}, "v9@900", "the data is known to be at 100"},
+		{"a signer that has signed nothing", []string{entryOf("v2", 100)}, func(h *borrowed) {
+			h.write(filepath.Join(h.l.DataDir(), "priv_validator_state.json"), `{"height":"0","round":0,"step":0}`)
+		}, "v2@100 v9@900", ""},
+		{"past by what current was switched to for", []string{entryOf("v2", 100), entryOf("v5", 500), entryOf("v6", 600)}, func(h *borrowed) {
+			h.write(h.l.Binary("upgrades/v5"), "#!/bin/sh\n")
+			h.write(h.l.InfoPath("upgrades/v5"), entryOf("v5", 500))
+			require.NoError(h.t, os.Remove(h.l.Link()))
+			require.NoError(h.t, os.Symlink("upgrades/v5", h.l.Link()))
+		}, "v6@600 v9@900", "the data is known to be at 500"},
+		{"current already", []string{entryOf("v5", 500)}, func(h *borrowed) {
+			h.write(h.l.Binary("upgrades/v5"), "#!/bin/sh\n")
+			require.NoError(h.t, os.Remove(h.l.Link()))
+			require.NoError(h.t, os.Symlink("upgrades/v5", h.l.Link()))
+		}, "v9@900", "current is this version"},
+		{"on the skip list", []string{entryOf("v2", 100)}, func(h *borrowed) {
+			require.NoError(h.t, h.engine().SkipPlan(h.t.Context(), "v2", 0, upgrade.Unknown))
+		}, "v9@900", "skip list"},
+		{"scheduled otherwise by an operator", []string{entryOf("v2", 100)}, func(h *borrowed) {
+			h.add(upgrade.Plan{Name: "v2", Height: 150})
+		}, "v2@150 v9@900", "scheduled at 150"},
+		{"scheduled the same", []string{entryOf("v2", 100)}, func(h *borrowed) {
+			h.add(upgrade.Plan{Name: "v2", Height: 100})
+		}, "v2@100 v9@900", ""},
+		{"twice with one name", []string{entryOf("v2", 300), entryOf("v2", 100)}, nil, "v2@100 v9@900", "scheduled at 100"},
+		{"twice the same", []string{entryOf("v2", 100), entryOf("V2", 100)}, nil, "v2@100 v9@900", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newBorrowed(t)
+			if c.prepare != nil {
+				c.prepare(h)
+			}
+			h.batch(arrayOf(append(c.entries, good)...))
+			before, err := h.engine().BatchImport()
+			require.NoError(t, err)
+
+			plans, err := h.engine().ImportBatch()
+			require.NoError(t, err)
+			assert.Equal(t, keys(before.Plans), keys(plans), "what was foretold")
+			assert.Equal(t, c.want, h.schedule())
+			if c.why == "" {
+				assert.Empty(t, before.Rejected)
+				assert.NotContains(t, h.log.String(), "passed over")
+				return
+			}
+			require.NotEmpty(t, before.Rejected)
+			assert.Contains(t, before.Rejected[0].Error(), c.why)
+			assert.Contains(t, hint.Of(before.Rejected[0]), "supervisor upgrade add")
+			assert.Contains(t, h.log.String(), "passed over")
+		})
+	}
+}
+
+func TestForetellingAnImportChangesNothing(t *testing.T) {
+	h := newBorrowed(t)
+	h.batch(arrayOf(entryOf("v2", 100)))
+	e := h.engine()
+	in, err := e.BatchImport()
+	require.NoError(t, err)
+	assert.Equal(t, "v2@100", keys(in.Plans))
+	assert.Empty(t, e.Schedule().Plans)
+	assert.NoDirExists(t, h.l.State())
+}
+
+func TestAnImportThatCantBeRecordedIsNone(t *testing.T) {
+	h := newBorrowed(t)
+	h.batch(arrayOf(entryOf("v2", 100)))
+	e := h.engine()
+	require.NoError(t, os.MkdirAll(h.l.SchedulePath(), 0o755)) // a directory in its place: root couldn't be refused by a mode
+	_, err := e.ImportBatch()
+	require.ErrorIs(t, err, atomicfile.ErrNotRegular)
+	assert.NotEmpty(t, hint.Of(err))
+	assert.Empty(t, e.Schedule().Plans, "neither in memory")
+}
+
+// handedOver is the batch that Cosmovisor would read: strictly, by its rules (name, height, a zero time).
+func (h *borrowed) handedOver() string {
+	h.t.Helper()
+	data, err := os.ReadFile(h.l.BatchPath())
+	require.NoError(h.t, err)
+	var entries []struct {
+		Name   string
+		Height int64
+		Time   time.Time
+		Info   string
+	}
+	require.NoError(h.t, json.Unmarshal(data, &entries), "%s", data)
+	var all []string
+	for _, e := range entries {
+		assert.True(h.t, e.Time.IsZero())
+		all = append(all, fmt.Sprintf("%s@%d", e.Name, e.Height))
+	}
+	return strings.Join(all, " ")
+}
+
+func (h *borrowed) leave() upgrade.Leaving {
+	h.t.Helper()
+	e := h.engine()
+	l, err := e.Leave()
+	require.NoError(h.t, err)
+	require.NoError(h.t, e.Left(l))
+	return l
+}
+
+func TestPendingPlansBecomeABatch(t *testing.T) {
+	h := newBorrowed(t)
+	h.add(upgrade.Plan{Name: "v3", Height: 200, Info: `{"binaries":{}}`}, upgrade.Plan{Name: "v2", Height: 100, RawName: "V2"})
+	l := h.leave()
+	assert.Equal(t, "v2@100 v3@200", keys(l.Plans))
+	assert.Equal(t, "v2@100 v3@200", h.handedOver())
+	data, err := os.ReadFile(h.l.BatchPath())
+	require.NoError(t, err)
+	assert.Contains(t, string(data), `"time": "0001-01-01T00:00:00Z"`)
+	assert.Contains(t, string(data), `"info": "{\"binaries\":{}}"`)
+	info, err := os.Stat(h.l.BatchPath())
+	require.NoError(t, err)
+	assert.EqualValues(t, 0o600, info.Mode().Perm())
+	assert.Empty(t, h.schedule(), "two tools with one schedule would do it twice")
+
+	plans, err := h.engine().ImportBatch()
+	require.NoError(t, err)
+	assert.Equal(t, "v2@100 v3@200", keys(plans), "and back again")
+}
+
+func TestABatchThatIsThereIsMerged(t *testing.T) {
+	h := newBorrowed(t)
+	own := `{"name":"v2","height":100,"custom":"kept"}`
+	h.batch(arrayOf(own, entryOf("v5", 500), `{"name":"unusable"}`))
+	h.add(upgrade.Plan{Name: "v2", Height: 100}, upgrade.Plan{Name: "v3", Height: 200})
+	l := h.leave()
+	assert.Empty(t, l.Dropped)
+	assert.Equal(t, "unusable@0 v2@100 v3@200 v5@500", h.handedOver(), "nothing that was there is lost")
+	data, err := os.ReadFile(h.l.BatchPath())
+	require.NoError(t, err)
+	assert.Contains(t, string(data), `"custom": "kept"`)
+}
+
+// Of a batch that we imported, our schedule is the newer state.
+func TestWhatWasCancelledDoesNotComeBack(t *testing.T) {
+	h := newBorrowed(t)
+	h.batch(arrayOf(entryOf("v2", 100), entryOf("v3", 200), entryOf("v4", 300)))
+	_, err := h.engine().ImportBatch()
+	require.NoError(t, err)
+	require.NoError(t, h.engine().CancelPlan("v2"))
+	require.NoError(t, h.engine().SkipPlan(t.Context(), "v4", 300, upgrade.Unknown))
+	h.add(upgrade.Plan{Name: "v5", Height: 500})
+	l := h.leave()
+	assert.Equal(t, "v3@200 v5@500", h.handedOver())
+	assert.Equal(t, "v2@100 v4@300", keys(l.Dropped))
+	s, err := upgrade.LoadSchedule(h.l.SchedulePath())
+	require.NoError(t, err)
+	require.Len(t, s.Skip, 1, "the skip list stays")
+	assert.Equal(t, "v4", s.Skip[0].Name)
+}
+
+func TestNothingToHandOverLeavesTheBatchAlone(t *testing.T) {
+	h := newBorrowed(t)
+	h.leave()
+	assert.NoFileExists(t, h.l.BatchPath())
+
+	text := arrayOf(entryOf("v2", 100)) + "   "
+	h.batch(text)
+	h.leave()
+	data, err := os.ReadFile(h.l.BatchPath())
+	require.NoError(t, err)
+	assert.Equal(t, text, string(data), "byte for byte")
+}
+
+func TestLeavingForgetsWhatWouldActLater(t *testing.T) {
+	h := newBorrowed(t)
+	h.add(upgrade.Plan{Name: "v2", Height: 100}, upgrade.Plan{Name: "timed", Time: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)})
+	e := h.engine()
+	require.NoError(t, e.SetHalt(&upgrade.Halt{Height: 700}, upgrade.Unknown))
+	require.NoError(t, e.Hold("some reason", "supervisor resume"))
+	require.NoError(t, source.SaveRecord(h.l.HeightPath(), source.Record{Height: 50, At: time.Now()}))
+
+	l := h.leave()
+	assert.Equal(t, []string{"the plan timed at 2030-01-02T03:04:05Z", "the halt at 700"}, l.Homeless)
+	assert.Equal(t, "v2@100", h.handedOver())
+	for _, path := range []string{h.l.SchedulePath(), h.l.JournalPath(), h.l.HeightPath()} {
+		assert.NoFileExists(t, path)
+	}
+	later := h.engine()
+	assert.Nil(t, later.Journal().Hold)
+	assert.Nil(t, later.Schedule().Halt)
+	assert.False(t, h.l.SeenUpgrade(), "a later init finds the home as it was")
+}
+
+func TestLeavingIsRefusedInFlight(t *testing.T) {
+	h := newBorrowed(t)
+	e := h.engine()
+	h.write(h.l.Binary("upgrades/v2"), "#!/bin/sh\n")
+	require.NoError(t, e.Announce(upgrade.Plan{Name: "v2", Height: 100, Source: upgrade.FromFile}, upgrade.ByFile, 100))
+	_, err := h.engine().Leave()
+	require.ErrorContains(t, err, "the upgrade v2 is in flight, at planned")
+	assert.Contains(t, hint.Of(err), "supervisor upgrade skip v2")
+	require.Error(t, h.engine().Left(upgrade.Leaving{}))
+	j, err := upgrade.LoadJournal(h.l.JournalPath())
+	require.NoError(t, err)
+	assert.NotNil(t, j.Upgrade)
+}
+
+func TestLeavingWithoutAPlaceForTheBatch(t *testing.T) {
+	h := newBorrowed(t)
+	h.add(upgrade.Plan{Name: "v2", Height: 100})
+	h.batch("torn [")
+	_, err := h.engine().Leave()
+	require.ErrorContains(t, err, "batch")
+	h.l.Plan = ""
+	_, err = h.engine().Leave()
+	require.ErrorContains(t, err, "plan_file")
+	assert.Equal(t, "v2@100", h.schedule(), "still ours")
+}
+
+// Interrupted between the batch and the schedule, and done again: nothing is lost, and nothing is there twice.
+func TestLeavingIsDoneAgain(t *testing.T) {
+	h := newBorrowed(t)
+	h.batch(arrayOf(entryOf("v2", 100), entryOf("v3", 200)))
+	_, err := h.engine().ImportBatch()
+	require.NoError(t, err)
+	require.NoError(t, h.engine().CancelPlan("v2"))
+	h.add(upgrade.Plan{Name: "v4", Height: 300})
+	before, err := os.ReadFile(h.l.SchedulePath())
+	require.NoError(t, err)
+	h.leave()
+	require.NoError(t, os.WriteFile(h.l.SchedulePath(), before, 0o600)) // as if the crash had come before it was written
+	h.leave()
+	assert.Equal(t, "v3@200 v4@300", h.handedOver())
+	assert.Empty(t, h.schedule())
+}
+
+func FuzzImportBatch(f *testing.F) {
+	f.Add(arrayOf(entryOf("v2", 100), entryOf("v3", 200)))
+	f.Add(`[{"name":"v2","height":"100"},7,null,[],{}]`)
+	f.Add(`[[[`)
+	f.Fuzz(func(t *testing.T, text string) {
+		h := newBorrowed(t)
+		h.batch(text)
+		plans, err := h.engine().ImportBatch()
+		if err != nil {
+			assert.Empty(t, plans)
+			assert.False(t, errors.Is(err, upgrade.ErrJournal))
+			return
+		}
+		for _, p := range plans {
+			_, err := upgrade.NormaliseName(p.Name, true)
+			require.NoError(t, err)
+			require.Positive(t, p.Height)
+		}
+		again, err := h.engine().ImportBatch()
+		require.NoError(t, err)
+		require.Empty(t, again)
+	})
+}
