@@ -54,14 +54,26 @@ type home struct {
 // newHome makes a home whose node is called simd, with the version genesis and the link to it.
 func newHome(t testing.TB) *home {
 	t.Helper()
-	h := &home{t: t, l: layoutOf(t.TempDir()), cfg: DefaultConfig()}
-	h.snaps = &fakeSnaps{data: h.app(), dir: filepath.Join(h.l.Home, "snaps")}
+	return newHomeIn(t, t.TempDir())
+}
+
+func newHomeIn(t testing.TB, dir string) *home {
+	t.Helper()
+	h := homeIn(dir)
+	h.t = t
 	for _, dir := range []string{h.l.DataDir(), h.snaps.dir, h.l.State()} {
 		require.NoError(t, os.MkdirAll(dir, 0o755))
 	}
 	h.write(h.app(), "v1")
 	h.stage(Genesis, "exit 0")
 	require.NoError(t, os.Symlink("genesis", h.l.Link()))
+	return h
+}
+
+// homeIn is the home that was made there before.
+func homeIn(dir string) *home {
+	h := &home{l: layoutOf(dir), cfg: DefaultConfig()}
+	h.snaps = &fakeSnaps{data: h.app(), dir: filepath.Join(dir, "snaps")}
 	return h
 }
 
