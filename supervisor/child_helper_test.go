@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 // runHelper is main of the helper programs; what they return is their exit code.
 func runHelper(name string, args []string) int {
 	switch name {
+	case "run":
+		return helperRun()
+	case "host":
+		return helperHost()
 	case "holder": // a supervisor: takes the lock at args[0], starts a node that inherits it, and waits
 		return helperHolder(args[0])
 	case "tty-supervisor":

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -20,8 +21,14 @@ import (
 	"nodevisor/supervisor/client"
 )
 
-// maxRequest caps what is read of a request, in bytes.
-const maxRequest = 1 << 20
+const (
+	// maxRequest caps what is read of a request, in bytes, and requestTimeout the time that its head may take.
+	maxRequest     = 1 << 20
+	requestTimeout = 10 * time.Second
+	// busyPatience is how long an operation waits for a job before it is refused: most are over in a moment.
+	busyPatience = 2 * time.Second
+	busyPause    = 50 * time.Millisecond
+)
 
 // control serves the control socket: HTTP over a unix socket that only its owner can reach. Peers are asked for their
 // credentials as well, because a directory's mode may be changed behind our back.
@@ -59,7 +66,8 @@ func (s *Supervisor) listen() (*control, error) {
 	mux.HandleFunc("GET /v1/status", s.serveStatus)
 	mux.HandleFunc("POST /v1/{op}", s.serveOperation)
 	c.server = &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10,
+		Handler: mux, ReadHeaderTimeout: requestTimeout, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, peerKey{}, peerOf(conn))
 		},
@@ -72,8 +80,10 @@ func (s *Supervisor) listen() (*control, error) {
 func (c *control) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	c.server.Shutdown(ctx) //nolint:errcheck // the process ends
-	os.Remove(c.path)
+	if c.server.Shutdown(ctx) != nil {
+		c.server.Close() //nolint:errcheck // the process ends
+	}
+	os.Remove(c.path) //nolint:errcheck // the listener has removed it already, as a rule
 }
 
 type peerKey struct{}
@@ -133,27 +143,47 @@ func (s *Supervisor) serveOperation(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
+	reply, err := s.operate(r.PathValue("op"), body)
+	switch {
+	case errors.Is(err, errOver):
+		fail(w, http.StatusServiceUnavailable, err)
+	case err != nil:
+		fail(w, http.StatusConflict, err)
+	default:
+		answer(w, reply)
+	}
+}
+
+// errOver means that nobody will answer any more.
+var errOver = errors.New("the supervisor ended before it was done; see supervisor status")
+
+// operate has the loop do one operation, and waits for its answer. It returns also where the loop ends before that.
+func (s *Supervisor) operate(op string, body client.Request) (client.Reply, error) {
 	type outcome struct {
 		reply client.Reply
 		err   error
 	}
-	done := make(chan outcome, 1)
-	req := request{op: r.PathValue("op"), body: body, answer: func(reply client.Reply, err error) { done <- outcome{reply, err} }}
-	select {
-	case s.requests <- req:
-	case <-s.over:
-		fail(w, http.StatusServiceUnavailable, errors.New("the supervisor is ending"))
-		return
-	}
-	select {
-	case o := <-done:
-		if o.err != nil {
-			fail(w, http.StatusConflict, o.err)
-			return
+	for deadline := time.Now().Add(busyPatience); ; time.Sleep(busyPause) {
+		done := make(chan outcome, 1)
+		req := request{op: op, body: body, answer: func(reply client.Reply, err error) { done <- outcome{reply, err} }}
+		select {
+		case s.requests <- req:
+		case <-s.over:
+			return client.Reply{}, errOver
 		}
-		answer(w, o.reply)
-	case <-s.over:
-		fail(w, http.StatusServiceUnavailable, errors.New("the supervisor ended before it was done; see supervisor status"))
+		select {
+		case o := <-done:
+			if !errors.Is(o.err, ErrBusy) || time.Now().After(deadline) {
+				return o.reply, o.err
+			}
+		case <-s.over:
+			select {
+			case o := <-done: // the answer came with the end
+				return o.reply, o.err
+			default:
+				return client.Reply{}, errOver
+			}
+		}
 	}
 }
 

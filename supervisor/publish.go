@@ -8,7 +8,8 @@ import (
 	"nodevisor/upgrade"
 )
 
-// publish makes the status of this moment readable for every goroutine. The loop calls it before it waits.
+// publish makes the status of this moment readable for every goroutine. The loop calls it before it waits. Whoever reads
+// it does so at any later time: it points to nothing that is changed in place.
 func (s *Supervisor) publish() {
 	s.settleState()
 	v := View{
@@ -21,32 +22,35 @@ func (s *Supervisor) publish() {
 	if s.o.ConfigFile != "" {
 		st.Supervisor.Config = &s.o.ConfigFile
 	}
-	st.State, st.Restarts, st.CrashLoop, st.LastExit = s.state, s.restarts, s.policy.CrashLoop(), s.lastExit
+	st.State, st.Restarts, st.CrashLoop, st.LastExit = s.state, s.restarts, s.crashLoop(), s.lastExit
 	st.Snapshots, st.Disk, st.Progress = s.snapshots, s.disk, s.progress
 	if s.child != nil {
 		st.PID, st.StartedAt = new(s.child.Pid()), new(s.child.StartedAt().UTC())
 	}
 	if s.heightFrom != "" && s.child != nil {
-		age := time.Since(s.heightAt).Milliseconds()
-		st.HeightSource, st.HeightAge = &s.heightFrom, &age
+		st.HeightSource, st.HeightAge = new(s.heightFrom), new(time.Since(s.heightAt).Milliseconds())
 	}
 	st.Message = s.message(st)
 	s.status.Store(st)
-	if s.o.Notify != nil {
+	if s.o.Notify != nil && s.told != st.Message {
+		s.told = st.Message
 		s.o.Notify.Status(st.Message)
 	}
 }
 
 // settleState turns starting into running, and begins what waits for a running node.
 func (s *Supervisor) settleState() {
-	if s.state != Starting || s.child == nil || time.Since(s.child.StartedAt()) < okayAfter {
-		return
+	switch {
+	case s.child == nil:
+	case s.state == Starting && time.Since(s.child.StartedAt()) >= okayAfter:
+		s.state = Running
+		if s.o.Notify != nil {
+			s.o.Notify.Ready()
+		}
+		s.tidy()
+	case s.state == Running && s.untidy && s.job == nil && s.onExit == nil:
+		s.tidy()
 	}
-	s.state = Running
-	if s.o.Notify != nil {
-		s.o.Notify.Ready()
-	}
-	s.tidy()
 }
 
 // message is the one line that says what goes on.
@@ -55,9 +59,9 @@ func (s *Supervisor) message(st *Status) string {
 	switch {
 	case st.Hold != nil:
 		return "HELD: " + st.Hold.Reason
-	case s.state == WaitingForBinary:
-		return fmt.Sprintf("the height of %s has come; waiting: %s", u.Name, s.notReady)
-	case s.state == Running && u != nil && u.Phase == upgrade.OnProbation:
+	case s.state == WaitingForBinary && s.due != nil:
+		return fmt.Sprintf("the height of %s has come; waiting: %s", s.due.plan.Name, s.notReady)
+	case s.state == Running && s.child != nil && u != nil && u.Phase == upgrade.OnProbation:
 		return fmt.Sprintf("%s is on probation: waiting for the network, up %s", u.Name, time.Since(s.child.StartedAt()).Round(time.Second))
 	case s.state == Upgrading && u != nil:
 		return fmt.Sprintf("upgrading to %s: %s reached", u.Name, u.Phase)

@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -22,35 +21,43 @@ type request struct {
 // ErrBusy means that another long operation is under way.
 var ErrBusy = errors.New("busy")
 
-// handle takes one request. It waits for a short job, never for a long one: then the operator is told what is going on.
+// handle takes one request. What needs the engine waits for no job: the operator is told what is going on instead.
 func (s *Supervisor) handle(r request) {
-	switch {
-	case r.op == client.OpStop:
+	if r.op == client.OpStop {
 		s.opStop(r)
 		return
-	case s.onExit != nil || s.stopping || (s.job != nil && s.job.long):
-		what := "the node is being stopped"
-		if s.job != nil {
-			what = s.job.name + " is under way"
-		}
+	}
+	if what := s.busy(); what != "" {
 		r.answer(client.Reply{}, &hint.Error{
-			Op: r.op, Err: fmt.Errorf("%w: %s", ErrBusy, what), Hint: "supervisor status, then try again",
+			Op: r.op, Err: fmt.Errorf("%w: %s is under way", ErrBusy, what), Hint: "supervisor status, then try again",
 		})
-		return
-	case s.job != nil: // a matter of moments
-		s.whenIdle(func() { s.handle(r) })
 		return
 	}
 	handlers := map[string]func(request){
-		client.OpResume: s.opResume, client.OpApply: s.opApply, client.OpHalt: s.opHalt, client.OpStop: s.opStop,
-		client.OpSnapshots: s.opSnapshots, client.OpAdd: s.opAdd, client.OpCancel: s.opCancel, client.OpSkip: s.opSkip,
-		client.OpRollback: s.opRollback, client.OpReload: s.opReload,
+		client.OpResume: s.opResume, client.OpApply: s.opApply, client.OpHalt: s.opHalt, client.OpSnapshots: s.opSnapshots,
+		client.OpAdd: s.opAdd, client.OpCancel: s.opCancel, client.OpSkip: s.opSkip, client.OpRollback: s.opRollback,
+		client.OpReload: s.opReload,
 	}
 	if h, ok := handlers[r.op]; ok {
 		h(r)
 		return
 	}
 	r.answer(client.Reply{}, hint.New("do", r.op, "no such operation", "supervisor --help"))
+}
+
+// busy names what is under way that an operation must not come between; "" = nothing.
+func (s *Supervisor) busy() string {
+	switch {
+	case s.job != nil:
+		return s.job.name
+	case s.stopping || s.done:
+		return "the end of run"
+	case s.onExit != nil:
+		return "the stop of the node"
+	case s.ending != nil:
+		return "a look at why the node ended"
+	}
+	return ""
 }
 
 // finishRequest answers r: with err, or with a message.
@@ -60,18 +67,6 @@ func finishRequest(r request, err error, format string, args ...any) {
 		return
 	}
 	r.answer(client.Reply{Message: fmt.Sprintf(format, args...)}, nil)
-}
-
-// atRest runs next with the node gone: at once, or after a graceful stop. begun is the old node's end.
-func (s *Supervisor) atRest(next func(begun time.Time)) {
-	s.state = Upgrading
-	s.restartTimer.Stop()
-	s.verdicts++
-	if s.child == nil {
-		next(time.Now())
-		return
-	}
-	s.stopThen(func(exit Exit) { next(exit.At) })
 }
 
 func (s *Supervisor) opStop(r request) {
@@ -110,34 +105,42 @@ func (s *Supervisor) opCancel(r request) {
 
 // dropDue gives up waiting for a binary, and starts the node again where it isn't running.
 func (s *Supervisor) dropDue(name string) {
-	if s.due == nil || s.due.plan.Name != name {
+	switch {
+	case s.due == nil || s.due.plan.Name != name:
 		return
+	case s.child != nil:
+		s.state = Running
+	case s.ending == nil:
+		s.start()
 	}
 	s.due = nil
-	if s.child == nil {
-		s.start()
-		return
-	}
-	s.state = Running
 }
 
 func (s *Supervisor) opSkip(r request) {
-	name := r.body.Name
+	name, known := r.body.Name, s.tracker.Known()
 	height := s.heightOf(name)
 	skip := func(time.Time) {
-		known := s.tracker.Known()
-		s.do("skip", func(ctx context.Context) error {
+		s.do("skip", s.afterTidying(func(ctx context.Context) error {
 			return s.o.Engine.SkipPlan(ctx, name, height, known)
-		}, func(err error) {
+		}), func(err error) {
 			finishRequest(r, err, "%s is passed over", name)
 			s.afterOperation(err, name)
 		})
 	}
-	if u := s.journal.Upgrade; u != nil && u.Plan.Name == name && u.Phase != upgrade.Planned {
-		s.atRest(skip)
+	u := s.journal.Upgrade
+	if u == nil || u.Plan.Name != name || u.Phase == upgrade.Planned {
+		skip(time.Time{})
 		return
 	}
-	skip(time.Time{})
+	// What can't be undone is refused while the node still runs.
+	if err := upgrade.CanRollBack(u, known, false); err != nil && s.child != nil {
+		finishRequest(r, &hint.Error{
+			Op: "skip", Path: name, Err: fmt.Errorf("it can't be undone: %w", err),
+			Hint: "supervisor upgrade resume, or: supervisor rollback --binary-only (only where the data was not migrated)",
+		}, "")
+		return
+	}
+	s.atRest(skip)
 }
 
 // heightOf finds the height of a pending plan by its name; 0 skips it at any height.
@@ -153,48 +156,49 @@ func (s *Supervisor) heightOf(name string) int64 {
 // afterOperation goes on after an operation that may have changed version, hold or plan.
 func (s *Supervisor) afterOperation(err error, name string) {
 	switch {
-	case s.stopping:
+	case s.stopping, s.ending != nil: // what follows from those comes next
+	case s.child != nil:
+		s.dropDue(name)
 	case s.journal.Hold != nil:
 		s.held()
-	case err != nil && s.child == nil:
+	case err != nil:
 		s.holdFor(err)
-	case s.child == nil:
+	default:
 		if s.due != nil && s.due.plan.Name == name {
 			s.due = nil
 		}
-		if s.due == nil {
-			s.state = Stopped
-			s.firstLook()
-		}
-	default:
-		s.dropDue(name)
+		s.firstLook()
 	}
 }
 
 func (s *Supervisor) opResume(r request) {
 	u := s.journal.Upgrade
 	switch {
-	case r.body.Confirm && u != nil && u.Phase == upgrade.OnProbation && s.child != nil && !r.body.Restore:
+	case r.body.Restore:
+		// What can't be restored is refused while the node still runs.
+		if err := upgrade.CanRollBack(u, upgrade.Unknown, false); err != nil {
+			finishRequest(r, &hint.Error{Op: "restore the upgrade's snapshot", Err: err, Hint: "supervisor status"}, "")
+			return
+		}
+		s.atRest(func(time.Time) { s.resume(r, s.o.Engine.Restart) })
+	case r.body.Confirm && u != nil && u.Phase == upgrade.OnProbation && s.child != nil:
 		if lived := time.Since(s.child.StartedAt()); lived < s.o.Upgrade.Probation.Up {
 			finishRequest(r, hint.New("confirm", u.Plan.Name, "it has been up for "+lived.Round(time.Second).String()+" only", "wait, then try again"), "")
 			return
 		}
-		s.commit()
-		finishRequest(r, nil, "%s is committed", u.Plan.Name)
-	case r.body.Restore:
-		s.atRest(func(time.Time) { s.resume(r, s.o.Engine.Restart) })
+		s.commit(func(err error) { finishRequest(r, err, "%s is committed", u.Plan.Name) })
 	case s.state == Held:
 		s.resume(r, func(context.Context) error { return nil })
 	case s.due != nil:
-		s.prepare()
 		finishRequest(r, nil, "looking for the binary of %s again", s.due.plan.Name)
+		s.prepare()
 	default:
 		finishRequest(r, hint.New("resume", "", "nothing is held", "supervisor status"), "")
 	}
 }
 
 func (s *Supervisor) resume(r request, restore func(context.Context) error) {
-	s.do("resume", func(ctx context.Context) error {
+	s.do("resume", s.afterTidying(func(ctx context.Context) error {
 		if err := s.o.Engine.Load(); err != nil {
 			return err
 		}
@@ -202,10 +206,10 @@ func (s *Supervisor) resume(r request, restore func(context.Context) error) {
 			return err
 		}
 		return s.o.Engine.Resume()
-	}, func(err error) {
+	}), func(err error) {
 		finishRequest(r, err, "resumed")
 		if err == nil {
-			s.state = Stopped
+			s.policy.Reset()
 		}
 		s.afterOperation(err, "")
 	})
@@ -221,13 +225,13 @@ func (s *Supervisor) opApply(r request) {
 	p := ApplyPlan(r.body.Name, s.tracker.Pending())
 	to := upgrade.VersionOf(p.Name)
 	var ready upgrade.Readiness
-	s.do("apply", func(ctx context.Context) error {
-		ready = s.makeReady(ctx, p, to)
+	s.do("apply", s.afterTidying(func(ctx context.Context) error {
+		ready = s.makeReady(ctx, p, to, true).ready
 		if !ready.Ready() {
 			return hint.New("apply", p.Name, ready.Problems[0], "supervisor upgrade add "+p.Name+" BINARY")
 		}
 		return errors.Join(s.o.Engine.Allow(p.Name, r.body.Force), s.o.Engine.Release())
-	}, func(err error) {
+	}), func(err error) {
 		if err != nil {
 			finishRequest(r, err, "")
 			return
@@ -300,55 +304,13 @@ func (s *Supervisor) opRollback(r request) {
 				name := s.journal.Upgrade.Plan.Name
 				finishRequest(r, nil, "%s was rolled back; held, the node is stopped. Next: %s", name, HintAfterRollback(name))
 				s.rolledBackByHand()
-			})
+			}, func(err error) { finishRequest(r, err, "") })
 		})
 	})
 }
 
-// opSnapshots hands a request to the store of snapshots. With Stop the node is stopped for it and started again; after a
-// restore it stays stopped, held: which version the data belongs to is the operator's to say.
-func (s *Supervisor) opSnapshots(r request) {
-	if s.o.Snapshots == nil {
-		finishRequest(r, hint.New("use snapshots", "", "no snapshot source is configured, and there is no data directory",
-			"add [[snapshot.source]] to the configuration"), "")
-		return
-	}
-	var what struct{ Op string }
-	if err := json.Unmarshal(r.body.Snapshots, &what); err != nil {
-		finishRequest(r, fmt.Errorf("cannot read the request: %w", err), "")
-		return
-	}
-	work := func(atRest bool, begun time.Time, held bool) {
-		var result json.RawMessage
-		wasHeld := s.journal.Hold != nil
-		s.do("snapshot", func(ctx context.Context) error {
-			out, err := s.o.Snapshots.Do(ctx, r.body.Snapshots, atRest)
-			if err != nil {
-				return err
-			}
-			if result, err = json.Marshal(out); err != nil || !held {
-				return err
-			}
-			return s.o.Engine.Hold("a snapshot was restored", "supervisor resume, or supervisor upgrade use VERSION and then supervisor resume")
-		}, func(err error) {
-			s.summarize()
-			downtime := time.Since(begun).Milliseconds()
-			if err != nil {
-				r.answer(client.Reply{}, err)
-			} else {
-				r.answer(client.Reply{DowntimeMS: downtime, Result: result}, nil)
-			}
-			if atRest && s.child == nil && !wasHeld {
-				s.afterOperation(nil, "")
-			}
-		})
-	}
-	if !r.body.Stop || s.child == nil {
-		work(s.child == nil, time.Now(), what.Op == "restore" && s.child == nil)
-		return
-	}
-	s.atRest(func(begun time.Time) { work(true, begun, what.Op == "restore") })
-}
+// HintAfterRestore says what an operator can do after a restore by hand.
+const HintAfterRestore = "supervisor resume, or: supervisor upgrade use VERSION (where the data is another version's)"
 
 func (s *Supervisor) opReload(r request) {
 	if s.o.Reload == nil {
@@ -358,6 +320,7 @@ func (s *Supervisor) opReload(r request) {
 	var fresh Reloaded
 	s.do("reload", func(context.Context) (err error) {
 		if fresh, err = s.o.Reload(); err == nil {
+			fresh.Upgrade.Recase = s.recase // names that were compared one way can't be compared another way from here on
 			s.o.Engine.Config = fresh.Upgrade
 		}
 		return err

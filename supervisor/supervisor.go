@@ -89,6 +89,7 @@ type Reloaded struct {
 type Supervisor struct {
 	o      Options
 	log    *slog.Logger
+	recase bool // of the configuration; fixed, for every comparison of names must be the same
 	status atomic.Pointer[Status]
 	live   atomic.Pointer[Child] // for the goroutine that handles SIGABRT
 
@@ -169,7 +170,7 @@ func New(o Options) *Supervisor {
 		o.Event = func(string, string) {}
 	}
 	return &Supervisor{
-		o: o, log: o.Log, stops: make(chan os.Signal, 4), passed: make(chan os.Signal, 64), posts: make(chan func(), 16),
+		o: o, log: o.Log, recase: o.Upgrade.Recase, stops: make(chan os.Signal, 4), passed: make(chan os.Signal, 64), posts: make(chan func(), 16),
 		requests: make(chan request), over: make(chan struct{}), state: Stopped, ready: map[upgrade.Version]upgrade.Readiness{},
 		policy:      NewRestarts(o.Config, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		heightTimer: idle(), restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),

@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,113 +9,24 @@ import (
 	"nodevisor/upgrade"
 )
 
-// recheck is how often a missing binary is looked for, where no event tells of it.
-const recheck = 300 * time.Millisecond
-
-// trigger begins an upgrade whose height has come.
-func (s *Supervisor) trigger(p upgrade.Plan, ev upgrade.Evidence) {
-	s.due = &trigger{plan: p, evidence: ev, stood: s.tracker.Known()}
-	s.restartTimer.Stop()
-	s.prepare()
-}
-
-// prepare makes sure that the upgrade can be carried out, and only then touches the node. A missing or bad binary, or
-// too little room, leaves the node as it is: the version's directory is watched, and the upgrade goes on by itself.
-func (s *Supervisor) prepare() {
-	if s.job != nil || s.due == nil || s.stopping {
-		return
-	}
-	due := *s.due
-	to := upgrade.VersionOf(due.plan.Name)
-	if u := s.journal.Upgrade; u != nil {
-		to = u.To
-	}
-	var ready upgrade.Readiness
-	s.do("prepare", func(ctx context.Context) error {
-		ready = s.makeReady(ctx, due.plan, to)
-		if !ready.Ready() {
-			return s.o.Engine.Announce(due.plan, due.evidence, due.stood)
-		}
-		return s.o.Engine.Begin(due.plan, due.evidence, ready, due.stood)
-	}, func(err error) {
-		s.ready[to] = ready
-		switch {
-		case s.stopping:
-		case err != nil:
-			s.log.Error("cannot begin the upgrade; trying again", "plan", due.plan.Name, "error", err, "hint", hint.Of(err))
-			s.awaitBinary(due.plan, err.Error())
-		case !ready.Ready():
-			s.awaitBinary(due.plan, ready.Problems[0])
-		default:
-			s.due = nil
-			s.stopForUpgrade()
-		}
-	})
-}
-
-// makeReady runs in the job: it verifies the binary, fetches a missing one where that is allowed, and asks for room.
-func (s *Supervisor) makeReady(ctx context.Context, p upgrade.Plan, to upgrade.Version) upgrade.Readiness {
-	ready := s.o.Checker.Check(ctx, to)
-	if !ready.Ready() && !s.o.Layout.HasBinary(to) && s.o.Fetch != nil && p.Info != "" {
-		s.log.Info("no upgrade binary found, beginning to download it", "plan", p.Name)
-		if err := s.o.Fetch(ctx, p, to); err != nil {
-			ready.Problems = []string{err.Error()}
-			return ready
-		}
-		s.log.Info("downloading binary complete", "plan", p.Name)
-		ready = s.o.Checker.Check(ctx, to)
-	}
-	if ready.Ready() && s.o.Room != nil {
-		if err := s.o.Room(ctx); err != nil {
-			ready.Problems = append(ready.Problems, err.Error())
-		}
-	}
-	return ready
-}
-
-func (s *Supervisor) awaitBinary(p upgrade.Plan, problem string) {
-	if s.state != WaitingForBinary || s.notReady != problem {
-		if !s.o.Layout.HasBinary(upgrade.VersionOf(p.Name)) && s.o.Fetch == nil {
-			s.log.Error("binary not present, downloading disabled", "plan", p.Name, "binary", s.o.Layout.Binary(upgrade.VersionOf(p.Name)))
-		}
-		s.log.Error("the height of a plan has come and it is not ready; waiting", "plan", p.Name, "height", p.Height,
-			"problem", problem, "hint", "supervisor upgrade add "+p.Name+" BINARY")
-		s.o.Event("not ready", p.Name+": "+problem)
-	}
-	s.settleApply(hint.New("apply", p.Name, problem, "supervisor upgrade add "+p.Name+" BINARY"))
-	s.notReady = problem
-	s.state = WaitingForBinary
-	s.readTimer.Reset(recheck)
-}
-
 // stopForUpgrade stops the node; what follows is carried out when it is gone.
 func (s *Supervisor) stopForUpgrade() {
-	s.state = Upgrading
-	if s.child == nil {
-		s.carry()
-		return
+	if s.child != nil {
+		s.log.Info("daemon shutting down in an attempt to restart", "plan", s.journal.Upgrade.Plan.Name)
 	}
-	s.log.Info("daemon shutting down in an attempt to restart", "plan", s.journal.Upgrade.Plan.Name)
-	s.stopThen(func(exit Exit) {
-		if exit.Forced {
-			s.log.Warn("the node did not stop in time and was killed", "timeout", s.o.Config.StopTimeout)
-		}
-		s.o.Engine.StoppedAt(exit.At)
-		s.carry()
-	})
+	s.atRest(s.carry)
 }
 
-// stopThen stops the node for a reason of our own and goes on when it is gone.
-func (s *Supervisor) stopThen(next func(Exit)) {
-	s.onExit = next
-	s.child.Terminate(s.stopSignal(), s.o.Config.StopTimeout)
-}
-
-// carry runs the phases that need the node at rest, then starts the new version.
-func (s *Supervisor) carry() {
+// carry runs the phases that need the node at rest, then starts the new version. down is the old node's end; zero = not
+// known.
+func (s *Supervisor) carry(down time.Time) {
 	s.state = Upgrading
-	s.verdicts++
-	s.do("upgrade", s.o.Engine.Carry, s.carried)
+	s.do("upgrade", s.afterTidying(func(ctx context.Context) error {
+		if !down.IsZero() {
+			s.o.Engine.StoppedAt(down)
+		}
+		return s.o.Engine.Carry(ctx)
+	}), s.carried)
 }
 
 func (s *Supervisor) carried(err error) {
@@ -144,58 +54,77 @@ func (s *Supervisor) recoverUpgrade() {
 	case upgrade.OnProbation:
 		s.start()
 	case upgrade.RollingBack, upgrade.RolledBack:
-		s.rollBack(u.BinaryOnly, s.rolledBackByHand)
+		// Whose rollback it was isn't recorded; the policy's is one after the last attempt, and of the data too.
+		if s.o.Upgrade.OnFailure == upgrade.OnFailureRollback && !u.BinaryOnly && u.Attempts >= s.o.Upgrade.Probation.Attempts {
+			s.rollBackByPolicy(u.Error)
+			return
+		}
+		s.rollBack(u.BinaryOnly, s.rolledBackByHand, func(error) {})
 	case upgrade.Committed:
-		s.do("commit", func(context.Context) error { return s.o.Engine.Close(upgrade.ResultCommitted) }, s.committed)
+		s.do("commit", func(context.Context) error { return s.o.Engine.Close(upgrade.ResultCommitted) }, func(err error) {
+			if err != nil {
+				s.holdFor(err)
+				return
+			}
+			s.committed()
+			s.start()
+		})
 	default:
 		s.state = Upgrading
 		s.do("recover", func(context.Context) error { return s.o.Engine.Recover() }, func(err error) {
 			switch {
+			case s.stopping:
 			case err != nil:
 				s.holdFor(err)
 			case s.journal.Upgrade.Phase == upgrade.Migrated:
 				s.start()
 			default:
-				s.carry()
+				s.carry(time.Time{})
 			}
 		})
 	}
 }
 
-// probation commits the upgrade when the new version has lived and made a block of its own.
+// probation commits the upgrade when the new version has lived and made a block of its own. A commit that could not be
+// recorded is tried again; the node runs on.
 func (s *Supervisor) probation() {
-	u := s.journal.Upgrade
-	if u.Phase != upgrade.OnProbation {
-		return
+	u, clock := s.journal.Upgrade, time.Now()
+	s.armClock(clock)
+	switch {
+	case clock.Before(s.recordAfter):
+	case u.Phase == upgrade.Committed:
+		s.commit(nil)
+	case u.Phase != upgrade.OnProbation:
+	case clock.Sub(s.child.StartedAt()) < s.o.Upgrade.Probation.Up:
+	case s.o.Upgrade.Probation.HeightAbovePlan && s.tracker.Height() <= u.Floor():
+		// The network may need hours to come back: that is never a failure.
+	default:
+		s.commit(nil)
 	}
-	if time.Since(s.child.StartedAt()) < s.o.Upgrade.Probation.Up {
-		s.armClock(time.Now())
-		return
-	}
-	if s.o.Upgrade.Probation.HeightAbovePlan && s.tracker.Height() <= u.Floor() {
-		return // the network may need hours to come back: that is never a failure
-	}
-	s.commit()
 }
 
-func (s *Supervisor) commit() {
+// commit records that the version on probation is trusted, and answers who asked for it.
+func (s *Supervisor) commit(answer func(error)) {
 	reached := max(0, s.tracker.Height())
-	s.do("commit", func(context.Context) error { return s.o.Engine.Commit(reached) }, s.committed)
+	s.do("commit", func(context.Context) error { return s.o.Engine.Commit(reached) }, func(err error) {
+		if answer != nil {
+			answer(err)
+		}
+		if err != nil {
+			s.log.Error("cannot record that the upgrade is committed; trying again", "error", err, "hint", hint.Of(err))
+			s.recordAfter = time.Now().Add(recordPause)
+			return
+		}
+		s.committed()
+	})
 }
 
-func (s *Supervisor) committed(err error) {
-	if err != nil {
-		s.log.Error("cannot record that the upgrade is committed; trying again", "error", err)
-		s.clockTimer.Reset(time.Second)
-		return
-	}
+func (s *Supervisor) committed() {
 	s.log.Info("upgrade committed", "version", s.version, "height", s.tracker.Height())
 	s.o.Event("committed", string(s.version))
+	s.policy.Reset()
 	s.refreshCurrent()
 	s.summarize()
-	if s.child == nil && s.state != Held {
-		s.start()
-	}
 }
 
 // attemptEnded counts a start of the new version that ended by itself.
@@ -229,29 +158,34 @@ func (s *Supervisor) attemptsUsedUp(cause error) {
 		return
 	}
 	s.log.Error("rolling back", "plan", u.Plan.Name, "reason", cause)
+	s.rollBackByPolicy(cause.Error())
+}
+
+// rollBackByPolicy undoes the upgrade, puts its plan on the skip list, and starts the old version.
+func (s *Supervisor) rollBackByPolicy(why string) {
+	name, height := s.journal.Upgrade.Plan.Name, s.journal.Upgrade.Plan.Height
 	s.rollBack(false, func() {
-		name, height := u.Plan.Name, u.Plan.Height
-		s.do("skip", func(ctx context.Context) error {
-			return s.o.Engine.CloseSkipped(name, height, cause.Error())
-		}, func(err error) {
+		s.do("skip", func(context.Context) error { return s.o.Engine.CloseSkipped(name, height, why) }, func(err error) {
 			if err != nil {
 				s.holdFor(err)
 				return
 			}
 			s.o.Event("rolled back", name)
+			s.policy.Reset()
 			s.refreshCurrent()
 			s.restartIn(s.o.Config.Backoff, "rolled back")
 		})
-	})
+	}, func(error) {})
 }
 
-// rollBack undoes the upgrade in flight while the node is at rest.
-func (s *Supervisor) rollBack(binaryOnly bool, next func()) {
+// rollBack undoes the upgrade in flight while the node is at rest. One of next and failed is called, unless a stop came.
+func (s *Supervisor) rollBack(binaryOnly bool, next func(), failed func(error)) {
 	s.state = Upgrading
-	s.do("rollback", func(ctx context.Context) error { return s.o.Engine.RollBack(ctx, binaryOnly) }, func(err error) {
+	s.do("rollback", s.afterTidying(func(ctx context.Context) error { return s.o.Engine.RollBack(ctx, binaryOnly) }), func(err error) {
 		switch {
 		case s.stopping:
 		case err != nil:
+			failed(err)
 			s.holdFor(err)
 		default:
 			next()
@@ -262,18 +196,16 @@ func (s *Supervisor) rollBack(binaryOnly bool, next func()) {
 // rolledBackByHand ends an operator's rollback: held, the node stopped.
 func (s *Supervisor) rolledBackByHand() {
 	name := s.journal.Upgrade.Plan.Name
+	reason, next := "the upgrade "+name+" was rolled back", HintAfterRollback(name)
 	s.do("rollback", func(context.Context) error {
 		if err := s.o.Engine.Close(upgrade.ResultRolledBack); err != nil {
 			return err
 		}
-		return s.o.Engine.Hold("the upgrade "+name+" was rolled back", HintAfterRollback(name))
+		return s.o.Engine.Hold(reason, next)
 	}, func(err error) {
-		if err != nil {
-			s.log.Error("cannot record the rollback", "error", err)
-		}
 		s.o.Event("rolled back", name)
 		s.refreshCurrent()
-		s.held()
+		s.holdWritten(reason, next)(err)
 	})
 }
 
@@ -281,86 +213,4 @@ func (s *Supervisor) rolledBackByHand() {
 func HintAfterRollback(name string) string {
 	return fmt.Sprintf("supervisor resume (begins the upgrade again when its height is seen), supervisor upgrade skip %s, "+
 		"or supervisor upgrade add %s BINARY --force", name, name)
-}
-
-// halt stops the node where an operator wanted it stopped, takes the snapshot and holds. The schedule forgets the halt
-// last: a crash in between halts again.
-func (s *Supervisor) halt(answer func(error)) {
-	if answer == nil {
-		answer = func(error) {}
-	}
-	when := "now"
-	if h := s.schedule.Halt; h != nil {
-		when = h.When()
-	}
-	s.log.Info("halting", "at", when)
-	s.state = Upgrading
-	work := func(Exit) {
-		s.state = Upgrading
-		s.do("halt", func(ctx context.Context) error {
-			if err := errors.Join(s.o.Recorder.Flush(), s.snapshotAt(ctx, "halt")); err != nil {
-				return err
-			}
-			if err := s.o.Engine.Hold("halted at "+when+" as an operator asked for", "supervisor resume"); err != nil {
-				return err
-			}
-			return s.o.Engine.SetHalt(nil, upgrade.Unknown)
-		}, func(err error) {
-			answer(err)
-			switch {
-			case s.stopping:
-			case err != nil:
-				s.holdFor(err)
-			default:
-				s.o.Event("halted", when)
-				s.summarize()
-				s.held()
-			}
-		})
-	}
-	if s.child == nil {
-		work(Exit{})
-		return
-	}
-	s.stopThen(work)
-}
-
-// holdFor records a hold for an error, and holds.
-func (s *Supervisor) holdFor(err error) {
-	if errors.Is(err, upgrade.ErrJournal) {
-		// What can't be trusted isn't written over: the hold is found again at every start, until it is mended.
-		s.journal.Hold = &upgrade.Hold{Reason: err.Error(), Hint: hint.Of(err), Since: time.Now().UTC()}
-		s.held()
-		return
-	}
-	s.do("hold", func(context.Context) error { return s.o.Engine.HoldFor(err) }, s.holdWritten(err.Error(), hint.Of(err)))
-}
-
-func (s *Supervisor) holdWith(reason, next string) {
-	s.do("hold", func(context.Context) error { return s.o.Engine.Hold(reason, next) }, s.holdWritten(reason, next))
-}
-
-// holdWritten holds also where the hold could not be written: then the next start finds the cause again by itself.
-func (s *Supervisor) holdWritten(reason, next string) func(error) {
-	return func(err error) {
-		if err != nil {
-			s.log.Error("cannot record the hold", "error", err, "hint", hint.Of(err))
-		}
-		if s.journal.Hold == nil {
-			s.journal.Hold = &upgrade.Hold{Reason: reason, Hint: next, Since: time.Now().UTC()}
-		}
-		s.held()
-	}
-}
-
-// held stops acting. The node is at rest here, always.
-func (s *Supervisor) held() {
-	s.state = Held
-	h := s.journal.Hold
-	s.settleApply(&hint.Error{Op: "apply the upgrade", Err: errors.New(h.Reason), Hint: h.Hint})
-	s.log.Error("held: the node is not started", "reason", h.Reason, "hint", h.Hint)
-	s.o.Event("held", h.Reason)
-	if s.o.Config.Hold == HoldExit {
-		s.finish(ExitHeld)
-	}
 }

@@ -62,7 +62,7 @@ func (c *Client) Do(ctx context.Context, op string, r Request) (Reply, error) {
 	return reply, json.Unmarshal(answer, &reply)
 }
 
-// send returns the body of a good answer; a bad one is a *hint.Error over a *Failure.
+// send returns the body of a good answer; a bad one is a *Failure.
 func (c *Client) send(req *http.Request) ([]byte, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -83,13 +83,17 @@ func (c *Client) send(req *http.Request) ([]byte, error) {
 	return nil, f
 }
 
-// unreachable tells a supervisor that isn't there from one that can't be reached.
+// unreachable tells a supervisor that isn't there from one that can't be reached, and from one that ended while it was at
+// work: that work may be half done, and must not be begun again as if nobody had been asked.
 func (c *Client) unreachable(err error) error {
-	_, statErr := os.Lstat(c.socket)
+	dial := new(net.OpError)
+	dialled := !errors.As(err, &dial) || dial.Op != "dial"
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
-	case errors.Is(statErr, os.ErrNotExist), refused(err):
+	case dialled:
+		return &hint.Error{Op: "get an answer of the supervisor at", Path: c.socket, Err: err, Hint: "supervisor status"}
+	case errors.Is(err, os.ErrNotExist), refused(err):
 		return ErrNotRunning
 	}
 	return &hint.Error{Op: "reach the supervisor at", Path: c.socket, Err: err, Hint: "run the command as the node's user, or as root"}

@@ -1,0 +1,141 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
+)
+
+// boot loads what earlier lives left and begins accordingly: a hold stays, an interrupted upgrade goes on, and only
+// then the node is started.
+func (s *Supervisor) boot() {
+	watcher := source.NewWatcher(s.ctx, s.o.Upgrade.Poll, s.log)
+	s.do("load", func(context.Context) error {
+		if err := s.o.Engine.Load(); err != nil {
+			return err
+		}
+		return s.firstLink()
+	}, func(err error) {
+		if s.o.Layout.Plan != "" {
+			s.planSeen = watcher.Watch(s.o.Layout.Plan).C()
+		}
+		switch {
+		case errors.Is(err, errNoGenesis):
+			s.log.Error(err.Error(), "hint", hint.Of(err))
+			s.finish(ExitConfig)
+		case err != nil:
+			s.holdFor(err)
+		case s.journal.Hold != nil:
+			s.held()
+		default:
+			s.firstLook()
+		}
+	})
+}
+
+var errNoGenesis = errors.New("there is no binary to run")
+
+// firstLink makes `current` on a home that never saw an upgrade. Anywhere else a missing link is damage.
+func (s *Supervisor) firstLink() error {
+	l := s.o.Layout
+	_, err := l.Current()
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, upgrade.ErrNoLink) && !l.SeenUpgrade():
+		if _, err := os.Stat(l.Binary(upgrade.Genesis)); err != nil {
+			return &hint.Error{Op: "start", Path: l.Binary(upgrade.Genesis), Err: errNoGenesis, Hint: "supervisor init BINARY"}
+		}
+		s.log.Info("linking the first version", "current", upgrade.Genesis)
+		return l.SwitchTo(upgrade.Genesis)
+	}
+	return &hint.Error{
+		Op: "tell which version is to run", Path: l.Link(), Err: err,
+		Hint: "supervisor doctor --fix-link (shows what it would link), or: supervisor upgrade use VERSION",
+	}
+}
+
+// firstLook reads the plan file and the signer's state before the node runs, then goes on with what is in flight. It is
+// a job: nothing may come between the look and what follows from it.
+func (s *Supervisor) firstLook() {
+	s.state = Stopped
+	look := s.lookAtFile()
+	var file upgrade.PlanFile
+	var now currentVersion
+	signer := upgrade.Unknown
+	s.do("look", func(context.Context) error {
+		file, now, signer = look(), s.readCurrent(), s.signer()
+		return nil
+	}, func(error) {
+		s.setCurrent(now)
+		s.version = now.version
+		s.sawFile(file, false)
+		s.begin(signer)
+	})
+}
+
+// begin decides what the first thing is that this life does, or what follows an operation that left the node stopped.
+func (s *Supervisor) begin(signer int64) {
+	s.checkReadiness()
+	s.summarize()
+	if s.stopping || s.due != nil {
+		return
+	}
+	if s.journal.Upgrade != nil {
+		s.recoverUpgrade()
+		return
+	}
+	if s.schedule.HaltDue(s.tracker.Known(), time.Now()) {
+		s.halt(nil)
+		return
+	}
+	if p, ev, verdict := s.tracker.Ended(time.Now(), signer, false); verdict == upgrade.Due {
+		s.log.Info("the height of a plan has come while no node ran", "plan", p.Name, "height", p.Height, "evidence", ev)
+		s.trigger(p, ev)
+		return
+	}
+	s.logPending()
+	s.start()
+}
+
+// currentVersion is what the link says, and what is told beside it.
+type currentVersion struct {
+	version upgrade.Version
+	plan    upgrade.Plan // that it was switched to for
+	known   bool         // whether that is recorded
+	last    *LastUpgrade
+}
+
+// readCurrent does file I/O: not for the loop.
+func (s *Supervisor) readCurrent() currentVersion {
+	c := currentVersion{}
+	if all, err := upgrade.LoadHistory(s.o.Layout.HistoryDir()); err == nil && len(all) > 0 {
+		c.last = new(DescribeFinished(all[0]))
+	}
+	version, err := s.o.Layout.Current()
+	if err != nil {
+		return c
+	}
+	c.version = version
+	// The case of names is folded where that is configured when they are compared: it is the same before and after.
+	c.plan, c.known = s.o.Layout.InstalledPlan(version, s.recase)
+	return c
+}
+
+func (s *Supervisor) setCurrent(c currentVersion) {
+	s.last = c.last
+	s.tracker.SetCurrent(c.version, c.plan, c.known)
+}
+
+// refreshCurrent tells the tracker which version current names now.
+func (s *Supervisor) refreshCurrent() {
+	s.ask(func(context.Context) func() {
+		now := s.readCurrent()
+		return func() { s.setCurrent(now) }
+	})
+}

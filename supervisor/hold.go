@@ -1,0 +1,112 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/upgrade"
+)
+
+// halt stops the node where an operator wanted it stopped, takes the snapshot and holds. The schedule forgets the halt
+// last: a crash in between halts again.
+func (s *Supervisor) halt(answer func(error)) {
+	if answer == nil {
+		answer = func(error) {}
+	}
+	when := "now"
+	if h := s.schedule.Halt; h != nil {
+		when = h.When()
+	}
+	s.log.Info("halting", "at", when)
+	s.atRest(func(time.Time) {
+		s.do("halt", s.afterTidying(func(ctx context.Context) error {
+			if err := errors.Join(s.o.Recorder.Flush(), s.snapshotAt(ctx, "halt")); err != nil {
+				return err
+			}
+			if err := s.o.Engine.Hold("halted at "+when+" as an operator asked for", "supervisor resume"); err != nil {
+				return err
+			}
+			return s.o.Engine.SetHalt(nil, upgrade.Unknown)
+		}), func(err error) {
+			answer(err)
+			switch {
+			case s.stopping && s.journal.Hold == nil:
+			case err != nil:
+				s.holdFor(err)
+			default:
+				s.o.Event("halted", when)
+				s.summarize()
+				s.held()
+			}
+		})
+	})
+}
+
+// atRest runs next with the node gone: at once, or after a graceful stop. begun is the old node's end. No job runs when it
+// is called, and none when next is. Where the end of `run` was asked for, next is never run.
+func (s *Supervisor) atRest(next func(begun time.Time)) {
+	if s.stopping {
+		return
+	}
+	s.state = Upgrading
+	s.restartTimer.Stop()
+	if s.child == nil {
+		begun := time.Now()
+		if e := s.ending; e != nil {
+			s.ending, begun = nil, e.exit.At
+		}
+		next(begun)
+		return
+	}
+	s.onExit = func(exit Exit) {
+		if exit.Forced {
+			s.log.Warn("the node did not stop in time and was killed", "timeout", s.o.Config.StopTimeout)
+		}
+		next(exit.At)
+	}
+	s.child.Terminate(s.stopSignal(), s.o.Config.StopTimeout)
+}
+
+// holdFor records a hold for an error, and holds.
+func (s *Supervisor) holdFor(err error) {
+	if errors.Is(err, upgrade.ErrJournal) {
+		// What can't be trusted isn't written over: the hold is found again at every start, until it is mended.
+		s.journal.Hold = &upgrade.Hold{Reason: err.Error(), Hint: hint.Of(err), Since: time.Now().UTC()}
+		s.held()
+		return
+	}
+	s.do("hold", func(context.Context) error { return s.o.Engine.HoldFor(err) }, s.holdWritten(err.Error(), hint.Of(err)))
+}
+
+func (s *Supervisor) holdWith(reason, next string) {
+	s.do("hold", func(context.Context) error { return s.o.Engine.Hold(reason, next) }, s.holdWritten(reason, next))
+}
+
+// holdWritten holds also where the hold could not be written: then the next start finds the cause again by itself.
+func (s *Supervisor) holdWritten(reason, next string) func(error) {
+	return func(err error) {
+		if err != nil {
+			s.log.Error("cannot record the hold", "error", err, "hint", hint.Of(err))
+		}
+		if s.journal.Hold == nil {
+			s.journal.Hold = &upgrade.Hold{Reason: reason, Hint: next, Since: time.Now().UTC()}
+		}
+		s.held()
+	}
+}
+
+// held stops acting. The node is at rest here, always. Where the end of `run` was asked for, that decides the code: the
+// hold is found again by the next start.
+func (s *Supervisor) held() {
+	s.state = Held
+	s.due = nil // found again in the journal or by its evidence
+	h := s.journal.Hold
+	s.settleApply(&hint.Error{Op: "apply the upgrade", Err: errors.New(h.Reason), Hint: h.Hint})
+	s.log.Error("held: the node is not started", "reason", h.Reason, "hint", h.Hint)
+	s.o.Event("held", h.Reason)
+	if s.o.Config.Hold == HoldExit && !s.stopping {
+		s.finish(ExitHeld)
+	}
+}

@@ -1,0 +1,355 @@
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/fakenode/build"
+	"nodevisor/internal/fakenode/trace"
+	"nodevisor/internal/proc"
+	"nodevisor/supervisor/client"
+	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
+)
+
+// patience is how long a fact is waited for. It is long: the machine may be busy, and only a failing test waits so long.
+const patience = 30 * time.Second
+
+// testHome is the home of one node, with fakenodes in Cosmovisor's tree.
+type testHome struct {
+	*testing.T
+	runConfig
+	dir   string
+	trace string
+	log   string
+}
+
+// newHome makes a home whose node is at version genesis (the program v1) and knows the given later versions, each staged.
+// The node makes a block every 5 ms, and its RPC is a socket in the home.
+func newHome(t *testing.T, versions ...string) *testHome {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sv-") // short: a socket's path has at most 107 bytes
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	h := &testHome{T: t, dir: dir, trace: filepath.Join(dir, "trace"), log: filepath.Join(dir, "log")}
+	h.runConfig = runConfig{Home: dir, Node: DefaultConfig(), Upgrade: upgrade.DefaultConfig(), Args: []string{"start"}}
+	h.Node.Name, h.Node.Home = "simd", dir
+	h.Node.StopTimeout, h.Node.Backoff = 20*time.Second, 20*time.Millisecond
+	h.Upgrade.Probation.Up = 50 * time.Millisecond
+	h.Upgrade.Probe = nil
+	h.SnapshotOn = []string{"upgrade", "halt"}
+	h.Env = append(os.Environ(), helperEnv+"=", "DAEMON_HOME="+dir, "FAKENODE_TRACE="+h.trace)
+	h.set("BLOCK_TIME", "5ms")
+	h.write("config/config.toml", fmt.Sprintf("[rpc]\nladdr = %q\n", "unix://"+filepath.Join(dir, "rpc")))
+	h.stage("genesis", "v1")
+	for _, v := range versions {
+		h.stage("upgrades/"+v, v)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := os.ReadFile(h.log)
+			t.Logf("the log of %s:\n%s", t.Name(), tailOf(log, 6000))
+		}
+	})
+	return h
+}
+
+// set gives the node a setting of fakenode's, by the name of its environment variable.
+func (h *testHome) set(name, value string) { h.Env = append(h.Env, "FAKENODE_"+name+"="+value) }
+
+// stage puts the fakenode of a version into the tree. A link is enough, and costs no time.
+func (h *testHome) stage(where, version string, opts ...build.Option) {
+	h.Helper()
+	bin := filepath.Join(h.dir, "cosmovisor", where, "bin", "simd")
+	require.NoError(h, os.MkdirAll(filepath.Dir(bin), 0o755))
+	os.Remove(bin)
+	require.NoError(h, os.Link(build.Binary(h, version, opts...), bin))
+}
+
+func (h *testHome) write(name, content string) {
+	h.Helper()
+	path := filepath.Join(h.dir, name)
+	require.NoError(h, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(h, os.WriteFile(path, []byte(content), 0o644))
+}
+
+// plan writes a plan into the node's file as another tool might, by a rename.
+func (h *testHome) plan(name string, height int64) {
+	h.Helper()
+	h.write("data/.plan", fmt.Sprintf(`{"name":%q,"time":"0001-01-01T00:00:00Z","height":%d}`, name, height))
+	require.NoError(h, os.Rename(filepath.Join(h.dir, "data/.plan"), h.layout().Plan))
+}
+
+// events returns what the nodes recorded so far.
+func (h *testHome) events() []trace.Event {
+	h.Helper()
+	all, err := trace.Read(h.trace)
+	require.NoError(h, err)
+	return all
+}
+
+// count is how many events of that kind and version there are; version "" counts all.
+func (h *testHome) count(kind trace.Kind, version string) int {
+	n := 0
+	for _, e := range h.events() {
+		if build.Kind(kind, version)(e) {
+			n++
+		}
+	}
+	return n
+}
+
+// await waits for an event of that kind and version.
+func (h *testHome) await(kind trace.Kind, version string) trace.Event {
+	h.Helper()
+	return build.WaitEvent(h, h.trace, patience, build.Kind(kind, version))
+}
+
+// awaitCount waits for the nth event of that kind and version.
+func (h *testHome) awaitCount(n int, kind trace.Kind, version string) {
+	h.Helper()
+	h.wait( fmt.Sprintf("%d times %s of %q", n, kind, version), func() bool { return h.count(kind, version) >= n })
+}
+
+// wait waits for a fact that takes some work to look at.
+func (h *testHome) wait(what string, fact func() bool) {
+	h.Helper()
+	for deadline := time.Now().Add(patience); !fact(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			require.Fail(h, "in vain", "%s after %s", what, patience)
+		}
+	}
+}
+
+func (h *testHome) current() string {
+	v, err := h.layout().Current()
+	if err != nil {
+		return err.Error()
+	}
+	return v.Name()
+}
+
+func (h *testHome) history() []upgrade.Finished {
+	h.Helper()
+	all, err := upgrade.LoadHistory(h.layout().HistoryDir())
+	require.NoError(h, err)
+	return all
+}
+
+func (h *testHome) journal() upgrade.Journal {
+	h.Helper()
+	j, err := upgrade.LoadJournal(h.layout().JournalPath())
+	require.NoError(h, err)
+	return j
+}
+
+// awaitResult waits until the newest document of the history says so.
+func (h *testHome) awaitResult(r upgrade.Result) upgrade.Finished {
+	h.Helper()
+	var last upgrade.Finished
+	h.wait( string(r), func() bool {
+		if all := h.history(); len(all) > 0 {
+			last = all[0]
+		}
+		return last.Result == r
+	})
+	return last
+}
+
+// lines is what the supervisor and the node wrote to stderr.
+func (h *testHome) lines() string {
+	data, _ := os.ReadFile(h.log)
+	return string(data)
+}
+
+// command is `run` for this home, not yet started; its log is the home's.
+func (h *testHome) command() *exec.Cmd {
+	h.Helper()
+	config, err := json.Marshal(h.runConfig)
+	require.NoError(h, err)
+	cmd := exec.Command(os.Args[0])
+	// Under the race detector a process waits a second at its end unless it is told not to.
+	cmd.Env = append(os.Environ(), helperEnv+"=run", runEnv+"="+string(config), "GORACE=atexit_sleep_ms=0 halt_on_error=1")
+	log, err := os.OpenFile(h.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	require.NoError(h, err)
+	h.Cleanup(func() { log.Close() })
+	cmd.Stderr = log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return cmd
+}
+
+// run is a running `run`.
+type run struct {
+	h     *testHome
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// start starts `run`. At the test's end it is stopped, and killed with its node where it doesn't stop.
+func (h *testHome) start() *run {
+	h.Helper()
+	return h.startCommand(h.command())
+}
+
+func (h *testHome) startCommand(cmd *exec.Cmd) *run {
+	h.Helper()
+	require.NoError(h, proc.Start(cmd))
+	r := &run{h: h, cmd: cmd, ended: make(chan struct{})}
+	go func() {
+		_ = proc.Wait(cmd)
+		close(r.ended)
+	}()
+	h.Cleanup(r.cleanUp)
+	return r
+}
+
+func (r *run) cleanUp() {
+	_ = syscall.Kill(r.cmd.Process.Pid, syscall.SIGTERM)
+	select {
+	case <-r.ended:
+	case <-time.After(patience):
+		r.h.Errorf("run doesn't end; its log ends:\n%s", tailOf([]byte(r.h.lines()), 3000))
+		_ = syscall.Kill(r.cmd.Process.Pid, syscall.SIGKILL)
+		<-r.ended
+	}
+	if info, err := ReadLock(r.h.layout().LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
+		r.h.Errorf("node %d was left behind", info.Node.Pid)
+		_ = syscall.Kill(info.Node.Pid, syscall.SIGKILL)
+	}
+}
+
+func (r *run) signal(sig syscall.Signal) {
+	r.h.Helper()
+	require.NoError(r.h, syscall.Kill(r.cmd.Process.Pid, sig))
+}
+
+// exit waits for the end and returns the exit code; -1 for a signal.
+func (r *run) exit() int {
+	r.h.Helper()
+	select {
+	case <-r.ended:
+		return r.cmd.ProcessState.ExitCode()
+	case <-time.After(patience):
+		require.Fail(r.h, "run doesn't end", "its log ends:\n%s", tailOf([]byte(r.h.lines()), 3000))
+		return 0
+	}
+}
+
+// stop asks for the end and checks that it is an orderly one.
+func (r *run) stop() {
+	r.h.Helper()
+	r.signal(syscall.SIGTERM)
+	require.Equal(r.h, 0, r.exit())
+}
+
+func (h *testHome) client() *client.Client { return client.New(filepath.Join(h.layout().State(), "control.sock")) }
+
+// status asks the running supervisor; nil where it doesn't answer.
+func (h *testHome) status() *Status {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	raw, err := h.client().Status(ctx)
+	st := &Status{}
+	if err != nil || json.Unmarshal(raw, st) != nil {
+		return nil
+	}
+	return st
+}
+
+// awaitStatus waits until the status is as fact wants it.
+func (h *testHome) awaitStatus(what string, fact func(*Status) bool) *Status {
+	h.Helper()
+	var st *Status
+	h.wait( what, func() bool {
+		st = h.status()
+		return st != nil && fact(st)
+	})
+	return st
+}
+
+func (h *testHome) awaitState(state State) *Status {
+	h.Helper()
+	return h.awaitStatus(string(state), func(st *Status) bool { return st.State == state })
+}
+
+// do has the running supervisor do an operation.
+func (h *testHome) do(op string, r client.Request) (client.Reply, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return h.client().Do(ctx, op, r)
+}
+
+// raw marshals what a request to the store of snapshots says.
+func raw(v map[string]any) json.RawMessage {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}
+
+// singleNode checks that no two nodes of the home ever ran at the same time: between two starts the first one's end is
+// recorded, by itself or by whoever killed it.
+func (h *testHome) singleNode() {
+	h.Helper()
+	var running []int
+	for _, e := range h.events() {
+		switch e.Kind {
+		case trace.Start:
+			assert.Empty(h, running, "node %d (%s) was started beside another", e.PID, e.Version)
+			running = append(running, e.PID)
+		case trace.Exit, killed:
+			if len(running) > 0 && running[0] == e.PID {
+				running = running[1:]
+			}
+		}
+	}
+}
+
+// killed is the event that a test adds to the trace for a node that was killed.
+const killed trace.Kind = "killed"
+
+// signerHeight reads the signer's state of the home.
+func (h *testHome) signerHeight() int64 {
+	h.Helper()
+	n, _, err := source.SignerHeight(h.dir)
+	require.NoError(h, err)
+	return n
+}
+
+func tailOf(data []byte, n int) []byte {
+	if len(data) > n {
+		data = data[len(data)-n:]
+	}
+	return bytes.TrimSpace(data)
+}
+
+// program builds cmd/supervisor once, for what only the whole program shows.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "sv-program-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "supervisor")
+	cmd := exec.Command("go", "build", "-o", path, "nodevisor/cmd/supervisor")
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := proc.Run(cmd); err != nil {
+		return "", errors.Join(err, errors.New(out.String()))
+	}
+	return path, nil
+})

@@ -1,0 +1,214 @@
+package supervisor
+
+import (
+	"context"
+	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/upgrade"
+)
+
+const (
+	// recheck is how often a missing binary is looked for, where no event tells of it.
+	recheck = 300 * time.Millisecond
+	// readyEvery is how often the binaries of plans to come are looked at again.
+	readyEvery = 30 * time.Second
+	// A download that failed is tried again after fetchPause, which doubles up to fetchPauseMax: a server is not to be
+	// hammered. A binary that is put there by hand is found at once all the same.
+	fetchPause, fetchPauseMax = 30 * time.Second, 10 * time.Minute
+)
+
+// trigger is a plan whose height has come, until it is carried out.
+type trigger struct {
+	plan      upgrade.Plan
+	evidence  upgrade.Evidence
+	stood     int64     // the height that is known
+	announced bool      // it is in the journal: nothing makes it forgotten
+	problem   string    // what was said last of why it can't begin
+	fetchFrom time.Time // no download is tried before
+	pause     time.Duration
+}
+
+// trigger begins an upgrade whose height has come.
+func (s *Supervisor) trigger(p upgrade.Plan, ev upgrade.Evidence) {
+	s.due = &trigger{plan: p, evidence: ev, stood: s.tracker.Known()}
+	s.prepare()
+}
+
+// verified is what preparing a version found.
+type verified struct {
+	ready   upgrade.Readiness
+	absent  bool // there is no binary at all
+	fetched bool // a download was tried
+}
+
+// prepare makes sure that the upgrade can be carried out, and only then touches the node. A missing or bad binary, or
+// too little room, leaves the node as it is: the version's directory is watched, and the upgrade goes on by itself.
+func (s *Supervisor) prepare() {
+	due := s.due
+	if due == nil || s.stopping {
+		return
+	}
+	if s.job != nil {
+		s.readTimer.Reset(recheck)
+		return
+	}
+	to, announced := s.versionDue(), due.announced
+	fetch := !time.Now().Before(due.fetchFrom)
+	var found verified
+	s.do("prepare", s.afterTidying(func(ctx context.Context) error {
+		found = s.makeReady(ctx, due.plan, to, fetch)
+		switch {
+		case found.ready.Ready():
+			return s.o.Engine.Begin(due.plan, due.evidence, found.ready, due.stood)
+		case announced:
+			return nil
+		}
+		return s.o.Engine.Announce(due.plan, due.evidence, due.stood)
+	}), func(err error) {
+		s.ready[to] = found.ready
+		due.announced = due.announced || err == nil
+		if found.fetched {
+			due.pause = min(max(fetchPause, 2*due.pause), fetchPauseMax)
+			due.fetchFrom = time.Now().Add(due.pause)
+		}
+		next := "supervisor upgrade add " + due.plan.Name + " BINARY"
+		switch {
+		case s.stopping || s.due != due:
+		case err != nil:
+			s.awaitReady(err.Error(), hint.Of(err), recordPause)
+		case !found.ready.Ready():
+			if found.absent && s.o.Fetch == nil && due.problem == "" {
+				s.log.Error("binary not present, downloading disabled", "plan", due.plan.Name, "binary", s.o.Layout.Binary(to))
+			}
+			s.awaitReady(found.ready.Problems[0], next, recheck)
+		default:
+			s.due = nil
+			s.stopForUpgrade()
+		}
+	})
+}
+
+// versionDue is the version that the waiting plan leads to.
+func (s *Supervisor) versionDue() upgrade.Version {
+	if u := s.journal.Upgrade; u != nil {
+		return u.To
+	}
+	return upgrade.VersionOf(s.due.plan.Name)
+}
+
+// makeReady runs in a job: it verifies the binary, fetches a missing one where that is allowed, and asks for room.
+func (s *Supervisor) makeReady(ctx context.Context, p upgrade.Plan, to upgrade.Version, fetch bool) verified {
+	v := verified{ready: s.o.Checker.Check(ctx, to)}
+	v.absent = !v.ready.Ready() && !s.o.Layout.HasBinary(to)
+	if v.absent && fetch && s.o.Fetch != nil && p.Info != "" {
+		v.fetched = true
+		s.log.Info("no upgrade binary found, beginning to download it", "plan", p.Name)
+		if err := s.o.Fetch(ctx, p, to); err != nil {
+			v.ready.Problems = []string{err.Error()}
+			return v
+		}
+		s.log.Info("downloading binary complete", "plan", p.Name)
+		v.ready = s.o.Checker.Check(ctx, to)
+	}
+	if v.ready.Ready() && s.o.Room != nil {
+		if err := s.o.Room(ctx); err != nil {
+			v.ready.Problems = append(v.ready.Problems, err.Error())
+		}
+	}
+	return v
+}
+
+// awaitReady waits for what the upgrade lacks, and says it once.
+func (s *Supervisor) awaitReady(problem, next string, again time.Duration) {
+	due := s.due
+	if due.problem != problem {
+		s.log.Error("the height of a plan has come and it is not ready; waiting", "plan", due.plan.Name,
+			"height", due.plan.Height, "problem", problem, "hint", next)
+		s.o.Event("not ready", due.plan.Name+": "+problem)
+	}
+	due.problem, s.notReady = problem, problem
+	s.settleApply(hint.New("apply", due.plan.Name, problem, next))
+	s.state = WaitingForBinary
+	s.readTimer.Reset(again)
+}
+
+// recheckDue looks whether the waiting plan's binary is there by now. It is no job, so that an operator's command, which
+// may be the one that mends it, finds the engine free.
+func (s *Supervisor) recheckDue() {
+	due, to := s.due, s.versionDue()
+	if !due.announced || !time.Now().Before(due.fetchFrom) && s.o.Fetch != nil && due.plan.Info != "" {
+		s.prepare()
+		return
+	}
+	if s.checking {
+		s.readTimer.Reset(recheck)
+		return
+	}
+	s.checking = true
+	s.ask(func(ctx context.Context) func() {
+		ready := s.o.Checker.Check(ctx, to)
+		return func() {
+			s.checking = false
+			s.ready[to] = ready
+			switch {
+			case s.due != due:
+			case !ready.Ready():
+				s.awaitReady(ready.Problems[0], "supervisor upgrade add "+due.plan.Name+" BINARY", recheck)
+			default:
+				s.prepare()
+			}
+		}
+	})
+}
+
+// checkReadiness verifies the binaries of the plans that are to come, long before they are needed. What is missing is
+// said once, while there is time.
+func (s *Supervisor) checkReadiness() {
+	switch {
+	case s.done:
+		return
+	case s.due != nil:
+		s.recheckDue()
+		return
+	case s.checking:
+		s.readTimer.Reset(recheck)
+		return
+	}
+	s.checking = true
+	versions := s.tracker.PendingVersions()
+	s.ask(func(ctx context.Context) func() {
+		checked := map[upgrade.Version]upgrade.Readiness{}
+		all := append([]upgrade.Version{}, versions...)
+		for _, v := range append(all, s.o.Layout.Versions()...) {
+			if _, twice := checked[v]; !twice {
+				checked[v] = s.o.Checker.Check(ctx, v)
+			}
+		}
+		return func() {
+			s.checking = false
+			s.ready = checked
+			s.readTimer.Reset(readyEvery)
+			if s.due != nil {
+				s.readTimer.Reset(recheck)
+				return
+			}
+			s.sayReadiness(versions)
+		}
+	})
+}
+
+func (s *Supervisor) sayReadiness(versions []upgrade.Version) {
+	problem := ""
+	if len(versions) > 0 {
+		if r := s.ready[versions[0]]; !r.Ready() {
+			problem = versions[0].Name() + ": " + r.Problems[0]
+		}
+	}
+	if problem != "" && problem != s.notReady {
+		s.log.Warn("the next upgrade is not ready", "plan", versions[0].Name(), "problem", problem,
+			"hint", "supervisor upgrade add "+versions[0].Name()+" BINARY")
+		s.o.Event("not ready", problem)
+	}
+	s.notReady = problem
+}

@@ -1,0 +1,97 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/supervisor/client"
+)
+
+// snapshotOp is what the loop must know of a request to the store; the rest is the store's.
+type snapshotOp struct {
+	Op     string `json:"op"`
+	To     string `json:"to"`
+	DryRun bool   `json:"dry_run"`
+}
+
+// replaces tells whether the request puts other data in the place of the node's.
+func (o snapshotOp) replaces() bool { return o.Op == "restore" && o.To == "" && !o.DryRun }
+
+// opSnapshots hands a request to the store of snapshots. With Stop the node is stopped for it and started again; after a
+// restore it stays stopped, held: which version the data belongs to is the operator's to say.
+func (s *Supervisor) opSnapshots(r request) {
+	if s.o.Snapshots == nil {
+		finishRequest(r, hint.New("use snapshots", "", "no snapshot source is configured, and there is no data directory",
+			"add [[snapshot.source]] to the configuration"), "")
+		return
+	}
+	var op snapshotOp
+	if err := json.Unmarshal(r.body.Snapshots, &op); err != nil {
+		finishRequest(r, fmt.Errorf("cannot read the request: %w", err), "")
+		return
+	}
+	switch {
+	case !r.body.Stop || s.child == nil:
+		s.snapshotJob(r, op, time.Now())
+	case op.replaces():
+		s.tryRestore(r, op)
+	default:
+		s.atRest(func(begun time.Time) { s.snapshotJob(r, op, begun) })
+	}
+}
+
+// tryRestore looks, before the node is stopped, whether a restore would be refused.
+func (s *Supervisor) tryRestore(r request, op snapshotOp) {
+	s.do("snapshot", s.afterTidying(func(ctx context.Context) error {
+		var dry map[string]any
+		if err := json.Unmarshal(r.body.Snapshots, &dry); err != nil {
+			return fmt.Errorf("cannot read the request: %w", err)
+		}
+		dry["dry_run"] = true
+		request, err := json.Marshal(dry)
+		if err != nil {
+			return err
+		}
+		_, err = s.o.Snapshots.Do(ctx, request, false)
+		return err
+	}), func(err error) {
+		if err != nil {
+			finishRequest(r, err, "")
+			return
+		}
+		s.atRest(func(begun time.Time) { s.snapshotJob(r, op, begun) })
+	})
+}
+
+// snapshotJob does one operation of the store, and then what follows for a node at rest. begun is when it came to rest.
+func (s *Supervisor) snapshotJob(r request, op snapshotOp, begun time.Time) {
+	atRest := s.child == nil
+	var result json.RawMessage
+	s.do("snapshot", s.afterTidying(func(ctx context.Context) error {
+		out, err := s.o.Snapshots.Do(ctx, r.body.Snapshots, atRest)
+		if err != nil {
+			return err
+		}
+		if result, err = json.Marshal(out); err != nil || !atRest || !op.replaces() {
+			return err
+		}
+		return s.o.Engine.Hold("a snapshot was restored", "supervisor resume, or supervisor upgrade use VERSION and then supervisor resume")
+	}), func(err error) {
+		s.summarize()
+		if err != nil {
+			r.answer(client.Reply{}, err)
+		} else {
+			r.answer(client.Reply{DowntimeMS: time.Since(begun).Milliseconds(), Result: result}, nil)
+		}
+		switch {
+		case !atRest || s.state == Held: // it goes on as it was
+		case op.replaces():
+			s.afterOperation(err, "") // after a restore that failed halfway the data is nobody's to start on
+		default:
+			s.afterOperation(nil, "")
+		}
+	})
+}

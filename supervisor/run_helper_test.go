@@ -1,0 +1,196 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/hint"
+	"nodevisor/internal/proc"
+	"nodevisor/snapshot"
+	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
+)
+
+// runEnv hands a runConfig to the helper "run".
+const runEnv = "SUPERVISOR_TEST_RUN"
+
+// runConfig is what the tests' `run` is configured with. It is a program of its own in most tests, because signals and
+// kills are for processes.
+type runConfig struct {
+	Home       string
+	Node       Config
+	Upgrade    upgrade.Config
+	Height     source.Config
+	Args, Env  []string
+	SnapshotOn []string // nil: no store at all
+}
+
+// helperRun is main of `run`: what the composition root does, without the configuration's languages.
+func helperRun() int {
+	var c runConfig
+	if err := json.Unmarshal([]byte(os.Getenv(runEnv)), &c); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return ExitConfig
+	}
+	if err := proc.BecomeSubreaper(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	s, closeAll, err := c.open(slog.New(slog.NewTextHandler(os.Stderr, nil)), os.Stdin, os.Stdout, os.Stderr)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "Error: %v\nHint: %s\n", err, hint.Of(err))
+		if errors.Is(err, ErrLocked) {
+			return ExitLocked
+		}
+		return ExitConfig
+	}
+	defer closeAll()
+	return s.Run(context.Background())
+}
+
+// open takes the lock, puts in order what an earlier life left, and makes a supervisor.
+func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Supervisor, closeAll func(), err error) {
+	l := c.layout()
+	if err := atomicfile.MkdirAll(l.State(), 0o750); err != nil {
+		return nil, nil, err
+	}
+	lock, err := AcquireLock(l.LockPath())
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	if err := errors.Join(atomicfile.RemoveTemps(l.State()), atomicfile.RemoveTemps(l.Root)); err != nil {
+		return nil, nil, err
+	}
+	recorder, err := source.OpenRecorder(l.HeightPath())
+	if err != nil {
+		return nil, nil, err
+	}
+	lines, err := source.NewLines(c.Height.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	sources := source.Options{Home: c.Home, Env: c.Env}
+	if c.Height.Log != "" {
+		sources.Lines = lines
+	}
+	heights := source.NewHeights(c.Height, sources)
+	checker := upgrade.NewChecker(l, c.Upgrade.Probe, c.Env, log)
+	var s *Supervisor
+	engine := upgrade.Options{
+		Layout: l, Config: c.Upgrade, Checker: checker, Log: log, Observe: func(u upgrade.Upgrade) { s.ObservePhase(u) },
+		Env:         func(upgrade.Version) []string { return c.Env },
+		NewSnapshot: func(label string, height int64) string { return snapshot.NewID(time.Now(), label, max(0, height)) },
+	}
+	o := Options{
+		Config: c.Node, Layout: l, Upgrade: c.Upgrade, Checker: checker, Heights: heights, Lines: lines,
+		LinesFor: c.Height.Log != "", Recorder: recorder, Lock: lock,
+		Command: func(upgrade.Version) (args, env []string) { return c.Args, c.Env },
+		Log:     log, Socket: filepath.Join(l.State(), "control.sock"), SocketMode: 0o600, SocketGroup: -1, Version: "test",
+		Stdin: stdin, Stdout: stdout, Stderr: stderr,
+	}
+	if c.SnapshotOn != nil {
+		store, err := c.store(log)
+		if err != nil {
+			return nil, nil, err
+		}
+		o.Snapshots, o.SnapshotOn = store, c.snapshotOn
+		if c.snapshotOn("upgrade") {
+			engine.Snapshots, o.Room = store, store.Room
+		}
+	}
+	o.Engine = upgrade.NewEngine(engine)
+	s = New(o)
+	return s, func() { heights.Close(); lock.Close() }, nil
+}
+
+func (c runConfig) layout() upgrade.Layout {
+	return upgrade.Layout{
+		Home: c.Home, Root: filepath.Join(c.Home, "cosmovisor"), Node: "simd", Plan: filepath.Join(c.Home, "data", "upgrade-info.json"),
+	}
+}
+
+func (c runConfig) snapshotOn(event string) bool {
+	for _, on := range c.SnapshotOn {
+		if on == event {
+			return true
+		}
+	}
+	return false
+}
+
+// testStore joins the store of snapshots to what the supervisor and the engine ask for.
+type testStore struct{ *snapshot.Store }
+
+func (c runConfig) store(log *slog.Logger) (*testStore, error) {
+	protect := func() []string {
+		j, err := upgrade.LoadJournal(c.layout().JournalPath())
+		if err != nil || j.Upgrade == nil {
+			return nil
+		}
+		return []string{j.Upgrade.Snapshot}
+	}
+	config := snapshot.DefaultConfig()
+	config.MinFree = "0"
+	store, err := snapshot.Open(snapshot.Options{Config: config, Home: c.Home, Log: log, Protect: protect})
+	if err != nil {
+		return nil, err
+	}
+	return &testStore{store}, store.Recover(context.Background())
+}
+
+func (s *testStore) Room(context.Context) error { return nil }
+
+func (s *testStore) Restore(ctx context.Context, id string) error {
+	_, err := s.Store.Restore(ctx, id, snapshot.RestoreOptions{})
+	return err
+}
+
+func (s *testStore) Summary(context.Context) (SnapshotStatus, DiskStatus, error) {
+	all, err := s.List()
+	return SnapshotStatus{Count: len(all)}, DiskStatus{}, err
+}
+
+func (s *testStore) Tidy(ctx context.Context, _ string) error {
+	all, err := s.List()
+	for _, i := range all {
+		if i.State == "sealed" {
+			err = errors.Join(err, s.Complete(ctx, i.ID))
+		}
+	}
+	return err
+}
+
+func (s *testStore) Do(ctx context.Context, raw json.RawMessage, atRest bool) (any, error) {
+	var r struct {
+		Op, ID, Label string
+		Height        int64
+		DryRun        bool `json:"dry_run"`
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, err
+	}
+	switch {
+	case r.Op == "restore" && (atRest || r.DryRun):
+		return s.Store.Restore(ctx, r.ID, snapshot.RestoreOptions{DryRun: r.DryRun})
+	case r.Op == "create" && atRest:
+		id := snapshot.NewID(time.Now(), r.Label, r.Height)
+		return id, s.Create(ctx, id, r.Label, r.Height)
+	}
+	return nil, fmt.Errorf("cannot %s a snapshot: not now", r.Op)
+}
+
+// discard is a log for tests that look at files and processes.
+func discard() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }

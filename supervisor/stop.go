@@ -1,0 +1,150 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"nodevisor/internal/proc"
+)
+
+// stopped is what a request to end `run` did to the node.
+type stopped struct {
+	forced bool // it had to be killed
+	trial  bool // it was on probation: its attempt is given back
+}
+
+// passOn hands a signal that only the node understands to it, always.
+func (s *Supervisor) passOn(sig syscall.Signal) {
+	if s.child == nil || sig == syscall.SIGPIPE {
+		return
+	}
+	if err := s.child.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.log.Warn("cannot pass a signal on", "signal", sig.String(), "error", err)
+	}
+}
+
+// stopSignalled handles SIGINT, SIGTERM and SIGQUIT. The latter shows all goroutines, too: an operator sends it to see
+// what hangs.
+func (s *Supervisor) stopSignalled(sig syscall.Signal) {
+	s.log.Info("stop requested", "signal", sig.String())
+	if sig == syscall.SIGQUIT {
+		s.spawn(func() { os.Stderr.WriteString(allStacks()) }) //nolint:errcheck // nobody reads it
+	}
+	s.stopNode(sig)
+}
+
+// requestStop begins the end of `run`.
+func (s *Supervisor) requestStop() { s.stopNode(s.stopSignal()) }
+
+// stopNode stops the node for good. The first request is graceful, the second one kills, and breaks off what is done
+// after the stop. The end itself is endRun's, which decide calls once the node is gone and no job runs.
+func (s *Supervisor) stopNode(sig syscall.Signal) {
+	again := s.stopping
+	s.stopping = true
+	s.restartTimer.Stop()
+	if s.o.Notify != nil {
+		s.o.Notify.Stopping()
+	}
+	if s.job != nil {
+		s.job.cancel() // it ends between two effects; the journal says where
+	}
+	if s.state != Held {
+		s.state = Stopping
+	}
+	if e := s.ending; s.child == nil && e != nil && byHand(e.exit) {
+		// The node heard of it before us: what looked like an end by itself was this stop.
+		s.ending = nil
+		s.stopped = &stopped{trial: s.trial}
+	}
+	if s.child == nil {
+		return
+	}
+	s.onExit = func(exit Exit) {
+		if exit.Forced {
+			s.log.Error("the node did not stop in time and was killed", "timeout", s.o.Config.StopTimeout)
+		}
+		s.stopped = &stopped{forced: exit.Forced, trial: s.trial}
+	}
+	switch {
+	case again:
+		s.log.Warn("stop requested again: killing the node")
+		s.child.Terminate(syscall.SIGKILL, 0)
+	case sig == syscall.SIGINT && s.child.SharesTerminal():
+		s.child.Terminate(0, s.o.Config.StopTimeout) // Ctrl-C has reached it already
+	default:
+		s.child.Terminate(s.stopSignal(), s.o.Config.StopTimeout)
+	}
+}
+
+// endRun ends `run` as it was asked to: with 0 where the node ended in time, whatever its code. What the stop leaves to be
+// recorded is recorded once, and only where a node was stopped.
+func (s *Supervisor) endRun() {
+	was := s.stopped
+	if was == nil {
+		s.finish(0)
+		return
+	}
+	code := 0
+	if was.forced {
+		code = 1
+	}
+	s.do("stop", s.afterTidying(func(ctx context.Context) error {
+		var given error
+		if was.trial {
+			given = s.o.Engine.GiveBack()
+		}
+		return errors.Join(given, s.o.Recorder.Flush(), s.o.Lock.ClearNode(), s.snapshotAt(ctx, "stop"))
+	}), func(err error) {
+		if err != nil {
+			s.log.Error("cannot record the stop", "error", err)
+		}
+		s.finish(code)
+	})
+}
+
+// stopOnAbort handles the watchdog's SIGABRT on a goroutine of its own, because the loop may be what hangs: the node is
+// stopped gracefully first, then the stacks are printed. Under KillMode=mixed it would be killed hard with us.
+func (s *Supervisor) stopOnAbort() chan<- os.Signal {
+	abort := make(chan os.Signal, 1)
+	signal.Notify(abort, syscall.SIGABRT)
+	go func() {
+		select {
+		case <-abort:
+			s.lastWords("SIGABRT")
+		case <-s.ctx.Done():
+		}
+	}()
+	return abort
+}
+
+func (s *Supervisor) stopOnPanic() {
+	if p := recover(); p != nil {
+		s.log.Error("internal error: the supervisor panicked", "panic", p)
+		s.lastWords(string(debug.Stack()))
+	}
+}
+
+// lastWords stops the node as well as can be done without the loop, dumps all stacks and ends the process with 134
+// (128 + SIGABRT).
+func (s *Supervisor) lastWords(why string) {
+	if c := s.live.Load(); c != nil {
+		c.Terminate(s.stopSignal(), s.o.Config.StopTimeout)
+		deadline := time.Now().Add(s.o.Config.StopTimeout + time.Second)
+		for proc.Owns(c.Pid()) && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	os.Stderr.WriteString(why + "\n" + allStacks()) //nolint:errcheck // nobody reads it
+	os.Exit(128 + int(syscall.SIGABRT))
+}
+
+func allStacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
