@@ -71,7 +71,7 @@ func TestCosmovisorRoundTrip(t *testing.T) {
 
 	// Given back: Cosmovisor goes on with v2, and doesn't take the old plan for a new one.
 	reached, from := n.signerHeight(t), n.logEnd(t)
-	n.supervisor(t, "uninit", "--yes")
+	n.supervisor(t, "uninit")
 	for _, path := range []string{"data/application.db", "cosmovisor/genesis/bin/chaind", "cosmovisor/upgrades/v2/bin/chaind", "data/upgrade-info.json"} {
 		_, err := os.Stat(filepath.Join(n.home, path))
 		assert.NoError(t, err, "uninit leaves it")

@@ -32,11 +32,11 @@ func newDoctor(a *app) *cobra.Command {
 works beside a running supervisor, without one, and on a home that Cosmovisor still runs, and changes nothing. What can't
 be known is "unknown", never ok. Binaries get their trial run ([upgrade] probe).
 
---fix-link says which version "current" should name, and why, and links it after a question, or with --yes. Where nothing
+--fix-link says which version "current" should name, and why, and links it (on a terminal after a question). Where nothing
 tells it for certain it lists the versions instead.
 
 Exit codes: 0 nothing failed; 1 a check failed; 3 held.`,
-		Example: "  supervisor doctor\n  supervisor --unit cosmovisor.service doctor\n  supervisor doctor --fix-link --yes",
+		Example: "  supervisor doctor\n  supervisor --unit cosmovisor.service doctor\n  supervisor doctor --fix-link",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.load(cmd.Context(), false)
 			bad := (*ConfigError)(nil)

@@ -27,7 +27,8 @@ type linkChoice struct {
 // has migrated is the damage that nobody can undo.
 var errUnclear = errors.New("nothing tells for certain which version it should name")
 
-// fixLink says what it would link and why, and does it after a question or with --yes.
+// fixLink says what it links and why, and does it: at once, because it acts only where the answer is certain; on a terminal
+// after a question.
 func (s *session) fixLink(ctx context.Context, yes bool) error {
 	e := upgrade.NewEngine(upgrade.Options{Layout: s.layout, Config: s.cfg.Upgrade, Log: s.log})
 	if have, err := s.layout.Current(); err == nil && e.Load() == nil {
@@ -38,12 +39,8 @@ func (s *session) fixLink(ctx context.Context, yes bool) error {
 	if err != nil {
 		return err
 	}
-	s.say("would link: %s -> %s\nbecause %s", s.layout.Link(), choice.Version, choice.Why)
-	if !yes && (!isTerminal(s.stdin) || !isTerminal(s.stderr)) {
-		s.say("nothing was changed; to do it: supervisor doctor --fix-link --yes")
-		return errors.Join(s.printChoice(choice, false), exitError{exitFailed})
-	}
-	if err := s.confirm(yes, "Link it?"); err != nil {
+	s.say("link: %s -> %s\nbecause %s", s.layout.Link(), choice.Version, choice.Why)
+	if err := s.confirm(yes || !isTerminal(s.stdin) || !isTerminal(s.stderr), "Link it?"); err != nil {
 		return err
 	}
 	if err := atomicfile.MkdirAll(s.layout.State(), 0o750); err != nil {
@@ -72,10 +69,24 @@ func (o *offline) link(ctx context.Context, choice linkChoice) error {
 	}
 	o.log.Info("current was linked", "version", choice.Version, "why", choice.Why)
 	o.say("current names %s", choice.Version.Name())
-	if j, err := upgrade.LoadJournal(o.layout.JournalPath()); err == nil && j.Hold != nil {
-		o.say("it is held still (%s): supervisor resume", j.Hold.Reason)
+	if err := o.releaseLinkHold(); err != nil {
+		return err
 	}
 	return o.printChoice(choice, true)
+}
+
+// releaseLinkHold leaves a hold that the link was the reason of; any other one stays.
+func (o *offline) releaseLinkHold() error {
+	j, err := upgrade.LoadJournal(o.layout.JournalPath())
+	switch {
+	case err != nil || j.Hold == nil:
+		return nil
+	case strings.Contains(j.Hold.Reason, o.layout.Link()) && o.broken == nil:
+		o.say("the hold is left: supervisor run goes on")
+		return o.engine.Release()
+	}
+	o.say("it is held still (%s): supervisor resume", j.Hold.Reason)
+	return nil
 }
 
 func (s *session) printChoice(c linkChoice, done bool) error {

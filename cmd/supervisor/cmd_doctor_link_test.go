@@ -167,12 +167,24 @@ func TestTheJournalSaysWhatCurrentShouldName(t *testing.T) {
 	}
 }
 
+func TestFixLinkLeavesTheHoldThatItMended(t *testing.T) {
+	p := newPatient(t)
+	p.switched("v2", 100)
+	p.signer(150)
+	p.journal("", &upgrade.Hold{Reason: "cannot tell which version is to run " + p.l.Link() + ": current is missing", Since: time.Now()})
+	code, _, errs := p.invoke("doctor", "--fix-link")
+	require.Equal(t, exitOK, code, errs)
+	j, err := upgrade.LoadJournal(p.l.JournalPath())
+	require.NoError(t, err)
+	assert.Nil(t, j.Hold)
+}
+
 func TestFixLinkKeepsTheHold(t *testing.T) {
 	p := newPatient(t)
 	p.switched("v2", 100)
 	p.signer(150)
-	p.journal("", &upgrade.Hold{Reason: "current is missing", Hint: "supervisor doctor --fix-link", Since: time.Now()})
-	code, _, errs := p.invoke("doctor", "--fix-link", "--yes")
+	p.journal("", &upgrade.Hold{Reason: "halted now as an operator asked for", Hint: "supervisor resume", Since: time.Now()})
+	code, _, errs := p.invoke("doctor", "--fix-link")
 	require.Equal(t, exitOK, code, errs)
 	assert.Contains(t, errs, "supervisor resume")
 	j, err := upgrade.LoadJournal(p.l.JournalPath())
@@ -208,9 +220,8 @@ func TestFixLinkAsJSON(t *testing.T) {
 		code int
 		done bool
 	}{
-		{[]string{"--json", "doctor", "--fix-link"}, exitFailed, false},
-		{[]string{"--json", "doctor", "--fix-link", "--yes"}, exitOK, true},
-		{[]string{"--json", "doctor", "--fix-link", "--yes"}, exitOK, false},
+		{[]string{"--json", "doctor", "--fix-link"}, exitOK, true},
+		{[]string{"--json", "doctor", "--fix-link"}, exitOK, false},
 	} {
 		code, out, errs := p.invoke(c.args...)
 		assert.Equal(t, c.code, code, errs)

@@ -20,7 +20,7 @@ import (
 )
 
 func newUninit(a *app) *cobra.Command {
-	var dryRun, yes bool
+	var dryRun bool
 	cmd := &cobra.Command{
 		Use: "uninit", GroupID: "node", Short: "Go back to Cosmovisor: hand over what is scheduled, and clear up", Args: exactArgs(0, "no arguments"),
 		Long: `Writes the pending plans into Cosmovisor's batch file (data/upgrade-info.json.batch), beside what is there, and removes
@@ -30,7 +30,7 @@ snapshots, the history, the configuration and the skip list stay; "supervisor ru
 back.
 
 It refuses while a supervisor or a node runs, and while an upgrade is in flight.`,
-		Example: "  systemctl stop simd\n  supervisor uninit --dry-run\n  supervisor uninit --yes",
+		Example: "  systemctl stop simd\n  supervisor uninit --dry-run\n  supervisor uninit",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.load(cmd.Context(), false)
 			if err != nil {
@@ -46,14 +46,10 @@ It refuses while a supervisor or a node runs, and while an upgrade is in flight.
 				}
 				return s.reportUninit(l, true)
 			}
-			if err := a.confirm(yes, "Give this home back to Cosmovisor?"); err != nil {
-				return err
-			}
 			return s.uninit(cmd.Context())
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, and do nothing")
-	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
 	return cmd
 }
 

@@ -54,18 +54,9 @@ func TestUninitForetells(t *testing.T) {
 	assert.Contains(t, out, "nothing was changed")
 }
 
-func TestUninitNeedsAYes(t *testing.T) {
-	p := lent(t)
-	before := fingerprint(t, p.home)
-	code, _, errs := p.invoke("uninit")
-	assert.Equal(t, exitUsage, code)
-	assert.Contains(t, errs, "--yes")
-	assert.Equal(t, before, fingerprint(t, p.home))
-}
-
 func TestUninitGivesTheHomeBack(t *testing.T) {
 	p := lent(t)
-	code, out, errs := p.invoke("--json", "uninit", "--yes")
+	code, out, errs := p.invoke("--json", "uninit")
 	require.Equal(t, exitOK, code, errs)
 	var r uninitReport
 	require.NoError(t, json.Unmarshal([]byte(out), &r))
@@ -102,7 +93,7 @@ func TestUninitGivesTheHomeBack(t *testing.T) {
 	_, list, _ := p.invoke("--json", "snapshot", "list")
 	assert.Contains(t, list, `"kept"`)
 
-	code, _, errs = p.invoke("uninit", "--yes")
+	code, _, errs = p.invoke("uninit")
 	assert.Equal(t, exitOK, code, "done again it finds nothing to do: %s", errs)
 	again, err := os.ReadFile(p.l.BatchPath())
 	require.NoError(t, err)
@@ -113,7 +104,7 @@ func TestUninitGivesTheHomeBack(t *testing.T) {
 func TestUninitLiftsAHold(t *testing.T) {
 	p := lent(t)
 	p.journal("", &upgrade.Hold{Reason: "halted", Hint: "supervisor resume", Since: time.Now()})
-	code, out, errs := p.invoke("uninit", "--yes")
+	code, out, errs := p.invoke("uninit")
 	require.Equal(t, exitOK, code, errs)
 	assert.Contains(t, out, "a hold")
 	assert.Equal(t, exitOK, p.doctor().code)
@@ -154,7 +145,7 @@ func TestUninitIsRefused(t *testing.T) {
 			c.prepare(p)
 			schedule, _ := os.ReadFile(p.l.SchedulePath())
 			batch, _ := os.ReadFile(p.l.BatchPath())
-			code, _, errs := p.invoke("uninit", "--yes")
+			code, _, errs := p.invoke("uninit")
 			assert.Equal(t, c.code, code, errs)
 			for _, text := range c.says {
 				assert.Contains(t, errs, text)
@@ -192,13 +183,13 @@ func TestUninitAndARun(t *testing.T) {
 	p.stage("upgrades/v2")
 	code, _, errs := p.invoke("upgrade", "add", "v2", p.l.Binary("upgrades/v2"), "--height", "1000000")
 	require.Equal(t, exitOK, code, errs)
-	code, _, errs = p.invoke("uninit", "--yes")
+	code, _, errs = p.invoke("uninit")
 	assert.Equal(t, exitLocked, code)
 	assert.Contains(t, errs, fmt.Sprintf("a supervisor, process %d, is running", process.Pid))
 	assert.Contains(t, errs, "Hint: stop it first: ")
 
 	stop(process)
-	code, out, errs := p.invoke("uninit", "--yes")
+	code, out, errs := p.invoke("uninit")
 	require.Equal(t, exitOK, code, errs)
 	assert.Contains(t, out, "v2 at 1000000")
 	stop(start())
@@ -211,7 +202,7 @@ func TestUninitRemovesAStaleSocket(t *testing.T) {
 	require.NoError(t, err)
 	l.SetUnlinkOnClose(false)
 	require.NoError(t, l.Close())
-	code, _, errs := p.invoke("uninit", "--yes")
+	code, _, errs := p.invoke("uninit")
 	require.Equal(t, exitOK, code, errs)
 	assert.NoFileExists(t, path)
 }
