@@ -96,6 +96,8 @@ func Wait(cmd *exec.Cmd) error {
 	err := cmd.Wait()
 	own.Lock() // not amid a reaper's walk: it may have this pid on its list
 	defer own.Unlock()
+	own.mu.Lock() // Owns may be asked at any time
+	defer own.mu.Unlock()
 	delete(own.pids, cmd.Process.Pid)
 	return err
 }

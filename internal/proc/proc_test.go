@@ -196,3 +196,24 @@ func TestChildrenWithoutTheKernelsList(t *testing.T) {
 	_, err = childrenOf(filepath.Join(procfs, "none"), 10)
 	require.Error(t, err, "no /proc at all is an error, not an empty list")
 }
+
+// Owns is asked while other goroutines wait for their children: a look for foreign nodes beside a probe's end.
+func TestOwnsBesideWait(t *testing.T) {
+	stop, asked := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(asked)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				Owns(1)
+			}
+		}
+	}()
+	for range 20 {
+		require.NoError(t, Run(exec.Command("/bin/true")))
+	}
+	close(stop)
+	<-asked
+}
