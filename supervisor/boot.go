@@ -19,7 +19,13 @@ func (s *Supervisor) boot() {
 		if err := s.o.Engine.Load(); err != nil {
 			return err
 		}
-		return s.firstLink()
+		if err := s.firstLink(); err != nil {
+			return err
+		}
+		if _, err := s.o.Engine.ImportBatch(); err != nil {
+			s.log.Error("cannot import Cosmovisor's schedule", "error", err, "hint", hint.Of(err))
+		}
+		return nil
 	}, func(err error) {
 		if s.o.Layout.Plan != "" {
 			s.planSeen = watcher.Watch(s.o.Layout.Plan).C()
@@ -56,7 +62,7 @@ func (s *Supervisor) firstLink() error {
 	}
 	return &hint.Error{
 		Op: "tell which version is to run", Path: l.Link(), Err: err,
-		Hint: "supervisor doctor --fix-link (shows what it would link), or: supervisor upgrade use VERSION",
+		Hint: "supervisor doctor --fix-link, or: supervisor upgrade use VERSION",
 	}
 }
 

@@ -122,7 +122,7 @@ func (h *testHome) await(kind trace.Kind, version string) trace.Event {
 // awaitCount waits for the nth event of that kind and version.
 func (h *testHome) awaitCount(n int, kind trace.Kind, version string) {
 	h.Helper()
-	h.wait( fmt.Sprintf("%d times %s of %q", n, kind, version), func() bool { return h.count(kind, version) >= n })
+	h.wait(fmt.Sprintf("%d times %s of %q", n, kind, version), func() bool { return h.count(kind, version) >= n })
 }
 
 // wait waits for a fact that takes some work to look at.
@@ -161,7 +161,7 @@ func (h *testHome) journal() upgrade.Journal {
 func (h *testHome) awaitResult(r upgrade.Result) upgrade.Finished {
 	h.Helper()
 	var last upgrade.Finished
-	h.wait( string(r), func() bool {
+	h.wait(string(r), func() bool {
 		if all := h.history(); len(all) > 0 {
 			last = all[0]
 		}
@@ -256,7 +256,9 @@ func (r *run) stop() {
 	require.Equal(r.h, 0, r.exit())
 }
 
-func (h *testHome) client() *client.Client { return client.New(filepath.Join(h.layout().State(), "control.sock")) }
+func (h *testHome) client() *client.Client {
+	return client.New(filepath.Join(h.layout().State(), "control.sock"))
+}
 
 // status asks the running supervisor; nil where it doesn't answer.
 func (h *testHome) status() *Status {
@@ -274,7 +276,7 @@ func (h *testHome) status() *Status {
 func (h *testHome) awaitStatus(what string, fact func(*Status) bool) *Status {
 	h.Helper()
 	var st *Status
-	h.wait( what, func() bool {
+	h.wait(what, func() bool {
 		st = h.status()
 		return st != nil && fact(st)
 	})

@@ -157,7 +157,7 @@ func (h *host) killNode(pid int) {
 	f, err := os.OpenFile(h.layout().LockPath(), os.O_RDWR, 0)
 	require.NoError(h, err)
 	defer f.Close()
-	h.wait( "the node is gone", func() bool {
+	h.wait("the node is gone", func() bool {
 		return !alive(pid) && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
 	})
 	require.NoError(h, trace.Append(h.trace, trace.Event{Kind: killed, Time: time.Now().UnixNano(), PID: pid}))

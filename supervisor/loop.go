@@ -150,6 +150,7 @@ func (s *Supervisor) armClock(clock time.Time) {
 		consider(s.recordAfter)
 	}
 	if !s.unreadable.IsZero() {
+		consider(s.unreadable.Add(unreadableSoon))
 		consider(s.unreadable.Add(unreadableFor))
 	}
 	if !next.IsZero() {

@@ -17,8 +17,9 @@ const (
 	fastHeight, slowHeight = 200 * time.Millisecond, 2 * time.Second
 	// chainEvery is how often the chain is asked for its plan.
 	chainEvery = time.Minute
-	// unreadableFor is how long a plan file may be unusable before an operator is told.
-	unreadableFor = 30 * time.Second
+	// A plan file that is being written may be unusable for a moment; after unreadableSoon the log says so, and after
+	// unreadableFor an operator is told.
+	unreadableSoon, unreadableFor = time.Second, 30 * time.Second
 )
 
 // pace estimates the time between blocks from the heights that were read.
@@ -87,24 +88,29 @@ func (s *Supervisor) sawFile(file upgrade.PlanFile, running bool) bool {
 	err := s.tracker.FileError()
 	switch {
 	case err == nil:
-		s.unreadable = time.Time{}
+		s.unreadable, s.unreadableWas = time.Time{}, ""
 	case s.unreadable.IsZero():
 		s.unreadable = time.Now()
-		s.log.Warn("the plan file can't be used yet; looking again", "file", s.o.Layout.Plan, "error", err)
 	}
 	return news && err == nil
 }
 
-// sayUnreadable tells an operator of a plan file that can't be used for long.
+// sayUnreadable says in the log, and later to an operator, that the plan file can't be used.
 func (s *Supervisor) sayUnreadable() {
 	err := s.tracker.FileError()
-	if err == nil || s.unreadable.IsZero() || time.Since(s.unreadable) < unreadableFor {
+	if err == nil || s.unreadable.IsZero() {
 		return
 	}
-	s.unreadable = time.Now().Add(time.Hour) // once an hour
-	s.log.Error("the plan file is still unusable", "file", s.o.Layout.Plan, "error", err,
-		"hint", "look at what writes it; the node is left running")
-	s.o.Event("not ready", "the plan file can't be read: "+err.Error())
+	switch since := time.Since(s.unreadable); {
+	case since >= unreadableFor:
+		s.unreadable = time.Now().Add(time.Hour) // once an hour
+		s.log.Error("the plan file is still unusable", "file", s.o.Layout.Plan, "error", err,
+			"hint", "look at what writes it; the node is left running")
+		s.o.Event("not ready", "the plan file can't be read: "+err.Error())
+	case since >= unreadableSoon && s.unreadableWas != err.Error():
+		s.unreadableWas = err.Error()
+		s.log.Warn("the plan file can't be used; looking again", "file", s.o.Layout.Plan, "error", err)
+	}
 }
 
 // logPending says once what is scheduled, and what is passed over.
@@ -120,7 +126,7 @@ func (s *Supervisor) logPending() {
 
 // readHeight asks the node for its height, at most one question at a time. The question ends with the node's life.
 func (s *Supervisor) readHeight() {
-	if s.reading || s.child == nil {
+	if s.reading || s.child == nil || s.onExit != nil {
 		return
 	}
 	s.reading = true

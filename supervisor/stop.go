@@ -71,6 +71,7 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 		}
 		s.stopped = &stopped{forced: exit.Forced, trial: s.trial}
 	}
+	s.hangUp()
 	switch {
 	case again:
 		s.log.Warn("stop requested again: killing the node")
@@ -81,6 +82,10 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 		s.child.Terminate(s.stopSignal(), s.o.Config.StopTimeout)
 	}
 }
+
+// hangUp closes the connections to the node: a gRPC server that is told to stop waits a second for each idle client
+// (grpc-go, internal/transport/http2_server.go), which would be a second of downtime.
+func (s *Supervisor) hangUp() { go s.o.Heights.Close() }
 
 // endRun ends `run` as it was asked to: with 0 where the node ended in time, whatever its code. What the stop leaves to be
 // recorded is recorded once, and only where a node was stopped.

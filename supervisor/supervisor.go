@@ -140,21 +140,22 @@ type Supervisor struct {
 	imported  upgrade.Key // the plan of the file that was last tried to be taken over
 	told      string      // what Notify was told last
 
-	heightTimer  *time.Timer
-	restartTimer *time.Timer
-	settleTimer  *time.Timer
-	clockTimer   *time.Timer
-	chainTimer   *time.Timer
-	readTimer    *time.Timer
-	reading      bool
-	checking     bool
-	looking      bool
-	lookAgain    bool
-	unreadable   time.Time // since when the plan file can't be used; zero = it can
-	recordAfter  time.Time // a commit that could not be recorded isn't tried again before
-	heightAt     time.Time
-	heightFrom   string
-	pace         pace
+	heightTimer   *time.Timer
+	restartTimer  *time.Timer
+	settleTimer   *time.Timer
+	clockTimer    *time.Timer
+	chainTimer    *time.Timer
+	readTimer     *time.Timer
+	reading       bool
+	checking      bool
+	looking       bool
+	lookAgain     bool
+	unreadable    time.Time // since when the plan file can't be used; zero = it can
+	unreadableWas string    // what the log said of it last
+	recordAfter   time.Time // a commit that could not be recorded isn't tried again before
+	heightAt      time.Time
+	heightFrom    string
+	pace          pace
 }
 
 // job is a long phase: at most one runs, and only it touches the engine.
