@@ -83,9 +83,23 @@ func NewChecker(l Layout, probe, env []string, log *slog.Logger) *Checker {
 
 // Check verifies v's binary: it is there, inside the tree, regular, executable (made so, as Cosmovisor does), built for
 // this machine, its interpreter is there, and a trial run doesn't fail to execute. A verified binary that hasn't
-// changed since isn't looked at again.
+// changed since isn't looked at again; one that changes meanwhile (also where only its owner, mode or number of links does)
+// is looked at anew, a few times.
 func (c *Checker) Check(ctx context.Context, v Version) Readiness {
-	r := Readiness{Version: v}
+	for try := 1; ; try++ {
+		r, settled := c.check(ctx, v)
+		if settled || try == checkTries || ctx.Err() != nil {
+			return r
+		}
+	}
+}
+
+// checkTries bounds how often a binary that changes while it is verified is looked at.
+const checkTries = 4
+
+// check looks once; settled is false where the binary changed meanwhile.
+func (c *Checker) check(ctx context.Context, v Version) (r Readiness, settled bool) {
+	r.Version = v
 	path := c.layout.Binary(v)
 	info, err := c.inspect(v, path)
 	if err != nil {
@@ -94,7 +108,7 @@ func (c *Checker) Check(ctx context.Context, v Version) Readiness {
 			r.Problems = append(r.Problems, fmt.Sprintf("the version %q is there, but the plan's exact name is %q", similar, v.Name()))
 		}
 		c.forget(v)
-		return r
+		return r, true
 	}
 	r.id = identify(info)
 	c.mu.Lock()
@@ -102,21 +116,24 @@ func (c *Checker) Check(ctx context.Context, v Version) Readiness {
 	c.mu.Unlock()
 	// What isn't the binary's own fault can be mended around it (a missing loader, too little memory for the trial).
 	if ok && old.id == r.id && (old.Ready() || time.Since(old.at) < failedFor) {
-		return old
+		return old, true
 	}
 	if r.SHA256, err = HashFile(ctx, path); err != nil {
 		r.Problems = append(r.Problems, err.Error())
-		return r
+		return r, true
 	}
 	for _, check := range []func() error{
 		func() error { return runnable(path) },
 		func() error { return c.trial(ctx, path) },
-		func() error { return unchanged(path, r.id) },
 	} {
 		if err := check(); err != nil {
 			r.Problems = append(r.Problems, err.Error())
 			break
 		}
+	}
+	if err := unchanged(path, r.id); err != nil {
+		r.Problems = append(r.Problems, err.Error())
+		return r, false
 	}
 	// A file that was written a moment ago could be written again within the same tick of the file system's clock: then
 	// its identity would not tell. It is looked at once more instead.
@@ -125,7 +142,7 @@ func (c *Checker) Check(ctx context.Context, v Version) Readiness {
 		c.known[v] = r
 		c.mu.Unlock()
 	}
-	return r
+	return r, true
 }
 
 // unchanged tells whether what was hashed and tried is still what lies there.
