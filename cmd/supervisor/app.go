@@ -203,6 +203,12 @@ func (s *session) underLock(ctx context.Context, work func(*offline) error) erro
 	return work(o)
 }
 
+// atRest makes sure that no node runs where no supervisor does: the lock is free, but a node that another tool started, or
+// left behind, holds none of ours. The data of a running node is never copied, replaced or handed to another version.
+func (o *offline) atRest(ctx context.Context) error {
+	return supervisor.WaitNoForeign(ctx, o.layout.Root, o.layout.DataDir(), 0)
+}
+
 // operate does one operation: through the running supervisor where there is one, else by itself under the lock.
 func (s *session) operate(ctx context.Context, op string, req client.Request, alone func(*offline) (client.Reply, error)) error {
 	reply, err := client.New(s.cfg.ControlSocket(s.environ)).Do(ctx, op, req)

@@ -25,7 +25,7 @@ the node doesn't halt by itself.`,
 			if err != nil {
 				return err
 			}
-			if r.Time, err = parseTime(when); err != nil {
+			if r.Time, err = parseTime(when, "supervisor halt --now"); err != nil {
 				return err
 			}
 			given := 0

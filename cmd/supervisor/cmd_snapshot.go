@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -10,18 +11,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"nodevisor/snapshot"
+	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 )
 
 func newSnapshot(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "snapshot", GroupID: "node", Short: "Take, verify, restore and prune snapshots",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q for \"supervisor snapshot\"\nRun 'supervisor snapshot --help' for usage", args[0])
-			}
-			return nil
-		},
+		Args: onlyCommands,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	for _, add := range []func(*app) *cobra.Command{
@@ -46,9 +43,18 @@ func (s *session) snapshots(ctx context.Context, r snapshotRequest, stop bool) (
 		return reply, err
 	}
 	err = s.underLock(ctx, func(o *offline) error {
-		v, err := o.store.Do(ctx, req.Snapshots, true)
+		if r.Op == "create" || r.replacesData() {
+			if err := o.atRest(ctx); err != nil {
+				return err
+			}
+		}
+		undo, err := o.holdForRestore(r)
 		if err != nil {
 			return err
+		}
+		v, err := o.store.Do(ctx, req.Snapshots, true)
+		if err != nil {
+			return errors.Join(err, undo())
 		}
 		if out.Result, err = json.Marshal(v); err != nil {
 			return err
@@ -56,6 +62,19 @@ func (s *session) snapshots(ctx context.Context, r snapshotRequest, stop bool) (
 		return o.completeByHand(ctx, r, out.Result)
 	})
 	return out, err
+}
+
+// replacesData tells whether the request puts a snapshot in the place of the node's data.
+func (r snapshotRequest) replacesData() bool { return r.Op == "restore" && r.To == "" && !r.DryRun }
+
+// holdForRestore holds before the data is replaced: killed in between, nobody starts a version on data that may be
+// another's. undo takes the hold away again where the restore failed and nothing was held before.
+func (o *offline) holdForRestore(r snapshotRequest) (undo func() error, err error) {
+	undo = func() error { return nil }
+	if !r.replacesData() || o.broken != nil || o.engine.Journal().Hold != nil {
+		return undo, nil // a journal that can't be trusted holds by itself
+	}
+	return o.engine.Release, o.engine.Hold("a snapshot was restored", supervisor.HintAfterRestore)
 }
 
 // completeByHand verifies a snapshot that was taken without a running supervisor: nobody else would.
@@ -221,12 +240,12 @@ one wins where it is at least as high; without a live one --signer-state snapsho
 				return usagef("--signer-state is snapshot, or not given")
 			}
 			r.Signer = signer == "snapshot"
-			if r.To == "" && !r.DryRun {
+			if r.replacesData() {
 				if err := a.confirm(yes, "Replace the node's data by the snapshot "+r.ID+"?"); err != nil {
 					return err
 				}
 			}
-			reply, err := s.snapshots(cmd.Context(), r, stop)
+			reply, err := s.snapshots(cmd.Context(), r, stop && r.replacesData())
 			if err != nil {
 				return err
 			}

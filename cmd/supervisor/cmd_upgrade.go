@@ -20,12 +20,7 @@ import (
 func newUpgrade(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "upgrade", GroupID: "upgrade", Short: "Stage, schedule, carry out and undo upgrades",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q for \"supervisor upgrade\"\nRun 'supervisor upgrade --help' for usage", args[0])
-			}
-			return nil
-		},
+		Args: onlyCommands,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	for _, add := range []func(*app) *cobra.Command{
@@ -62,7 +57,7 @@ A URL must be https and end in ?checksum=sha256:HEX; naming it counts as permiss
 				return err
 			}
 			add.name, add.from = args[0], args[1]
-			if add.at, err = parseTime(at); err != nil {
+			if add.at, err = parseTime(at, "supervisor upgrade add "+args[0]+" "+args[1]+", then: supervisor upgrade apply "+args[0]); err != nil {
 				return err
 			}
 			if add.height < 0 || (add.height > 0 && !add.at.IsZero()) {
@@ -79,13 +74,18 @@ A URL must be https and end in ?checksum=sha256:HEX; naming it counts as permiss
 	return cmd
 }
 
-func parseTime(s string) (time.Time, error) {
+// parseTime reads --time; "" is none. A time that is past is refused, as a height is: it would stop the node at once, and
+// more often is a slip of the pen. now is the command that means it.
+func parseTime(s, now string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
 		return t, usagef("--time: %q is no time in RFC 3339 form (2026-12-01T14:00:00Z)", s)
+	}
+	if t.Before(time.Now()) {
+		return t, &usageError{hint.New("use --time", s, "it is past", now)}
 	}
 	return t.UTC(), nil
 }
@@ -285,6 +285,11 @@ node is told, too: --unsafe-skip-upgrades HEIGHT among its arguments.`,
 				if o.broken != nil {
 					return client.Reply{}, o.broken
 				}
+				if u := o.engine.InFlight(); u != nil && u.Plan.Name == name {
+					if err := o.atRest(cmd.Context()); err != nil {
+						return client.Reply{}, err
+					}
+				}
 				return client.Reply{Message: name + " is passed over"}, o.engine.SkipPlan(cmd.Context(), name, o.heightOf(name), o.knownHeight())
 			})
 		},
@@ -307,6 +312,9 @@ func newUpgradeUse(a *app) *cobra.Command {
 				return err
 			}
 			return s.underLock(cmd.Context(), func(o *offline) error {
+				if err := o.atRest(cmd.Context()); err != nil {
+					return err
+				}
 				if o.broken != nil {
 					if !force {
 						return o.broken

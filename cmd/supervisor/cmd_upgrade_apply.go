@@ -80,7 +80,7 @@ func (o *offline) apply(ctx context.Context, name string, force bool) (client.Re
 		return client.Reply{}, hint.New("apply", name, "the upgrade "+u.Plan.Name+" is in flight, at "+string(u.Phase),
 			"supervisor upgrade resume, or: supervisor upgrade skip "+u.Plan.Name)
 	}
-	if err := supervisor.WaitNoForeign(ctx, o.layout.Root, o.layout.DataDir(), 0); err != nil {
+	if err := o.atRest(ctx); err != nil {
 		return client.Reply{}, err
 	}
 	p := supervisor.ApplyPlan(name, o.tracker().Pending())
@@ -151,6 +151,9 @@ func (s *session) resume(ctx context.Context, r client.Request, needsUpgrade boo
 		case j.Hold == nil && !needsUpgrade:
 			return client.Reply{}, hint.New("resume", "", "nothing is held", "supervisor status")
 		case r.Restore:
+			if err := o.atRest(ctx); err != nil {
+				return client.Reply{}, err
+			}
 			if err := o.engine.Restart(ctx); err != nil {
 				return client.Reply{}, err
 			}
@@ -214,6 +217,9 @@ func (s *session) previewRollback(ctx context.Context, binaryOnly bool) error {
 func (o *offline) rollback(ctx context.Context, binaryOnly bool) (client.Reply, error) {
 	if o.broken != nil {
 		return client.Reply{}, o.broken
+	}
+	if err := o.atRest(ctx); err != nil {
+		return client.Reply{}, err
 	}
 	if err := o.engine.Reopen(o.knownHeight(), binaryOnly); err != nil {
 		return client.Reply{}, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -19,12 +20,7 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use: "supervisor", Short: "Runs one blockchain node and its upgrades", Long: rootLong,
 		SilenceErrors: true, SilenceUsage: true, TraverseChildren: true, Version: version,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q for \"supervisor\"\nRun 'supervisor --help' for usage", args[0])
-			}
-			return nil
-		},
+		Args: onlyCommands,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetArgs(a.args)
@@ -55,6 +51,22 @@ var commands = []func(*app) *cobra.Command{
 	newUpgrade, newRollback, newSnapshot,
 	newAddUpgrade, newAddBatchUpgrade, newPrepareUpgrade, newShowUpgradeInfo, newConfig, newVersion,
 	newMan,
+}
+
+// onlyCommands refuses what is no command of cmd, and says what was probably meant.
+func onlyCommands(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		names = append(names, c.Name())
+	}
+	meant := ""
+	if name := closest(args[0], names); name != "" {
+		meant = fmt.Sprintf(" (did you mean %q?)", name)
+	}
+	return usagef("unknown command %q for %q%s\nRun '%s --help' for usage", args[0], cmd.CommandPath(), meant, cmd.CommandPath())
 }
 
 // exactArgs is cobra.ExactArgs with our exit code.
