@@ -18,7 +18,7 @@ import (
 	"nodevisor/supervisor/client"
 )
 
-// The commands that look into documents: path=value, path>=number, path~regexp; a path is a.b.0.c, and # is a length.
+// The commands that look into documents: path=value, path>=number, path~regexp; a path is a.b.0.c, and len is the length of a list.
 
 var condition = regexp.MustCompile(`^([^=~>]*)(>=|=|~)(.*)$`)
 
@@ -59,7 +59,7 @@ func lookUp(doc any, path string) string {
 			}
 			doc = inner
 		case []any:
-			if key == "#" {
+			if key == "len" {
 				return strconv.Itoa(len(v))
 			}
 			n, err := strconv.Atoi(key)

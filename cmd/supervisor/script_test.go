@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,9 +24,17 @@ var update = flag.Bool("update", false, "rewrite testdata/golden")
 // patience bounds every wait of a script. A wait ends as soon as its fact is there; the bound is for a busy machine.
 const patience = 20 * time.Second
 
+// suiteLimit bounds all stories together: what hangs is ended, with its output.
+const suiteLimit = 4 * time.Minute
+
 // TestMain makes the test binary the supervisor, too: a story's `supervisor` is a process of its own, built from exactly
 // the code under test, with the race detector where the tests have it.
 func TestMain(m *testing.M) {
+	// A story waits for blocks, pauses and other processes most of its time: more of them at once than processors cost
+	// nothing. -parallel on the command line, which is read later, wins.
+	if err := flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"supervisor": main})
 }
 
@@ -35,7 +44,7 @@ func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("..", "..", "testdata", "script"), RequireUniqueNames: true,
-		Setup: prepareStory,
+		Setup: prepareStory, Deadline: time.Now().Add(suiteLimit),
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {
 				return os.Geteuid() == 0, nil
@@ -129,7 +138,12 @@ func cmdNode(ts *testscript.TestScript, neg bool, args []string) {
 		if given {
 			opts = append(opts, build.Handles(strings.Split(handles, ",")...))
 		}
-		build.Install(s.t, filepath.Join(s.work, "simd-"+version), version, opts...)
+		// A link, not a copy: a file that was written a moment ago can't be executed while another goroutine forks (go#22315).
+		link := filepath.Join(s.work, "simd-"+version)
+		if _, err := os.Lstat(link); err == nil {
+			continue
+		}
+		ts.Check(os.Symlink(build.Binary(s.t, version, opts...), link))
 	}
 }
 
