@@ -55,7 +55,8 @@ func act(t *testing.T, name, dir string, at place) (hit bool) {
 		args = []string{"strace", "-qq", "-o", "/dev/null", fmt.Sprintf("--inject=%s:signal=SIGKILL:when=%d", at.call, at.n), self}
 	}
 	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), actEnv+"="+name, homeEnv+"="+dir, "GOMAXPROCS=1", "GOGC=off")
+	// The race detector waits a second at each end of a process, in case more is found.
+	cmd.Env = append(os.Environ(), actEnv+"="+name, homeEnv+"="+dir, "GOMAXPROCS=1", "GOGC=off", "GORACE=atexit_sleep_ms=0")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err = cmd.Run()
