@@ -79,7 +79,6 @@ func (s *Supervisor) firstLook() {
 		return nil
 	}, func(error) {
 		s.setCurrent(now)
-		s.version = now.version
 		s.sawFile(file, false)
 		s.begin(signer)
 	})
@@ -136,6 +135,9 @@ func (s *Supervisor) readCurrent() currentVersion {
 func (s *Supervisor) setCurrent(c currentVersion) {
 	s.last = c.last
 	s.tracker.SetCurrent(c.version, c.plan, c.known)
+	if s.child == nil { // a rollback or a switch by hand changed what would run; a running node stays what it is
+		s.version = c.version
+	}
 }
 
 // refreshCurrent tells the tracker which version current names now.
