@@ -36,15 +36,16 @@ func (r *running) kill() {
 }
 
 // cmdUp starts a supervisor in the background: up NAME ARGS... Its streams go to NAME.out and NAME.err. With -tty as the
-// first argument it gets a terminal of its own, as its controlling one; all of its output then goes to NAME.err.
+// first argument it gets a terminal of its own, as its controlling one; all of its output then goes to NAME.err. With
+// -unheard its stderr is a pipe that nobody reads any more.
 func cmdUp(ts *testscript.TestScript, neg bool, args []string) {
 	noNeg(ts, neg)
-	tty := len(args) > 0 && args[0] == "-tty"
-	if tty {
-		args = args[1:]
+	streams := ""
+	if len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		streams, args = args[0], args[1:]
 	}
 	if len(args) < 2 {
-		ts.Fatalf("usage: up [-tty] NAME ARGS...")
+		ts.Fatalf("usage: up [-tty|-unheard] NAME ARGS...")
 	}
 	s, name := storyOf(ts), args[0]
 	if old, ok := s.runs[name]; ok {
@@ -67,9 +68,12 @@ func cmdUp(ts *testscript.TestScript, neg bool, args []string) {
 	r.cmd.Env, r.cmd.Dir = environ, ts.MkAbs(".")
 	errFile, err := os.Create(r.log)
 	ts.Check(err)
-	if tty {
+	switch streams {
+	case "-tty":
 		ts.Check(r.startOnTerminal(errFile))
-	} else {
+	case "-unheard":
+		ts.Check(errors.Join(errFile.Close(), r.startUnheard()))
+	default:
 		outFile, err := os.Create(filepath.Join(s.work, name+".out"))
 		ts.Check(err)
 		defer outFile.Close()
@@ -82,6 +86,16 @@ func cmdUp(ts *testscript.TestScript, neg bool, args []string) {
 		defer close(r.done)
 		_ = r.cmd.Wait()
 	}()
+}
+
+// startUnheard starts the process with a stderr whose reader is gone: the first line that it logs is an EPIPE.
+func (r *running) startUnheard() error {
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	r.cmd.Stderr = writer
+	return errors.Join(reader.Close(), r.cmd.Start(), writer.Close())
 }
 
 // startOnTerminal gives the process a pseudo terminal and copies what it shows into out.
