@@ -71,6 +71,14 @@ func newHome(t *testing.T, versions ...string) *testHome {
 // set gives the node a setting of fakenode's, by the name of its environment variable.
 func (h *testHome) set(name, value string) { h.Env = append(h.Env, "FAKENODE_"+name+"="+value) }
 
+// setOf is set for one version alone.
+func (h *testHome) setOf(version, name, value string) {
+	if h.EnvOf == nil {
+		h.EnvOf = map[string][]string{}
+	}
+	h.EnvOf[version] = append(h.EnvOf[version], "FAKENODE_"+name+"="+value)
+}
+
 // stage puts the fakenode of a version into the tree. A link is enough, and costs no time.
 func (h *testHome) stage(where, version string, opts ...build.Option) {
 	h.Helper()

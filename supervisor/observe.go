@@ -198,11 +198,11 @@ func (s *Supervisor) nextHeight() time.Duration {
 			target = p.Height
 		}
 	}
-	if !waits {
-		return idleHeight
-	}
-	if s.pace.failed > 0 {
+	switch {
+	case s.pace.failed > 0 && (waits || s.heightFrom == ""): // a node that was just started answers soon
 		return min(fastHeight<<min(s.pace.failed, 4), slowHeight)
+	case !waits:
+		return idleHeight
 	}
 	left := time.Duration(max(0, target-s.tracker.Height())) * s.pace.per
 	return min(max(fastHeight, left/4), slowHeight)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"nodevisor/internal/atomicfile"
@@ -30,7 +31,8 @@ type runConfig struct {
 	Upgrade    upgrade.Config
 	Height     source.Config
 	Args, Env  []string
-	SnapshotOn []string // nil: no store at all
+	EnvOf      map[string][]string // more for a version, by its name
+	SnapshotOn []string            // nil: no store at all
 }
 
 // helperRun is main of `run`: what the composition root does, without the configuration's languages.
@@ -91,13 +93,13 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 	var s *Supervisor
 	engine := upgrade.Options{
 		Layout: l, Config: c.Upgrade, Checker: checker, Log: log, Observe: func(u upgrade.Upgrade) { s.ObservePhase(u) },
-		Env:         func(upgrade.Version) []string { return c.Env },
+		Env:         c.env,
 		NewSnapshot: func(label string, height int64) string { return snapshot.NewID(time.Now(), label, max(0, height)) },
 	}
 	o := Options{
 		Config: c.Node, Layout: l, Upgrade: c.Upgrade, Checker: checker, Heights: heights, Lines: lines,
 		LinesFor: c.Height.Log != "", Recorder: recorder, Lock: lock,
-		Command: func(upgrade.Version) (args, env []string) { return c.Args, c.Env },
+		Command: func(v upgrade.Version) (args, env []string) { return c.Args, c.env(v) },
 		Log:     log, Socket: filepath.Join(l.State(), "control.sock"), SocketMode: 0o600, SocketGroup: -1, Version: "test",
 		Stdin: stdin, Stdout: stdout, Stderr: stderr,
 	}
@@ -116,20 +118,15 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 	return s, func() { heights.Close(); lock.Close() }, nil
 }
 
+func (c runConfig) env(v upgrade.Version) []string { return slices.Concat(c.Env, c.EnvOf[v.Name()]) }
+
 func (c runConfig) layout() upgrade.Layout {
 	return upgrade.Layout{
 		Home: c.Home, Root: filepath.Join(c.Home, "cosmovisor"), Node: "simd", Plan: filepath.Join(c.Home, "data", "upgrade-info.json"),
 	}
 }
 
-func (c runConfig) snapshotOn(event string) bool {
-	for _, on := range c.SnapshotOn {
-		if on == event {
-			return true
-		}
-	}
-	return false
-}
+func (c runConfig) snapshotOn(event string) bool { return slices.Contains(c.SnapshotOn, event) }
 
 // testStore joins the store of snapshots to what the supervisor and the engine ask for.
 type testStore struct{ *snapshot.Store }

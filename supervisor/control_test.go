@@ -1,0 +1,377 @@
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/fakenode/trace"
+	"nodevisor/internal/hint"
+	"nodevisor/supervisor/client"
+	"nodevisor/upgrade"
+)
+
+func (h *testHome) socket() string { return filepath.Join(h.layout().State(), "control.sock") }
+
+// ask speaks to the socket as any program may.
+func (h *testHome) ask(method, path string, body io.Reader) (int, string) {
+	h.Helper()
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", h.socket())
+	}
+	c := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: patience}
+	req, err := http.NewRequest(method, "http://x"+path, body)
+	require.NoError(h, err)
+	resp, err := c.Do(req)
+	require.NoError(h, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(h, err)
+	return resp.StatusCode, string(text)
+}
+
+// The socket is its owner's alone; what is no request is refused with a reason, and the loop never hears of it.
+func TestControlSocket(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	require.NoError(t, os.MkdirAll(h.layout().State(), 0o755))
+	l, err := net.Listen("unix", h.socket()) // what a killed supervisor leaves behind
+	require.NoError(t, err)
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	require.NoError(t, l.Close())
+	r := h.start()
+	h.awaitState(Running)
+	info, err := os.Stat(h.socket())
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+
+	large := fmt.Sprintf(`{"name":%q}`, strings.Repeat("x", maxRequest))
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		says               string
+	}{
+		{"GET", "/v1/status", "", 200, `"state":"running"`},
+		{"POST", "/v1/status", "", 409, "no such operation"},
+		{"GET", "/v1/stop", "", 405, ""},
+		{"POST", "/v1/nonsense", "{}", 409, "supervisor --help"},
+		{"POST", "/v1/resume", "", 409, "nothing is held"},
+		{"POST", "/v1/resume", "{", 400, "unexpected end"},
+		{"POST", "/v1/resume", "\x00\xff", 400, "invalid character"},
+		{"POST", "/v1/halt", `{"height":"high"}`, 400, "cannot unmarshal"},
+		{"POST", "/v1/add", large, 400, "larger than 1 MiB"},
+		{"POST", "/v1/cancel", `{"name":"v9"}`, 409, "no such plan is scheduled"},
+		{"POST", "/v1/snapshots", `{"snapshots":7}`, 409, "cannot read the request"},
+		{"POST", "/v1/reload", "", 409, "no configuration file"},
+		{"GET", "/", "", 404, ""},
+	} {
+		status, text := h.ask(c.method, c.path, strings.NewReader(c.body))
+		assert.Equal(t, c.status, status, "%s %s %.20s: %s", c.method, c.path, c.body, text)
+		assert.Contains(t, text, c.says)
+	}
+	r.stop()
+	assert.NoFileExists(t, h.socket())
+	_, err = h.do(client.OpStop, client.Request{})
+	assert.ErrorIs(t, err, client.ErrNotRunning)
+}
+
+// Something else at the socket's path is left alone, and a path that is too long is refused: the node runs without.
+func TestControlSocketThatCannotBe(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*testHome) string{
+		"a file": func(h *testHome) string {
+			h.write("supervisor/control.sock", "precious")
+			return "is no socket"
+		},
+		"too long": func(h *testHome) string {
+			long := filepath.Join(h.dir, strings.Repeat("d", 100))
+			require.NoError(h, os.Mkdir(long, 0o755))
+			require.NoError(h, os.Symlink(filepath.Join(h.dir, "cosmovisor"), filepath.Join(long, "cosmovisor")))
+			h.Home = long
+			return "invalid argument"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t)
+			says := prepare(h)
+			r := h.start()
+			h.await(trace.FirstBlock, "v1")
+			h.wait("the warning", func() bool { return strings.Contains(h.lines(), "the control socket can't be used") })
+			assert.Contains(t, h.lines(), says)
+			r.stop()
+			if name == "a file" {
+				assert.Equal(t, "precious", strings.TrimSpace(readFile(t, filepath.Join(h.dir, "supervisor/control.sock"))))
+			}
+		})
+	}
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(data)
+}
+
+// Another user may read the status where the socket's mode lets him in, and do nothing.
+func TestOperationsAreTheOwners(t *testing.T) {
+	s := New(Options{Log: discard()})
+	for uid, want := range map[int]int{os.Geteuid() + 4711: http.StatusForbidden, -1: http.StatusForbidden} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodPost, "/v1/stop", bytes.NewReader(nil))
+		s.serveOperation(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, uid)))
+		assert.Equal(t, want, w.Code)
+	}
+	w := httptest.NewRecorder()
+	s.serveOperation(w, httptest.NewRequest(http.MethodPost, "/v1/stop", bytes.NewReader(nil)))
+	assert.Equal(t, http.StatusForbidden, w.Code, "nobody is known")
+	if os.Geteuid() != 0 {
+		return // who isn't root can't be another user
+	}
+	h := newHome(t)
+	r := h.start()
+	h.awaitState(Running)
+	for _, dir := range []string{h.dir, h.layout().State()} {
+		require.NoError(t, os.Chmod(dir, 0o755))
+	}
+	require.NoError(t, os.Chmod(h.socket(), 0o666))
+	var status, operation int
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and its user with it
+		_, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0))
+		assert.Zero(t, errno)
+		status = askRaw(t, h.socket(), "GET /v1/status HTTP/1.0\r\n\r\n")
+		operation = askRaw(t, h.socket(), "POST /v1/stop HTTP/1.0\r\nContent-Length: 0\r\n\r\n")
+	}()
+	<-done
+	assert.Equal(t, http.StatusOK, status)
+	assert.Equal(t, http.StatusForbidden, operation)
+	assert.Equal(t, Running, h.status().State)
+	r.stop()
+}
+
+// askRaw speaks to the socket from the calling thread alone.
+func askRaw(t *testing.T, socket, request string) (status int) {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if !assert.NoError(t, err) {
+		return 0
+	}
+	defer syscall.Close(fd)
+	if !assert.NoError(t, syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket})) {
+		return 0
+	}
+	_, err = syscall.Write(fd, []byte(request))
+	assert.NoError(t, err)
+	buf := make([]byte, 64)
+	n, err := syscall.Read(fd, buf)
+	assert.NoError(t, err)
+	_, err = fmt.Sscanf(string(buf[:max(n, 0)]), "HTTP/1.0 %d", &status)
+	assert.NoError(t, err)
+	return status
+}
+
+// While a phase runs the status is served, and operations are refused with what is going on.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.Upgrade.Delay = time.Hour
+	r := h.start()
+	st := h.awaitStatus("stopped", func(st *Status) bool { return st.Upgrade != nil && st.Upgrade.Phase == upgrade.Stopped })
+	assert.Equal(t, Upgrading, st.State)
+	assert.Nil(t, st.PID)
+	assert.Equal(t, "upgrading to v2: stopped reached", st.Message)
+	for _, op := range []string{client.OpResume, client.OpApply, client.OpHalt, client.OpSnapshots, client.OpAdd, client.OpCancel,
+		client.OpSkip, client.OpRollback, client.OpReload} {
+		t.Run(op, func(t *testing.T) {
+			begun := time.Now()
+			status, text := h.ask("POST", "/v1/"+op, strings.NewReader(`{"name":"v2"}`))
+			assert.Equal(t, http.StatusConflict, status)
+			var f client.Failure
+			require.NoError(t, json.Unmarshal([]byte(text), &f))
+			assert.Contains(t, f.Message, "busy: upgrade is under way")
+			assert.Equal(t, "supervisor status, then try again", f.Hint)
+			assert.GreaterOrEqual(t, time.Since(begun), busyPatience, "most jobs are over in a moment")
+		})
+	}
+	r.stop()
+}
+
+// Many clients at once: each is answered, once, and the loop serves on.
+func TestManyClients(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	r := h.start()
+	h.awaitState(Running)
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for j := range 5 {
+				if i%2 == 0 {
+					assert.NotNil(t, h.status())
+					continue
+				}
+				_, err := h.do(client.OpHalt, client.Request{Height: int64(1000000 + i*10 + j)})
+				assert.NoError(t, err)
+			}
+		})
+	}
+	all.Wait()
+	_, err := h.do(client.OpHalt, client.Request{Cancel: true})
+	require.NoError(t, err)
+	assert.Nil(t, h.status().Halt)
+	r.stop()
+}
+
+// The supervisor ends while a request waits for its answer: it gets one, that says so.
+func TestEndWhileARequestWaits(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.set("STOP_DELAY", "500ms")
+	r := h.start()
+	h.awaitState(Running)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := h.do(client.OpHalt, client.Request{Now: true})
+		answered <- err
+	}()
+	h.await(trace.Signal, "v1") // the halt has begun to stop the node
+	r.stop()
+	select {
+	case err := <-answered:
+		require.Error(t, err)
+		assert.Contains(t, err.Error(), "ended before it was done")
+	case <-time.After(patience):
+		require.Fail(t, "no answer")
+	}
+	assert.Nil(t, h.journal().Hold)
+	r = h.start() // the halt is still scheduled
+	require.Equal(t, ExitHeld, r.exit())
+}
+
+// What can't be done is refused before the node is stopped: it runs on.
+func TestRefusedWhileTheNodeRuns(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.Upgrade.Probation.Up = time.Hour
+	r := h.start()
+	h.awaitStatus("blocks above the plan", func(st *Status) bool {
+		return st.Upgrade != nil && st.Upgrade.Phase == upgrade.OnProbation && st.Height != nil && *st.Height > 10 && st.State == Running
+	})
+	for name, c := range map[string]struct {
+		op   string
+		r    client.Request
+		says string
+	}{
+		"skip":     {client.OpSkip, client.Request{Name: "v2"}, "it can't be undone: block"},
+		"rollback": {client.OpRollback, client.Request{}, "block"},
+		"confirm":  {client.OpResume, client.Request{Confirm: true}, "it has been up for"},
+		"apply":    {client.OpApply, client.Request{Name: "v2"}, "is in flight, at probation"},
+		"snapshot": {client.OpSnapshots, client.Request{Snapshots: raw(map[string]any{"op": "create"})}, "not now"},
+		"restore": {client.OpSnapshots, client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "restore", "id": "nonsense"})},
+			"nonsense"},
+	} {
+		_, err := h.do(c.op, c.r)
+		require.Error(t, err, name)
+		assert.Contains(t, err.Error(), c.says, name)
+	}
+	r.stop()
+	assert.Equal(t, 1, h.count(trace.Start, "v2"), "nothing of it has stopped the node")
+
+	h = newHome(t)
+	r = h.start()
+	h.awaitState(Running)
+	_, err := h.do(client.OpResume, client.Request{Restore: true})
+	require.Error(t, err)
+	assert.Contains(t, err.Error(), "no upgrade is in flight")
+	r.stop()
+	assert.Equal(t, 1, h.count(trace.Start, "v1"))
+}
+
+// An operation that needs the node at rest stops it, and starts it again; a restore holds.
+func TestSnapshotsByHand(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.Node.Hold = HoldWait
+	r := h.start()
+	h.awaitState(Running)
+	reply, err := h.do(client.OpSnapshots, client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "create", "label": "mine", "height": 7})})
+	require.NoError(t, err)
+	var id string
+	require.NoError(t, json.Unmarshal(reply.Result, &id))
+	h.awaitCount(2, trace.FirstBlock, "v1")
+	h.awaitState(Running)
+	h.wait("it is verified", h.verified)
+	signed := h.signerHeight()
+	_, err = h.do(client.OpSnapshots, client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "restore", "id": id})})
+	require.NoError(t, err)
+	st := h.awaitState(Held)
+	assert.Equal(t, "a snapshot was restored", st.Hold.Reason)
+	assert.GreaterOrEqual(t, h.signerHeight(), signed, "the signer's state isn't taken back")
+	_, err = h.do(client.OpResume, client.Request{})
+	require.NoError(t, err)
+	h.awaitCount(3, trace.FirstBlock, "v1")
+	r.stop()
+	h.singleNode()
+}
+
+// apply carries out now, and answers when the new version was started.
+func TestApplyAndRollBack(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.Node.Hold = HoldWait
+	h.Upgrade.Probation.Up = time.Hour
+	h.set("BLOCK_TIME", "0")
+	r := h.start()
+	h.awaitState(Running)
+	_, err := h.do(client.OpApply, client.Request{Name: "v3"})
+	require.Error(t, err)
+	assert.Contains(t, err.Error(), "no binary")
+	assert.NotEmpty(t, hintOf(err))
+	reply, err := h.do(client.OpApply, client.Request{Name: "v2"})
+	require.NoError(t, err)
+	assert.Equal(t, "v2 was started and is on probation", reply.Message)
+	assert.Equal(t, "v2", h.current())
+	h.await(trace.Start, "v2")
+	_, err = h.do(client.OpRollback, client.Request{})
+	require.NoError(t, err)
+	h.awaitState(Held)
+	assert.Equal(t, "genesis", h.current())
+	assert.Equal(t, upgrade.ResultRolledBack, h.history()[0].Result)
+	_, err = h.do(client.OpSkip, client.Request{Name: "v2"})
+	require.NoError(t, err)
+	_, err = h.do(client.OpResume, client.Request{})
+	require.NoError(t, err)
+	h.awaitCount(2, trace.Start, "v1")
+	r.stop()
+	h.singleNode()
+}
+
+// hintOf finds the next command, also in what came over the socket.
+func hintOf(err error) string {
+	if f, ok := err.(*client.Failure); ok { //nolint:errorlint // Do returns it bare
+		return f.Hint
+	}
+	return hint.Of(err)
+}

@@ -1,0 +1,210 @@
+package supervisor
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/fakenode/trace"
+	"nodevisor/supervisor/client"
+	"nodevisor/upgrade"
+)
+
+// No new block is never a failure: the network may need hours. An operator can confirm the version.
+func TestWaitingForTheNetwork(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.setOf("v2", "STALL_AT", "5")
+	r := h.start()
+	h.await(trace.FirstBlock, "v2")
+	st := h.awaitStatus("probation", func(st *Status) bool {
+		return st.State == Running && st.Upgrade != nil && st.Height != nil && time.Since(*st.StartedAt) > time.Second
+	})
+	assert.Equal(t, upgrade.OnProbation, st.Upgrade.Phase)
+	assert.Contains(t, st.Message, "waiting for the network")
+	assert.Equal(t, int64(4), *st.Height, "the plan's own height isn't above it")
+	reply, err := h.do(client.OpResume, client.Request{Confirm: true})
+	require.NoError(t, err)
+	assert.Equal(t, "v2 is committed", reply.Message)
+	assert.Len(t, h.history(), 1, "it is recorded before the answer")
+	r.stop()
+	assert.Equal(t, 1, h.count(trace.Start, "v2"))
+}
+
+// Without a height nothing is committed, unless the configuration says that being up is enough.
+func TestCommitNeedsAHeight(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.set("RPC", "off")
+	r := h.start()
+	h.await(trace.FirstBlock, "v2")
+	h.awaitStatus("up for long", func(st *Status) bool { return st.StartedAt != nil && time.Since(*st.StartedAt) > time.Second })
+	assert.Equal(t, upgrade.OnProbation, h.journal().Upgrade.Phase)
+	r.stop()
+	h.Upgrade.Probation.HeightAbovePlan = false
+	r = h.start()
+	h.awaitResult(upgrade.ResultCommitted)
+	r.stop()
+}
+
+// Each end by itself uses an attempt up; then it holds, and a hold lasts until it is resumed. A fixed binary goes on.
+func TestAttemptsAreUsedUp(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.setOf("v2", "CRASH_AT_START", "1")
+	r := h.start()
+	require.Equal(t, ExitHeld, r.exit())
+	assert.Equal(t, 3, h.count(trace.Start, "v2"))
+	assert.Equal(t, 1, h.count(trace.Start, "v1"))
+	hold := h.journal().Hold
+	require.NotNil(t, hold)
+	assert.Contains(t, hold.Reason, "3 starts of it ended by themselves")
+	assert.Contains(t, hold.Hint, "supervisor upgrade resume --restore")
+	require.Equal(t, ExitHeld, h.start().exit())
+	assert.Equal(t, 3, h.count(trace.Start, "v2"))
+
+	h.Node.Hold = HoldWait
+	h.EnvOf = nil // the fixed version
+	r = h.start()
+	h.awaitState(Held)
+	_, err := h.do(client.OpResume, client.Request{Restore: true})
+	require.NoError(t, err)
+	h.awaitResult(upgrade.ResultCommitted)
+	r.stop()
+	h.singleNode()
+}
+
+// However often the operator stops and starts a version on probation, that is no failure of it.
+func TestStopsUseNoAttemptUp(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.Upgrade.Probation.Up = time.Hour
+	for i := range 4 {
+		r := h.start()
+		h.awaitCount(i+1, trace.FirstBlock, "v2")
+		r.stop()
+		assert.Zero(t, h.journal().Upgrade.Attempts)
+	}
+	h.Upgrade.Probation.Up = 10 * time.Millisecond
+	r := h.start()
+	done := h.awaitResult(upgrade.ResultCommitted)
+	assert.Equal(t, 1, done.Upgrade.Attempts)
+	r.stop()
+}
+
+// on_failure = "rollback": data and link go back, the plan is skipped, the old version is started. It halts at the height
+// again, as it must, and that begins no upgrade any more. The signer isn't taken back.
+func TestRollbackByPolicy(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@200") // late enough for a height to be read
+	h.set("TRACE_BLOCKS", "true")
+	h.setOf("v2", "PANIC_AT", "201")
+	h.Upgrade.OnFailure = upgrade.OnFailureRollback
+	h.Upgrade.Probation.Up = time.Hour
+	r := h.start()
+	h.await(trace.Start, "v2")
+	before := h.signerHeight()
+	h.awaitResult(upgrade.ResultRolledBack)
+	h.awaitStatus("a crash loop", func(st *Status) bool { return st.CrashLoop })
+	assert.GreaterOrEqual(t, h.count(trace.Start, "v1"), 4)
+	assert.Equal(t, "genesis", h.current())
+	assert.GreaterOrEqual(t, h.signerHeight(), before)
+	schedule, err := upgrade.LoadSchedule(h.layout().SchedulePath())
+	require.NoError(t, err)
+	assert.True(t, schedule.Skips(upgrade.Plan{Name: "v2", Height: 200}))
+	assert.Equal(t, 3, h.count(trace.Start, "v2"))
+	r.stop()
+	h.singleNode()
+}
+
+// No automatic rollback while the height is unknown: what the new version made of the data can't be told.
+func TestNoBlindRollback(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.set("RPC", "off")
+	h.setOf("v2", "CRASH_AT_START", "1")
+	h.Upgrade.OnFailure = upgrade.OnFailureRollback
+	r := h.start()
+	require.Equal(t, ExitHeld, r.exit())
+	assert.Contains(t, h.journal().Hold.Reason, "the height is unknown")
+	assert.Equal(t, "v2", h.current())
+}
+
+// No automatic rollback once the new version has made a block of its own, even where it can't be asked any more.
+func TestNoRollbackPastABlock(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@150")
+	h.setOf("v2", "PANIC_AT", "160")
+	h.Upgrade.OnFailure = upgrade.OnFailureRollback
+	h.Upgrade.Probation.Up = time.Hour
+	r := h.start()
+	require.Equal(t, ExitHeld, r.exit())
+	assert.Contains(t, h.journal().Hold.Reason, "committed")
+	assert.Equal(t, "v2", h.current())
+	assert.Equal(t, 1, h.count(trace.Start, "v1"))
+}
+
+// on_failure = "retry" never gives up.
+func TestRetry(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.setOf("v2", "CRASH_AT_START", "1")
+	h.Upgrade.OnFailure = upgrade.OnFailureRetry
+	h.Node.BackoffMax = h.Node.Backoff
+	r := h.start()
+	h.awaitCount(5, trace.Start, "v2")
+	r.stop()
+	assert.Nil(t, h.journal().Hold)
+}
+
+// restart_after = false: `run` ends with 0 after the migration, and the next one starts the new version.
+func TestRestartAfterOff(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.Upgrade.RestartAfter = false
+	r := h.start()
+	require.Equal(t, 0, r.exit())
+	assert.Zero(t, h.count(trace.Start, "v2"))
+	assert.Equal(t, upgrade.Migrated, h.journal().Upgrade.Phase)
+	r = h.start()
+	h.awaitResult(upgrade.ResultCommitted)
+	r.stop()
+}
+
+// A binary that is missing at H leaves `run` up, and commands that mend it are served; it is found when it is there.
+func TestLateBinary(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.set("UPGRADE", "v2@4")
+	r := h.start()
+	st := h.awaitState(WaitingForBinary)
+	assert.NotNil(t, st.PID, "the node isn't stopped for a version that isn't there")
+	assert.Equal(t, upgrade.Planned, h.journal().Upgrade.Phase)
+	info, err := os.Stat(h.layout().JournalPath())
+	require.NoError(t, err)
+	for range 20 { // an operator's command finds the engine free, each time
+		_, err := h.do(client.OpHalt, client.Request{Height: 100000})
+		require.NoError(t, err)
+		time.Sleep(recheck / 10)
+	}
+	again, err := os.Stat(h.layout().JournalPath())
+	require.NoError(t, err)
+	assert.True(t, os.SameFile(info, again), "the journal isn't written anew while nothing changes")
+	h.stage("upgrades/v2", "v2")
+	h.awaitResult(upgrade.ResultCommitted)
+	r.stop()
+	assert.NoFileExists(t, filepath.Join(h.layout().Root, "upgrades", "v2", "bin", ".probe"))
+}
