@@ -77,8 +77,10 @@ func (s *Store) sourceOf(rec manifest.Source) (source, error) {
 			return src, nil
 		}
 	}
-	return nil, &hint.Error{Op: "use source " + rec.Name, Path: rec.Path, Err: fmt.Errorf("no source of kind %s is called so", rec.Kind),
-		Hint: "add it as [[snapshot.source]]"}
+	return nil, &hint.Error{
+		Op: "use source " + rec.Name, Path: rec.Path, Err: fmt.Errorf("no source of kind %s is called so", rec.Kind),
+		Hint: "add it as [[snapshot.source]]",
+	}
 }
 
 // placeOf is where a record's copy lies. What a manifest names outside of its directory is believed only where a
@@ -92,8 +94,10 @@ func (s *Store) placeOf(dir string, m *manifest.Manifest, rec manifest.Source) (
 		return "", err
 	}
 	if at := src.FrozenAt(m.ID); at != *rec.Frozen {
-		return "", &hint.Error{Op: "use snapshot", Path: m.ID, Err: fmt.Errorf("its frozen copy is at %s, source %s has them at %s", *rec.Frozen, rec.Name, at),
-			Hint: "set the path of the source to what it was when the snapshot was taken"}
+		return "", &hint.Error{
+			Op: "use snapshot", Path: m.ID, Err: fmt.Errorf("its frozen copy is at %s, source %s has them at %s", *rec.Frozen, rec.Name, at),
+			Hint: "set the path of the source to what it was when the snapshot was taken",
+		}
 	}
 	return *rec.Frozen, nil
 }

@@ -37,7 +37,9 @@ func NewID(now time.Time, label string, height int64) string {
 // sanitize keeps letters, digits and dots of a label; anything else becomes one dash.
 func sanitize(label string) string {
 	parts := strings.FieldsFunc(label, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_')
+		isLetter := (r >= 'a' && r <= 'z') || (r >= 'A' && r <= 'Z')
+		isDigit := r >= '0' && r <= '9'
+		return !isLetter && !isDigit && r != '.' && r != '_'
 	})
 	clean := strings.Join(parts, "-")
 	return strings.Trim(clean[:min(len(clean), maxLabel)], "-")

@@ -70,8 +70,10 @@ func (s *Store) ours(m *manifest.Manifest) bool {
 }
 
 func (s *Store) info(m *manifest.Manifest) Info {
-	i := Info{ID: m.ID, Label: m.Label, Height: m.Height, CreatedAt: m.CreatedAt, Bytes: m.Bytes, DurationMS: m.DurationMS,
-		State: m.State, VerifiedAt: m.VerifiedAt, Pinned: m.Pinned, Sources: []SourceInfo{}, seq: m.Seq}
+	i := Info{
+		ID: m.ID, Label: m.Label, Height: m.Height, CreatedAt: m.CreatedAt, Bytes: m.Bytes, DurationMS: m.DurationMS,
+		State: m.State, VerifiedAt: m.VerifiedAt, Pinned: m.Pinned, Sources: []SourceInfo{}, seq: m.Seq,
+	}
 	exclusive, known := int64(0), true
 	for _, rec := range m.Sources {
 		i.Sources = append(i.Sources, SourceInfo{rec.Name, rec.Kind, rec.Method, rec.Bytes, rec.Files})

@@ -28,9 +28,11 @@ func (r Room) Err() error {
 	if r.slack() >= 0 {
 		return nil
 	}
-	return &hint.Error{Op: "take a snapshot in", Path: r.Path,
+	return &hint.Error{
+		Op: "take a snapshot in", Path: r.Path,
 		Err:  fmt.Errorf("%d bytes are needed, %d are free, and min_free keeps %d of them", r.Needed, r.Free, r.MinFree),
-		Hint: "supervisor snapshot prune; or set [snapshot] dir to another disk, or a lower min_free"}
+		Hint: "supervisor snapshot prune; or set [snapshot] dir to another disk, or a lower min_free",
+	}
 }
 
 // Forecast is what the next snapshot will take. Needed, Free and MinFree are those of the tightest file system.

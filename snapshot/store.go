@@ -187,8 +187,10 @@ func settled(path string) string {
 // apart refuses sources that hold the store, the home or each other: a restore would swap away what it stands on.
 func (s *Store) apart() error {
 	refuse := func(sl *slot, what, path string) error {
-		return &hint.Error{Op: "use source " + sl.cfg.Name, Path: sl.src.Where(), Err: fmt.Errorf("it and %s %s lie within each other", what, path),
-			Hint: "set [snapshot] dir, or the path of the source, to a directory apart"}
+		return &hint.Error{
+			Op: "use source " + sl.cfg.Name, Path: sl.src.Where(), Err: fmt.Errorf("it and %s %s lie within each other", what, path),
+			Hint: "set [snapshot] dir, or the path of the source, to a directory apart",
+		}
 	}
 	for i, sl := range s.slots {
 		where := sl.src.Where()
@@ -286,8 +288,10 @@ func (s *Store) present() ([]source, error) {
 		case src.Present():
 			all = append(all, src)
 		case !sl.implied:
-			errs = append(errs, &hint.Error{Op: "use source " + sl.cfg.Name, Path: src.Where(), Err: os.ErrNotExist,
-				Hint: "set its path in [[snapshot.source]], or put the directory back with supervisor snapshot restore"})
+			errs = append(errs, &hint.Error{
+				Op: "use source " + sl.cfg.Name, Path: src.Where(), Err: os.ErrNotExist,
+				Hint: "set its path in [[snapshot.source]], or put the directory back with supervisor snapshot restore",
+			})
 		}
 	}
 	return all, errors.Join(errs...)

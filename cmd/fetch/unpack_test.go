@@ -112,8 +112,10 @@ func (o outcome) took(t *testing.T, text string) {
 func TestUnpackFormats(t *testing.T) {
 	top := []entry{{name: "LICENSE", text: "free"}, {name: "./simd", text: node, mode: 0o755}, {name: "README.md", text: "read"}}
 	inBin := []entry{
-		{name: "./", kind: tar.TypeDir, mode: 0o755}, {name: "bin/", kind: tar.TypeDir, mode: 0o755},
-		{name: "bin/simd", text: node, mode: 0o755}, {name: "lib/simd", text: "a library of that name"},
+		{name: "./", kind: tar.TypeDir, mode: 0o755},
+		{name: "bin/", kind: tar.TypeDir, mode: 0o755},
+		{name: "bin/simd", text: node, mode: 0o755},
+		{name: "lib/simd", text: "a library of that name"},
 	}
 	for _, how := range []string{"", "gz", "zst", "xz"} {
 		t.Run("tar "+how, func(t *testing.T) {

@@ -124,8 +124,10 @@ func (s *session) addUpgrade(ctx context.Context, add addition) error {
 func (s *session) stage(ctx context.Context, to upgrade.Version, add addition) error {
 	if u, err := url.Parse(add.from); err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http") {
 		if s.layout.HasBinary(to) && !add.force {
-			return &hint.Error{Op: "add", Path: to.Name(), Err: fmt.Errorf("%w: file already exists at %s", upgrade.ErrExists, s.layout.Binary(to)),
-				Hint: "add --force to replace it"}
+			return &hint.Error{
+				Op: "add", Path: to.Name(), Err: fmt.Errorf("%w: file already exists at %s", upgrade.ErrExists, s.layout.Binary(to)),
+				Hint: "add --force to replace it",
+			}
 		}
 		return s.downloadFrom(ctx, add.from, to)
 	}

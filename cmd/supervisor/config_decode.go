@@ -68,7 +68,7 @@ func syntaxProblem(file string, err error) error {
 		return &Problem{At: file, Err: err}
 	}
 	return &Problem{
-		At: fmt.Sprintf("%s:%d:%d", file, max(parse.Position.Line, parse.Line), max(parse.Position.Col, 1)), Err: errors.New(parse.Message),
+		At: fmt.Sprintf("%s:%d:%d", file, max(parse.Position.Line, 1), max(parse.Position.Col, 1)), Err: errors.New(parse.Message),
 	}
 }
 

@@ -265,7 +265,7 @@ func (l *loader) whence(message string) string {
 
 // keyField finds the field of a scalar key of cfg by its path.
 func keyField(cfg *Config, path string) (reflect.Value, bool) {
-	v, ok := reflect.ValueOf(cfg).Elem(), true
+	v, ok := reflect.ValueOf(cfg).Elem(), false
 	for key := range strings.SplitSeq(path, ".") {
 		if v.Kind() != reflect.Struct {
 			return v, false

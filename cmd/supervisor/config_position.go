@@ -20,12 +20,12 @@ type position struct{ line, column int }
 func keyPositions(text string) (found map[string]position, depth int) {
 	s := &keyScanner{text: text, found: map[string]position{}, arrays: map[string]int{}}
 	for s.at < len(text) {
-		switch c := text[s.at]; {
-		case c == '#':
+		switch text[s.at] {
+		case '#':
 			s.skipLine()
-		case c == '[':
+		case '[':
 			s.header()
-		case c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '=':
+		case ' ', '\t', '\r', '\n', '=':
 			s.at++
 		default:
 			s.pair()

@@ -69,10 +69,10 @@ func parseEnvironmentFile(text string, env map[string]string) {
 // cutComment splits behind a comment's last line: a backslash continues it too.
 func cutComment(text string) (comment, rest string) {
 	for i := 0; i < len(text); i++ {
-		switch {
-		case text[i] == '\\':
+		switch text[i] {
+		case '\\':
 			i++
-		case text[i] == '\n':
+		case '\n':
 			return text[:i], text[i+1:]
 		}
 	}
@@ -85,15 +85,15 @@ func environmentValue(text string) (value, rest string) {
 	kept := 0 // how much of b is not unquoted white space at the end
 	text = strings.TrimLeft(text, " \t")
 	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '\n':
+		switch c := text[i]; c {
+		case '\n':
 			return b.String()[:kept], text[i+1:]
-		case c == '\\':
+		case '\\':
 			if i++; i < len(text) && text[i] != '\n' {
 				b.WriteByte(text[i])
 				kept = b.Len()
 			}
-		case c == '\'' || c == '"':
+		case '\'', '"':
 			i += quotedPart(&b, text[i:])
 			kept = b.Len()
 		default:

@@ -20,13 +20,23 @@ type legacyValue struct{ text, at string }
 // when nothing was asked for. Each is the lower-case name of the variable that means the same.
 func legacyKeys() [][2]string {
 	return [][2]string{
-		{"daemon_home"}, {"daemon_name"},
-		{"daemon_allow_download_binaries", "false"}, {"daemon_download_must_have_checksum", "false"},
-		{"daemon_restart_after_upgrade", "true"}, {"daemon_restart_delay", "0"}, {"daemon_shutdown_grace", "0"},
-		{"daemon_poll_interval", "300ms"}, {"unsafe_skip_backup", "false"}, {"daemon_data_backup_dir"},
-		{"daemon_preupgrade_max_retries", "0"}, {"daemon_grpc_address", "localhost:9090"},
-		{"cosmovisor_disable_logs", "false"}, {"cosmovisor_color_logs", "true"}, {"cosmovisor_timeformat_logs", "kitchen"},
-		{"cosmovisor_custom_preupgrade"}, {"cosmovisor_disable_recase", "false"},
+		{"daemon_home"},
+		{"daemon_name"},
+		{"daemon_allow_download_binaries", "false"},
+		{"daemon_download_must_have_checksum", "false"},
+		{"daemon_restart_after_upgrade", "true"},
+		{"daemon_restart_delay", "0"},
+		{"daemon_shutdown_grace", "0"},
+		{"daemon_poll_interval", "300ms"},
+		{"unsafe_skip_backup", "false"},
+		{"daemon_data_backup_dir"},
+		{"daemon_preupgrade_max_retries", "0"},
+		{"daemon_grpc_address", "localhost:9090"},
+		{"cosmovisor_disable_logs", "false"},
+		{"cosmovisor_color_logs", "true"},
+		{"cosmovisor_timeformat_logs", "kitchen"},
+		{"cosmovisor_custom_preupgrade"},
+		{"cosmovisor_disable_recase", "false"},
 	}
 }
 

@@ -15,7 +15,7 @@ func RemoveTree(path string) error {
 	}
 	err := os.RemoveAll(path)
 	if errors.Is(err, fs.ErrPermission) {
-		filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error { //nolint:errcheck // RemoveAll's error counts
+		filepath.WalkDir(path, func(p string, d fs.DirEntry, _ error) error { //nolint:errcheck // RemoveAll's error counts
 			if d != nil && d.IsDir() {
 				os.Chmod(p, 0o700) //nolint:errcheck,gosec // likewise
 			}

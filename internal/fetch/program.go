@@ -18,8 +18,8 @@ func Program() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot find downloader: %w", err)
 	}
-	if real, err := filepath.EvalSymlinks(exe); err == nil {
-		exe = real
+	if target, err := filepath.EvalSymlinks(exe); err == nil {
+		exe = target
 	}
 	return find(candidates(filepath.Dir(exe)))
 }

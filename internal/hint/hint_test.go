@@ -47,7 +47,7 @@ func TestOfFindsTheHintNearestToTheSurface(t *testing.T) {
 		"joined, in order":     {errors.Join(plain, deep, &Error{Hint: "later"}), "deep"},
 		"joined, below":        {fmt.Errorf("x: %w", errors.Join(plain, fmt.Errorf("y: %w", deep))), "deep"},
 		"two verbs":            {fmt.Errorf("%w and %w", plain, deep), "deep"},
-		"formatted away":       {fmt.Errorf("x: %v", deep), ""},
+		"formatted away":       {fmt.Errorf("x: %s", deep.Error()), ""},
 		"no hint in the chain": {&Error{Op: "a", Err: &Error{Op: "b", Err: plain}}, ""},
 	} {
 		assert.Equal(t, tc.want, Of(tc.err), name)

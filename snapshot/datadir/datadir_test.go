@@ -111,7 +111,8 @@ func TestLinksInTheSource(t *testing.T) {
 	assert.Equal(t, "single", get(t, filepath.Join(at, "single")))
 	assert.Equal(t, []manifest.Followed{
 		{Path: "application.db", Target: filepath.Join(outside, "disk", "application.db")},
-		{Path: "single", Target: filepath.Join(outside, "single.json")}}, rec.Followed)
+		{Path: "single", Target: filepath.Join(outside, "single.json")},
+	}, rec.Followed)
 	faults, err := Verify(context.Background(), at, rec, true, nil)
 	require.NoError(t, err)
 	assert.Empty(t, faults)
@@ -233,8 +234,10 @@ func TestTables(t *testing.T) {
 	require.NoError(t, os.MkdirAll(filepath.Join(s.Path, "odd", "CURRENT"), 0o755)) // a directory of that name
 	put(t, filepath.Join(s.Path, "odd", "MANIFEST-1"), "x")
 	put(t, filepath.Join(s.Path, "odd", "000001.sst"), "x")
-	want := map[string]string{"db/000000.sst": manifest.Hardlink, "db/000001.sst": manifest.Hardlink, "db/000002.sst": manifest.Hardlink, "db/CURRENT": manifest.Copy,
-		"half/000001.sst": manifest.Copy, "x.wal/deep/000000.sst": manifest.Copy, "odd/000001.sst": manifest.Copy}
+	want := map[string]string{
+		"db/000000.sst": manifest.Hardlink, "db/000001.sst": manifest.Hardlink, "db/000002.sst": manifest.Hardlink, "db/CURRENT": manifest.Copy,
+		"half/000001.sst": manifest.Copy, "x.wal/deep/000000.sst": manifest.Copy, "odd/000001.sst": manifest.Copy,
+	}
 	if os.Geteuid() == 0 {
 		require.NoError(t, os.Lchown(filepath.Join(db, "000002.sst"), 1234, -1))
 		want["db/000002.sst"] = manifest.Copy // not the store's owner's

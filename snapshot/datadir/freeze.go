@@ -47,8 +47,10 @@ func (s *Source) Freeze(ctx context.Context, job manifest.Job) (manifest.Source,
 	if err != nil {
 		return rec, err
 	}
-	c := &copier{ctx: ctx, entries: t.entries, units: t.units, dst: dst, method: s.method, peers: peers, rest: true, workers: workers(),
-		report: func(done int64) { s.observe("snapshot", done, t.bytes) }}
+	c := &copier{
+		ctx: ctx, entries: t.entries, units: t.units, dst: dst, method: s.method, peers: peers, rest: true, workers: workers(),
+		report: func(done int64) { s.observe("snapshot", done, t.bytes) },
+	}
 	if t.files-t.tables > syncEach {
 		c.syncAll.Store(true)
 	}
@@ -185,8 +187,10 @@ func (s *Source) Finish(ctx context.Context, dir string, rec manifest.Source) (m
 	if err := errors.Join(atomicfile.RemoveTree(partial), atomicfile.RemoveTree(dst)); err != nil {
 		return rec, fmt.Errorf("cannot remove an interrupted copy: %w", err)
 	}
-	c := &copier{ctx: ctx, entries: rec.Entries, units: units(at, rec.Entries), dst: partial, method: "auto", workers: 1,
-		report: s.progress("snapshot copy", rec.Bytes)}
+	c := &copier{
+		ctx: ctx, entries: rec.Entries, units: units(at, rec.Entries), dst: partial, method: "auto", workers: 1,
+		report: s.progress("snapshot copy", rec.Bytes),
+	}
 	if err := c.run(); err != nil {
 		return rec, err
 	}

@@ -86,8 +86,10 @@ func (s *Source) unpack(ctx context.Context, r manifest.Restore, dst string) err
 	if err := s.roomFor(work, entries, filepath.Dir(dst), r.Record.Bytes); err != nil {
 		return err
 	}
-	c := &copier{ctx: ctx, entries: entries, units: work, dst: dst, method: "auto", workers: workers(),
-		report: s.progress("restore", r.Record.Bytes)}
+	c := &copier{
+		ctx: ctx, entries: entries, units: work, dst: dst, method: "auto", workers: workers(),
+		report: s.progress("restore", r.Record.Bytes),
+	}
 	if err := c.run(); err != nil {
 		return err
 	}
@@ -101,23 +103,32 @@ func (s *Source) unpack(ctx context.Context, r manifest.Restore, dst string) err
 	return nil
 }
 
-// roomFor refuses a copy that can't end, before it fills the disk. Clones take nothing.
-func (s *Source) roomFor(work []unit, entries []manifest.Entry, dir string, bytes int64) error {
+// firstFile is the path of a file with content: one stands for all, they lie on one file system.
+func firstFile(work []unit, entries []manifest.Entry) string {
 	for _, u := range work {
 		for _, it := range u.items {
-			if entries[it.entry].Size > 0 && canClone(filepath.Join(u.root, u.sub, it.src), dir) {
-				return nil
+			if entries[it.entry].Size > 0 {
+				return filepath.Join(u.root, u.sub, it.src)
 			}
 		}
-		break
+	}
+	return ""
+}
+
+// roomFor refuses a copy that can't end, before it fills the disk. Clones take nothing.
+func (s *Source) roomFor(work []unit, entries []manifest.Entry, dir string, bytes int64) error {
+	if sample := firstFile(work, entries); sample != "" && canClone(sample, dir) {
+		return nil
 	}
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Statfs(dir, &st) }); err != nil {
 		return &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	if free := int64(st.Bavail) * st.Frsize; free < bytes {
-		return &hint.Error{Op: "restore to", Path: dir, Err: fmt.Errorf("%d bytes are needed, %d are free", bytes, free),
-			Hint: "make room there, or restore elsewhere with --to"}
+		return &hint.Error{
+			Op: "restore to", Path: dir, Err: fmt.Errorf("%d bytes are needed, %d are free", bytes, free),
+			Hint: "make room there, or restore elsewhere with --to",
+		}
 	}
 	return nil
 }

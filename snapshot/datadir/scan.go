@@ -95,8 +95,10 @@ func (sc *scanner) dir(fd int, root, sub, rel string) error {
 		return fail("", err)
 	}
 	if slices.Contains(sc.parents, ident{self.Dev, self.Ino}) {
-		return &hint.Error{Op: "copy", Path: filepath.Join(root, sub), Err: fmt.Errorf("a link in the source leads back to it: loop at %s", rel),
-			Hint: fmt.Sprintf("add %q to exclude of source %q", rel, sc.s.name)}
+		return &hint.Error{
+			Op: "copy", Path: filepath.Join(root, sub), Err: fmt.Errorf("a link in the source leads back to it: loop at %s", rel),
+			Hint: fmt.Sprintf("add %q to exclude of source %q", rel, sc.s.name),
+		}
 	}
 	sc.parents = append(sc.parents, ident{self.Dev, self.Ino})
 	defer func() { sc.parents = sc.parents[:len(sc.parents)-1] }()
@@ -115,8 +117,10 @@ func (sc *scanner) dir(fd int, root, sub, rel string) error {
 			continue
 		}
 		if !utf8.ValidString(name) {
-			return &hint.Error{Op: "record", Path: filepath.Join(root, sub, name), Err: fmt.Errorf("its name %q is no UTF-8", name),
-				Hint: fmt.Sprintf("rename it, or exclude it from source %q", sc.s.name)}
+			return &hint.Error{
+				Op: "record", Path: filepath.Join(root, sub, name), Err: fmt.Errorf("its name %q is no UTF-8", name),
+				Hint: fmt.Sprintf("rename it, or exclude it from source %q", sc.s.name),
+			}
 		}
 		st, err := statAt(fd, name)
 		if err != nil {
@@ -203,8 +207,10 @@ func (sc *scanner) link(fd int, dir, name, p string, st *unix.Stat_t) error {
 	switch {
 	case os.IsNotExist(err): // dangling: no data behind it
 	case err != nil:
-		return &hint.Error{Op: "follow link", Path: filepath.Join(dir, name), Err: err,
-			Hint: fmt.Sprintf("mend the link, or add %q to exclude of source %q", p, sc.s.name)}
+		return &hint.Error{
+			Op: "follow link", Path: filepath.Join(dir, name), Err: err,
+			Hint: fmt.Sprintf("mend the link, or add %q to exclude of source %q", p, sc.s.name),
+		}
 	case !within(sc.s.Path, resolved):
 		return sc.follow(dir, name, p, resolved)
 	case filepath.IsAbs(target) || !filepath.IsLocal(filepath.Join(path.Dir(p), target)) || !within(sc.s.Path, dir):
@@ -223,8 +229,10 @@ func (sc *scanner) link(fd int, dir, name, p string, st *unix.Stat_t) error {
 
 func (sc *scanner) follow(dir, name, p, resolved string) error {
 	fail := func(err error) error {
-		return &hint.Error{Op: "follow link", Path: filepath.Join(dir, name), Err: err,
-			Hint: fmt.Sprintf("add %q to exclude of source %q", p, sc.s.name)}
+		return &hint.Error{
+			Op: "follow link", Path: filepath.Join(dir, name), Err: err,
+			Hint: fmt.Sprintf("add %q to exclude of source %q", p, sc.s.name),
+		}
 	}
 	for _, own := range sc.s.own {
 		if within(own, resolved) || within(resolved, own) {

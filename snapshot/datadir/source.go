@@ -239,8 +239,10 @@ func (s *Source) frozenSpace(t *tree, clones bool) int64 {
 }
 
 func (s *Source) noClones() error {
-	return &hint.Error{Op: "clone", Path: s.Path, Err: errors.New("the file system shares no blocks between files"),
-		Hint: `set [snapshot] method = "auto"`}
+	return &hint.Error{
+		Op: "clone", Path: s.Path, Err: errors.New("the file system shares no blocks between files"),
+		Hint: `set [snapshot] method = "auto"`,
+	}
 }
 
 // freezesBeside tells whether a copy in dir would leave the source's file system, where neither clones nor links reach.

@@ -15,10 +15,15 @@ import (
 
 func sample() *Manifest {
 	height := int64(1200)
-	return &Manifest{Schema: Schema, ID: "ID", Seq: 7, Label: "v2", Height: &height, CreatedAt: time.Date(2026, 11, 22, 1, 2, 3, 0, time.UTC), State: Sealed,
+	return &Manifest{
+		Schema: Schema, ID: "ID", Seq: 7, Label: "v2", Height: &height, CreatedAt: time.Date(2026, 11, 22, 1, 2, 3, 0, time.UTC), State: Sealed,
 		Home: "/home", Sources: []Source{{Name: "data", Kind: "dir", Path: "/home/data", Method: Copy, Entries: []Entry{
-			{Path: ".", Type: Dir, Mode: 0o750}, {Path: "db", Type: Dir, Mode: 0o2770}, {Path: "db/file", Type: File, Mode: 0o640, Size: 3, Method: Copy},
-			{Path: "link", Type: Link, Target: "db"}}}}}
+			{Path: ".", Type: Dir, Mode: 0o750},
+			{Path: "db", Type: Dir, Mode: 0o2770},
+			{Path: "db/file", Type: File, Mode: 0o640, Size: 3, Method: Copy},
+			{Path: "link", Type: Link, Target: "db"},
+		}}},
+	}
 }
 
 func TestWriteRead(t *testing.T) {

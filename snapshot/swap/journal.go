@@ -78,8 +78,10 @@ func (p *Place) pending() (*journal, error) {
 func (p *Place) readJournal(inside bool) (*journal, error) {
 	path := p.journalPath(inside)
 	bad := func(err error) error {
-		return &hint.Error{Op: "read restore journal", Path: path, Err: err,
-			Hint: "a restore was interrupted and its record is damaged: compare " + p.Path + " with what lies beside it, put the right one in place, then remove the journal"}
+		return &hint.Error{
+			Op: "read restore journal", Path: path, Err: err,
+			Hint: "a restore was interrupted and its record is damaged: compare " + p.Path + " with what lies beside it, put the right one in place, then remove the journal",
+		}
 	}
 	info, err := os.Lstat(path)
 	switch {

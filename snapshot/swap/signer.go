@@ -136,9 +136,11 @@ func (c contest) winner(rel string) (best *signerState, from string, err error) 
 	case live == nil && snap == nil:
 		return nil, "", nil
 	case live == nil && !c.allowNew:
-		return nil, "", &hint.Error{Op: "restore signer state", Path: filepath.Join(c.old[0], rel),
+		return nil, "", &hint.Error{
+			Op: "restore signer state", Path: filepath.Join(c.old[0], rel),
 			Err:  errors.New("there is no live one, and the snapshot's may be older than what the key has signed since"),
-			Hint: "supervisor snapshot restore --signer-state snapshot, if this key signed nothing after the snapshot, anywhere"}
+			Hint: "supervisor snapshot restore --signer-state snapshot, if this key signed nothing after the snapshot, anywhere",
+		}
 	case live != nil && (snap == nil || live.at.compare(snap.at) >= 0):
 		return live, "live", nil
 	}
@@ -146,8 +148,10 @@ func (c contest) winner(rel string) (best *signerState, from string, err error) 
 }
 
 func (c contest) unreadable(path string, err error) error {
-	return &hint.Error{Op: "read signer state", Path: path, Err: err,
-		Hint: "find out what this key signed last; only then move the file aside and use --signer-state snapshot"}
+	return &hint.Error{
+		Op: "read signer state", Path: path, Err: err,
+		Hint: "find out what this key signed last; only then move the file aside and use --signer-state snapshot",
+	}
 }
 
 // settle writes the winner into the replacement and syncs it, and says who won; nil: there is no such state. It must be

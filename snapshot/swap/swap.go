@@ -46,8 +46,10 @@ func (p *Place) Begin(id string, signers []string, fromSnapshot bool) (stage str
 		return "", fmt.Errorf("cannot stage restore: %w", err)
 	}
 	tag := strings.ToLower(rand.Text()[:6])
-	j := &journal{Schema: schema, Phase: Staging, Snapshot: id, Stage: "stage-" + tag, Inside: p.Inside,
-		Before: "before-" + id + "-" + tag, Signers: signers, SignerFromSnapshot: fromSnapshot}
+	j := &journal{
+		Schema: schema, Phase: Staging, Snapshot: id, Stage: "stage-" + tag, Inside: p.Inside,
+		Before: "before-" + id + "-" + tag, Signers: signers, SignerFromSnapshot: fromSnapshot,
+	}
 	if !p.Inside {
 		j.Before = filepath.Base(p.Path) + "." + j.Before
 	}
@@ -202,8 +204,10 @@ func noFlags(err error) bool {
 
 // strange refuses to touch what is neither the live tree nor its replacement as the journal knows them.
 func (p *Place) strange(j *journal, path string) error {
-	return &hint.Error{Op: "finish restore", Path: path, Err: errors.New("it is neither the data of before nor the restored data"),
-		Hint: fmt.Sprintf("the restored data: %s; the data of before: %s; put the right one in place, then remove %s", p.stageOf(j), p.beforeOf(j), p.journalPath(j.Inside))}
+	return &hint.Error{
+		Op: "finish restore", Path: path, Err: errors.New("it is neither the data of before nor the restored data"),
+		Hint: fmt.Sprintf("the restored data: %s; the data of before: %s; put the right one in place, then remove %s", p.stageOf(j), p.beforeOf(j), p.journalPath(j.Inside)),
+	}
 }
 
 // Undo takes back what a failed Swap did, if it didn't get to its end. After it the phase is Staging again, and Abort
