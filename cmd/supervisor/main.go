@@ -90,7 +90,7 @@ func (a *app) report(err error, code int) {
 		next = remote.Hint
 	}
 	if a.flags.json {
-		writeJSON(a.stdout, map[string]any{"error": client.Failure{Message: err.Error(), Hint: next, Code: code}})
+		_ = writeJSON(a.stdout, map[string]any{"error": client.Failure{Message: err.Error(), Hint: next, Code: code}})
 		return
 	}
 	fmt.Fprintf(a.stderr, "Error: %v\n", err)

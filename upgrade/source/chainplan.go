@@ -45,8 +45,10 @@ func CurrentPlan(ctx context.Context, addr string) (*ChainPlan, error) {
 }
 
 func planError(addr string, err error) error {
-	return &hint.Error{Op: "ask for the chain's plan at", Path: addr, Err: err,
-		Hint: "start the node with its gRPC on, or set [height] grpc (DAEMON_GRPC_ADDRESS) to the address in config/app.toml"}
+	return &hint.Error{
+		Op: "ask for the chain's plan at", Path: addr, Err: err,
+		Hint: "start the node with its gRPC on, or set [height] grpc (DAEMON_GRPC_ADDRESS) to the address in config/app.toml",
+	}
 }
 
 // parseCurrentPlan reads QueryCurrentPlanResponse{plan = 1} and Plan{name = 1, time = 2, height = 3, info = 4}

@@ -37,8 +37,10 @@ func LoadRecord(path string) (Record, bool, error) {
 		err = fmt.Errorf("height %d", r.Height)
 	}
 	if err != nil {
-		return Record{}, false, &hint.Error{Op: "read the recorded height", Path: path, Err: err,
-			Hint: "remove the file: the next height that is read is recorded anew"}
+		return Record{}, false, &hint.Error{
+			Op: "read the recorded height", Path: path, Err: err,
+			Hint: "remove the file: the next height that is read is recorded anew",
+		}
 	}
 	return r, true, nil
 }

@@ -39,8 +39,10 @@ func SignerHeight(home string) (int64, bool, error) {
 	}
 	height, err := signedHeight(data, err)
 	if err != nil {
-		return 0, false, &hint.Error{Op: "read the signer's state", Path: path, Err: err,
-			Hint: "the file guards against signing twice: restore it from this validator's newest copy, never an older one"}
+		return 0, false, &hint.Error{
+			Op: "read the signer's state", Path: path, Err: err,
+			Hint: "the file guards against signing twice: restore it from this validator's newest copy, never an older one",
+		}
 	}
 	return height, true, nil
 }
