@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -253,8 +254,7 @@ func (l *loader) whence(message string) string {
 	}
 	if table == "unit" {
 		inner, _, _ := strings.Cut(strings.TrimSpace(after), ":")
-		var n int
-		fmt.Sscan(key, &n) // written by Validate
+		n, _ := strconv.Atoi(key) // written by Validate
 		path = fmt.Sprintf("unit[%d]", n-1)
 		if from, ok := l.origin.Keys[join(path, inner)]; ok {
 			return from
