@@ -2,6 +2,8 @@ package supervisor
 
 import (
 	"context"
+	"errors"
+	"syscall"
 	"time"
 
 	"nodevisor/internal/hint"
@@ -76,7 +78,7 @@ func (s *Supervisor) prepare() {
 		switch {
 		case s.stopping || s.due != due:
 		case err != nil:
-			s.awaitReady(err.Error(), hint.Of(err), recordPause)
+			s.awaitReady(unwritten(err), hint.Of(err), recordPause)
 		case !found.ready.Ready():
 			if found.absent && s.o.Fetch == nil && due.problem == "" {
 				s.log.Error("binary not present, downloading disabled", "plan", due.plan.Name, "binary", s.o.Layout.Binary(to))
@@ -89,12 +91,20 @@ func (s *Supervisor) prepare() {
 	})
 }
 
+// unwritten says why the upgrade can't be recorded, in words that stay the same from one try to the next.
+func unwritten(err error) string {
+	if cause := syscall.Errno(0); errors.As(err, &cause) {
+		return "it can't be recorded: " + cause.Error()
+	}
+	return err.Error()
+}
+
 // versionDue is the version that the waiting plan leads to.
 func (s *Supervisor) versionDue() upgrade.Version {
 	if u := s.journal.Upgrade; u != nil {
 		return u.To
 	}
-	return upgrade.VersionOf(s.due.plan.Name)
+	return s.due.plan.To()
 }
 
 // makeReady runs in a job: it verifies the binary, fetches a missing one where that is allowed, and asks for room.
@@ -110,6 +120,7 @@ func (s *Supervisor) makeReady(ctx context.Context, p upgrade.Plan, to upgrade.V
 		}
 		s.log.Info("downloading binary complete", "plan", p.Name)
 		v.ready = s.o.Checker.Check(ctx, to)
+		v.ready.Downloaded = true
 	}
 	if v.ready.Ready() && s.o.Room != nil {
 		if err := s.o.Room(ctx); err != nil {

@@ -223,7 +223,7 @@ func (s *Supervisor) opApply(r request) {
 		return
 	}
 	p := ApplyPlan(r.body.Name, s.tracker.Pending())
-	to := upgrade.VersionOf(p.Name)
+	to := p.To()
 	var ready upgrade.Readiness
 	s.do("apply", s.afterTidying(func(ctx context.Context) error {
 		ready = s.makeReady(ctx, p, to, true).ready

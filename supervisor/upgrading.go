@@ -59,7 +59,13 @@ func (s *Supervisor) recoverUpgrade() {
 			s.rollBackByPolicy(u.Error)
 			return
 		}
-		s.rollBack(u.BinaryOnly, s.rolledBackByHand, func(error) {})
+		s.do("recover", func(context.Context) error { return s.o.Engine.Recover() }, func(err error) {
+			if err != nil {
+				s.holdFor(err)
+				return
+			}
+			s.rollBack(u.BinaryOnly, s.rolledBackByHand, func(error) {})
+		})
 	case upgrade.Committed:
 		s.do("commit", func(context.Context) error { return s.o.Engine.Close(upgrade.ResultCommitted) }, func(err error) {
 			if err != nil {
@@ -197,12 +203,7 @@ func (s *Supervisor) rollBack(binaryOnly bool, next func(), failed func(error)) 
 func (s *Supervisor) rolledBackByHand() {
 	name := s.journal.Upgrade.Plan.Name
 	reason, next := "the upgrade "+name+" was rolled back", HintAfterRollback(name)
-	s.do("rollback", func(context.Context) error {
-		if err := s.o.Engine.Close(upgrade.ResultRolledBack); err != nil {
-			return err
-		}
-		return s.o.Engine.Hold(reason, next)
-	}, func(err error) {
+	s.do("rollback", func(context.Context) error { return s.o.Engine.CloseHeld(reason, next) }, func(err error) {
 		s.o.Event("rolled back", name)
 		s.refreshCurrent()
 		s.holdWritten(reason, next)(err)

@@ -265,13 +265,10 @@ func (e *Engine) announce(p Plan, evidence Evidence, stood int64) error {
 		// A node that says itself that it waits for the plan stands at its height. What else is known may be of older data.
 		stood = min(stood, p.Height)
 	}
-	u := &Upgrade{Plan: p, From: from, To: VersionOf(p.Name), Phase: Planned, Evidence: evidence, Begun: now(), Stood: max(0, stood)}
+	u := &Upgrade{Plan: p, From: from, To: p.To(), Phase: Planned, Evidence: evidence, Begun: now(), Stood: max(0, stood)}
 	if p.Source == FromOperator && p.Height > 0 && stood >= p.Height {
 		u.Overshot = stood - (p.Height - 1)
 		e.Log.Warn("the node was past the plan's last block when it was seen", "plan", p.Name, "height", stood, "overshoot", u.Overshot)
-	}
-	if p.Immediate && p.Name == string(Genesis) { // an operator means the version; a chain's plan of that name is its own
-		u.To = Genesis
 	}
 	if e.Snapshots != nil {
 		u.Snapshot = e.NewSnapshot(p.Name, u.Floor())

@@ -65,6 +65,15 @@ func (p Plan) Title() string {
 	return p.Name
 }
 
+// To is the version that p leads to. An operator who applies "genesis" means the first version; a chain's plan of that
+// name is its own.
+func (p Plan) To() Version {
+	if p.Immediate && p.Name == string(Genesis) {
+		return Genesis
+	}
+	return VersionOf(p.Name)
+}
+
 // When renders the height or the time of p.
 func (p Plan) When() string {
 	if !p.Time.IsZero() {

@@ -97,6 +97,16 @@ func (e *Engine) Close(r Result) error {
 	return e.finish(r)
 }
 
+// CloseHeld ends an upgrade that an operator undid, and holds. The hold comes first, in the place of any other: a crash in
+// between must not begin the upgrade again.
+func (e *Engine) CloseHeld(reason, next string) error {
+	err := e.change(atomicfile.Full, func() { e.j.Hold = &Hold{Reason: reason, Hint: next, Since: now()} })
+	if err != nil {
+		return err
+	}
+	return e.Close(ResultRolledBack)
+}
+
 // Restart puts the upgrade's own snapshot back and lets the upgrade go on after it, with fresh attempts. Interrupted, it
 // is a rollback under way, which ends as one or is restarted.
 func (e *Engine) Restart(ctx context.Context) error {

@@ -45,7 +45,7 @@ start is done; the next "supervisor run" starts the new version on probation.`,
 
 // previewApply checks what can be checked before, and says what will be done.
 func (s *session) previewApply(ctx context.Context, name string) error {
-	to := upgrade.VersionOf(name)
+	to := supervisor.ApplyPlan(name, nil).To()
 	ready := s.checker().Check(ctx, to)
 	if !ready.Ready() && s.fetcher() == nil {
 		return hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+name+" BINARY")
@@ -84,7 +84,7 @@ func (o *offline) apply(ctx context.Context, name string, force bool) (client.Re
 		return client.Reply{}, err
 	}
 	p := supervisor.ApplyPlan(name, o.tracker().Pending())
-	ready := o.checker.Check(ctx, upgrade.VersionOf(name))
+	ready := o.checker.Check(ctx, p.To())
 	if !ready.Ready() {
 		return client.Reply{}, hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+name+" BINARY")
 	}
@@ -229,9 +229,6 @@ func (o *offline) rollback(ctx context.Context, binaryOnly bool) (client.Reply, 
 	}
 	name := o.engine.InFlight().Plan.Name
 	next := supervisor.HintAfterRollback(name)
-	err := errors.Join(o.engine.Close(upgrade.ResultRolledBack), o.engine.Release())
-	if err == nil {
-		err = o.engine.Hold("the upgrade "+name+" was rolled back", next)
-	}
-	return client.Reply{Message: name + " was rolled back; held. Next: " + next}, err
+	return client.Reply{Message: name + " was rolled back; held. Next: " + next},
+		o.engine.CloseHeld("the upgrade "+name+" was rolled back", next)
 }
