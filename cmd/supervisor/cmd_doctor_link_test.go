@@ -105,12 +105,8 @@ func TestWhichVersionCurrentShouldName(t *testing.T) {
 			c.prepare(p)
 			before := fingerprint(t, p.home)
 			code, out, errs := p.invoke("doctor", "--fix-link")
-			assert.Equal(t, exitFailed, code, "nothing is mended yet")
 			assert.Empty(t, out)
 			assert.Contains(t, errs, c.why)
-			assert.Equal(t, before, fingerprint(t, p.home), "a dry run")
-
-			code, _, errs = p.invoke("doctor", "--fix-link", "--yes")
 			if c.want == "" {
 				assert.Equal(t, exitFailed, code)
 				assert.Contains(t, errs, "Hint: ")

@@ -37,7 +37,7 @@ func TestCosmovisorsVariablesMeanWhatTheyMean(t *testing.T) {
 		"DAEMON_DATA_BACKUP_DIR=" + home:              func(*Config) {}, // Cosmovisor's default
 		"SUPERVISOR_SNAPSHOT_KEEP=5":                  func(c *Config) { c.Snapshot.Keep = 5 },
 		"SUPERVISOR_LOG_FORMAT=json":                  func(c *Config) { c.Log.Format = "json" },
-		"SUPERVISOR_SYSTEMD_NODE_NOTIFY=TRUE":         func(c *Config) { c.Systemd.NodeNotify = true },
+		"SUPERVISOR_UPGRADE_RECASE=FALSE":             func(c *Config) { c.Upgrade.Recase = false },
 		"SUPERVISOR_CONTROL_SOCKET=/run/x":            func(c *Config) { c.Control.Socket = "/run/x" },
 		"SUPERVISOR_NODE_ROOT=versions/../cosmovisor": func(c *Config) { c.Node.Root = "versions/../cosmovisor" },
 	} {
