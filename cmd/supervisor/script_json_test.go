@@ -211,6 +211,9 @@ var volatile = regexp.MustCompile(`^(at|since|eta|pid|id|snapshot|.*sha256|.*_at
 // volatileHeights are heights of a moment; those of plans are the scripts' own.
 var volatileHeights = regexp.MustCompile(`^(|\.snapshots\.last|\.\d+)\.height$`)
 
+// blockOfAMoment is how far the chain was, within a text.
+var blockOfAMoment = regexp.MustCompile(`block \d+`)
+
 // hostly are answers that depend on the host: whether its clock is synchronised, and what its kernel grants.
 var hostly = regexp.MustCompile(`^\.checks\.\d+\.(ok|detail|fix)$`)
 
@@ -233,7 +236,7 @@ func mask(v any, path, work string) any {
 		if volatile.MatchString(key) {
 			return "<" + key + ">"
 		}
-		return strings.ReplaceAll(v, work, "$WORK")
+		return blockOfAMoment.ReplaceAllString(strings.ReplaceAll(v, work, "$WORK"), "block <height>")
 	case json.Number:
 		if volatile.MatchString(key) || volatileHeights.MatchString(path) {
 			return "<" + key + ">"

@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 // nodes, and a home of its own.
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	build.Binary(t, "v1") // the first one compiles the standard library where no cache has it; that is no story's time
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("..", "..", "testdata", "script"), RequireUniqueNames: true,
 		Setup: prepareStory, Deadline: time.Now().Add(suiteLimit),
