@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -57,6 +58,7 @@ func (s *session) init(cmd *cobra.Command, binary string) error {
 	if err := s.installGenesis(cmd, binary); err != nil {
 		return err
 	}
+	s.warnOfGenesis(cmd.Context())
 	if err := s.linkFirst(); err != nil {
 		return err
 	}
@@ -113,6 +115,17 @@ func (s *session) installGenesis(cmd *cobra.Command, binary string) error {
 		return os.Chmod(dst, want)
 	}
 	return nil
+}
+
+// warnOfGenesis says at once what the first start would find: a text file, a binary for another machine.
+func (s *session) warnOfGenesis(ctx context.Context) {
+	if !s.layout.HasBinary(upgrade.Genesis) {
+		return
+	}
+	if ready := s.checker().Check(ctx, upgrade.Genesis); !ready.Ready() {
+		s.log.Warn("the binary is installed, but it can't run here", "problem", ready.Problems[0],
+			"hint", "remove "+s.layout.Binary(upgrade.Genesis)+", then: supervisor init BINARY")
+	}
 }
 
 // linkFirst makes `current` where there is none and the home never saw an upgrade.
