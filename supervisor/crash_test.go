@@ -61,6 +61,7 @@ func upgradeHome(t *testing.T) *host {
 	h := newHome(t, "v2")
 	h.set("UPGRADE", "v2@4")
 	h.set("STORE_LOADER", "true")
+	h.set("BLOCK_TIME", "20ms")
 	return newHost(h)
 }
 
@@ -108,7 +109,8 @@ func (h *host) invariants() {
 // finishAndCheck stops the supervisor of a committed upgrade and looks at everything that must hold at the end.
 func (h *host) finishAndCheck(pid int) {
 	h.Helper()
-	// The node is alive at the commit, and its snapshot is verified while it runs.
+	// Its commit may be an earlier life's: this one must be up before it is asked to stop.
+	h.awaitState(Running)
 	h.wait("the snapshot is verified", h.verified)
 	require.NoError(h, syscall.Kill(pid, syscall.SIGTERM))
 	require.Equal(h, 0, h.exit())

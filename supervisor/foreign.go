@@ -293,8 +293,9 @@ func cmdline(pid int) []byte {
 // tree takes a moment, and must not keep the node down. The error is a *hint.Error with a *ForeignError inside, or
 // ctx's; where processes can't be listed, that: not knowing is not none.
 func WaitNoForeign(ctx context.Context, root, data string, patience time.Duration, self ...int) error {
-	const look = 100 * time.Millisecond
-	for deadline := time.Now().Add(patience); ; {
+	// Short at first: a child of our own that is being started is no stranger a moment later, and the node is down.
+	look := 2 * time.Millisecond
+	for deadline := time.Now().Add(patience); ; look = min(2*look, 100*time.Millisecond) {
 		found, err := FindForeign(root, data, self...)
 		if err != nil {
 			return err

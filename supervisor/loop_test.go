@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -36,7 +37,10 @@ func (h *testHome) runInside() *insider {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	require.NoError(h, err)
 	h.Cleanup(func() { null.Close() })
-	s, closeAll, err := h.open(discard(), null, null, null)
+	log, err := os.Create(h.log)
+	require.NoError(h, err)
+	h.Cleanup(func() { log.Close() })
+	s, closeAll, err := h.open(slog.New(slog.NewTextHandler(log, nil)), null, null, log)
 	require.NoError(h, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &insider{Supervisor: s, cancel: cancel, code: make(chan int, 1)}

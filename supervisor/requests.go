@@ -82,7 +82,7 @@ func (s *Supervisor) opAdd(r request) {
 	}, func(err error) {
 		finishRequest(r, err, "%s", Scheduled(p))
 		s.checkReadiness()
-		s.heightTimer.Reset(fastHeight)
+		s.readHeight()
 	})
 }
 
@@ -282,7 +282,7 @@ func (s *Supervisor) opHalt(r request) {
 		case r.body.Now && s.state != Held:
 			s.halt(func(err error) { finishRequest(r, err, "halted") })
 		default:
-			s.heightTimer.Reset(fastHeight)
+			s.readHeight()
 			finishRequest(r, nil, "halting at %s", h.When())
 		}
 	})
