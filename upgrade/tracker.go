@@ -338,9 +338,16 @@ func (t *Tracker) evidence(p Plan, clock time.Time) Evidence {
 	return None
 }
 
+// nearBlocks is how far below the plan a height may be that was read before the node wrote its file: heights are read every
+// two seconds at rest, and some chains make dozens of blocks in that time. A plan that another tool wrote lies further ahead.
+const nearBlocks = 100
+
 // Ended says what the end of the node means, or what is known before its first start: signer is the height in the
 // signer's state (Unknown where there is none).
 func (t *Tracker) Ended(clock time.Time, signer int64, started bool) (Plan, Evidence, Verdict) {
+	if p, ok := t.FilePlan(); ok && started && t.appeared && t.stale && !t.scheduled(p) && t.height != Unknown && p.Height-t.height <= nearBlocks {
+		return p, ByFile, Due // it wrote the plan and was gone: the height that was read before is older than the file
+	}
 	t.stale, t.unjudged = false, false // nobody can be asked for a fresh height any more: what was read last stands
 	if p, ev, ok := t.Due(clock); ok {
 		return p, ev, Due

@@ -356,6 +356,21 @@ func TestAFastSyncConverges(t *testing.T) {
 	want(t, Due, BySigner)(s.ends(5000))
 }
 
+// At rest a height is read every two seconds: a node that wrote its plan and was gone is believed, although the height
+// that was read before is some blocks below. One that was read after the plan was written is not overruled.
+func TestAPlanThatWasWrittenLast(t *testing.T) {
+	s := tell(t, Genesis, Unknown, time.Time{})
+	s.boots(Unknown)
+	s.runs(80).writes("v2", 100, noon)
+	want(t, Due, ByFile)(s.ends(Unknown))
+
+	s = tell(t, Genesis, Unknown, time.Time{})
+	s.boots(Unknown)
+	s.runs(80).writes("v2", 100, noon).look()
+	s.SawHeight(81)
+	want(t, Crash, None)(s.ends(Unknown))
+}
+
 // The signer's state outlives the data: after a resync it may stand at a plan's height while the node is far below.
 func TestTheSignerAheadOfTheData(t *testing.T) {
 	s := tell(t, Genesis, Unknown, time.Time{})
