@@ -202,8 +202,10 @@ func TestBusy(t *testing.T) {
 	assert.Nil(t, st.PID)
 	assert.Equal(t, "upgrading to v2: stopped reached", st.Message)
 	var all sync.WaitGroup
-	for _, op := range []string{client.OpResume, client.OpApply, client.OpHalt, client.OpSnapshots, client.OpAdd, client.OpCancel,
-		client.OpSkip, client.OpRollback, client.OpReload} {
+	for _, op := range []string{
+		client.OpResume, client.OpApply, client.OpHalt, client.OpSnapshots, client.OpAdd, client.OpCancel,
+		client.OpSkip, client.OpRollback, client.OpReload,
+	} {
 		all.Go(func() {
 			begun := time.Now()
 			_, err := h.do(op, client.Request{Name: "v2"})
@@ -292,8 +294,11 @@ func TestRefusedWhileTheNodeRuns(t *testing.T) {
 		"confirm":  {client.OpResume, client.Request{Confirm: true}, "it has been up for"},
 		"apply":    {client.OpApply, client.Request{Name: "v2"}, "is in flight, at probation"},
 		"snapshot": {client.OpSnapshots, client.Request{Snapshots: raw(map[string]any{"op": "create"})}, "not now"},
-		"restore": {client.OpSnapshots, client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "restore", "id": "nonsense"})},
-			"nonsense"},
+		"restore": {
+			client.OpSnapshots,
+			client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "restore", "id": "nonsense"})},
+			"nonsense",
+		},
 	} {
 		_, err := h.do(c.op, c.r)
 		require.Error(t, err, name)

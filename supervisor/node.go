@@ -70,7 +70,7 @@ func (s *Supervisor) startNode(ctx context.Context, tee bool) (*Child, upgrade.V
 	s.spawn(func() { foreign <- WaitNoForeign(ctx, l.Root, l.DataDir(), foreignPatience) })
 	if u := e.InFlight(); u != nil && u.Phase != upgrade.Planned {
 		if err := e.Attempt(); err != nil {
-			<-foreign
+			<-foreign //nolint:errcheck // the attempt's error comes first
 			if !errors.Is(err, upgrade.ErrAttempts) {
 				err = errors.Join(errUnrecorded, err, e.GiveBack())
 			}

@@ -18,7 +18,7 @@ func (s *Supervisor) publish() {
 	}
 	st := v.Status(time.Now())
 	pid := os.Getpid()
-	st.Supervisor = SupervisorStatus{Version: s.o.Version, PID: &pid, Home: s.o.Layout.Home}
+	st.Supervisor = Identity{Version: s.o.Version, PID: &pid, Home: s.o.Layout.Home}
 	if s.o.ConfigFile != "" {
 		st.Supervisor.Config = &s.o.ConfigFile
 	}

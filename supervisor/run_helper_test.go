@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -190,4 +189,4 @@ func (s *testStore) Do(ctx context.Context, raw json.RawMessage, atRest bool) (a
 }
 
 // discard is a log for tests that look at files and processes.
-func discard() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

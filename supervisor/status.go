@@ -26,34 +26,34 @@ const StatusSchema = 1
 
 // Status is `status --json`: the contract with scripts. Absent values are null.
 type Status struct {
-	Schema       int              `json:"schema"`
-	Supervisor   SupervisorStatus `json:"supervisor"`
-	State        State            `json:"state"`
-	PID          *int             `json:"pid"`
-	StartedAt    *time.Time       `json:"started_at"`
-	Version      *string          `json:"version"`
-	Binary       *BinaryStatus    `json:"binary"`
-	Height       *int64           `json:"height"`
-	HeightSource *string          `json:"height_source"`
-	HeightAge    *int64           `json:"height_age_ms"`
-	Restarts     int              `json:"restarts"`
-	CrashLoop    bool             `json:"crash_loop"`
-	LastExit     *ExitStatus      `json:"last_exit"`
-	Plan         *PlanStatus      `json:"plan"`
-	Upgrade      *UpgradeStatus   `json:"upgrade"`
-	Halt         *HaltStatus      `json:"halt"`
-	Hold         *upgrade.Hold    `json:"hold"`
-	Rollback     RollbackStatus   `json:"rollback"`
-	LastUpgrade  *LastUpgrade     `json:"last_upgrade"`
-	Snapshots    SnapshotStatus   `json:"snapshots"`
-	Disk         DiskStatus       `json:"disk"`
-	Progress     *ProgressStatus  `json:"progress"`
-	Message      string           `json:"message"` // one line for people: what is going on, or must be done
-	Warnings     []string         `json:"warnings"`
+	Schema       int             `json:"schema"`
+	Supervisor   Identity        `json:"supervisor"`
+	State        State           `json:"state"`
+	PID          *int            `json:"pid"`
+	StartedAt    *time.Time      `json:"started_at"`
+	Version      *string         `json:"version"`
+	Binary       *BinaryStatus   `json:"binary"`
+	Height       *int64          `json:"height"`
+	HeightSource *string         `json:"height_source"`
+	HeightAge    *int64          `json:"height_age_ms"`
+	Restarts     int             `json:"restarts"`
+	CrashLoop    bool            `json:"crash_loop"`
+	LastExit     *ExitStatus     `json:"last_exit"`
+	Plan         *PlanStatus     `json:"plan"`
+	Upgrade      *UpgradeStatus  `json:"upgrade"`
+	Halt         *HaltStatus     `json:"halt"`
+	Hold         *upgrade.Hold   `json:"hold"`
+	Rollback     RollbackStatus  `json:"rollback"`
+	LastUpgrade  *LastUpgrade    `json:"last_upgrade"`
+	Snapshots    SnapshotStatus  `json:"snapshots"`
+	Disk         DiskStatus      `json:"disk"`
+	Progress     *ProgressStatus `json:"progress"`
+	Message      string          `json:"message"` // one line for people: what is going on, or must be done
+	Warnings     []string        `json:"warnings"`
 }
 
-// SupervisorStatus names the supervisor.
-type SupervisorStatus struct {
+// Identity names the supervisor.
+type Identity struct {
 	Version string  `json:"version"`
 	PID     *int    `json:"pid"`
 	Home    string  `json:"home"`

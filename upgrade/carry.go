@@ -168,9 +168,11 @@ func (e *Engine) Attempt() error {
 		return fmt.Errorf("%w: no way from %s to %s", ErrJournal, u.Phase, OnProbation)
 	}
 	if u.Attempts >= e.Config.Probation.Attempts && e.Config.OnFailure != OnFailureRetry {
-		return &hint.Error{Op: "start", Path: string(u.To),
+		return &hint.Error{
+			Op: "start", Path: string(u.To),
 			Err:  fmt.Errorf("%w: %d starts of it ended by themselves%s", ErrAttempts, u.Attempts, because(u.Error)),
-			Hint: "supervisor upgrade add " + u.To.Name() + " BINARY --force, then: supervisor upgrade resume --restore; or: supervisor upgrade skip " + u.To.Name()}
+			Hint: "supervisor upgrade add " + u.To.Name() + " BINARY --force, then: supervisor upgrade resume --restore; or: supervisor upgrade skip " + u.To.Name(),
+		}
 	}
 	moved := u.Phase != OnProbation
 	err := e.change(atomicfile.Full, func() {

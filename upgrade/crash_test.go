@@ -158,8 +158,19 @@ func TestKilledAtEveryChange(t *testing.T) {
 
 // second are the places at which a recovery dies, too: in turn.
 var second = []place{
-	{"renameat", 1}, {"fsync", 2}, {"renameat", 2}, {"write", 3}, {"fsync", 4}, {"unlinkat", 2}, {"renameat", 3}, {"fsync", 6}, {"symlinkat", 1},
-	{"renameat", 4}, {"fsync", 1}, {"renameat", 5}, {"fsync", 8},
+	{"renameat", 1},
+	{"fsync", 2},
+	{"renameat", 2},
+	{"write", 3},
+	{"fsync", 4},
+	{"unlinkat", 2},
+	{"renameat", 3},
+	{"fsync", 6},
+	{"symlinkat", 1},
+	{"renameat", 4},
+	{"fsync", 1},
+	{"renameat", 5},
+	{"fsync", 8},
 }
 
 // carried brings the home to a probation that fails.

@@ -124,8 +124,11 @@ func TestScheduleSkips(t *testing.T) {
 		p    Plan
 		want bool
 	}{
-		{Plan{Name: "v2", Height: 200}, true}, {Plan{Name: "v2", Height: 201}, false}, {Plan{Name: "v2"}, true},
-		{Plan{Name: "v3", Height: 7}, true}, {Plan{Name: "v4", Height: 200}, false},
+		{Plan{Name: "v2", Height: 200}, true},
+		{Plan{Name: "v2", Height: 201}, false},
+		{Plan{Name: "v2"}, true},
+		{Plan{Name: "v3", Height: 7}, true},
+		{Plan{Name: "v4", Height: 200}, false},
 	} {
 		assert.Equal(t, c.want, s.Skips(c.p), "%s at %d", c.p.Name, c.p.Height)
 	}

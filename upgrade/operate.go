@@ -155,8 +155,10 @@ func (e *Engine) Use(ctx context.Context, v Version, force bool) error {
 	if err := e.saveFull(); err != nil {
 		return err
 	}
-	u := Upgrade{Plan: Plan{Name: v.Name(), Source: FromOperator, Immediate: true}, From: from, To: v, Phase: Committed,
-		Evidence: ByOperator, SHA256: ready.SHA256, Begun: now()}
+	u := Upgrade{
+		Plan: Plan{Name: v.Name(), Source: FromOperator, Immediate: true}, From: from, To: v, Phase: Committed,
+		Evidence: ByOperator, SHA256: ready.SHA256, Begun: now(),
+	}
 	return saveHistory(e.Layout.HistoryDir(), Finished{Result: ResultUsed, At: now(), Upgrade: u})
 }
 

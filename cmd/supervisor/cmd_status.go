@@ -123,7 +123,7 @@ func (s *session) statusOfFiles(ctx context.Context) (*supervisor.Status, error)
 		}
 	}
 	st := v.Status(time.Now())
-	st.Supervisor = supervisor.SupervisorStatus{Version: version, Home: s.cfg.Node.Home}
+	st.Supervisor = supervisor.Identity{Version: version, Home: s.cfg.Node.Home}
 	if s.origin.File != "" {
 		st.Supervisor.Config = &s.origin.File
 	}
