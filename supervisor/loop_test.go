@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -32,7 +34,7 @@ type insider struct {
 	code   chan int
 }
 
-func (h *testHome) runInside() *insider {
+func (h *testHome) runInside(change ...func(*Supervisor)) *insider {
 	h.Helper()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	require.NoError(h, err)
@@ -42,6 +44,9 @@ func (h *testHome) runInside() *insider {
 	h.Cleanup(func() { log.Close() })
 	s, closeAll, err := h.open(slog.New(slog.NewTextHandler(log, nil)), null, null, log)
 	require.NoError(h, err)
+	for _, f := range change {
+		f(s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &insider{Supervisor: s, cancel: cancel, code: make(chan int, 1)}
 	go func() {
@@ -202,6 +207,53 @@ func TestHangingQuestion(t *testing.T) {
 	h.awaitCount(2, trace.FirstBlock, "v1")
 	serveHeight(t, sock, "77")
 	h.awaitStatus("the new height", func(st *Status) bool { return st.Height != nil && *st.Height == 77 })
+	w.cancel()
+	assert.Equal(t, 0, w.end(t))
+}
+
+// slowTidy is a store whose tidying ends late after it was broken off, and which notes whatever is done beside it.
+type slowTidy struct {
+	Snapshots
+	running        atomic.Bool
+	tidies, beside atomic.Int32
+}
+
+func (s *slowTidy) Tidy(ctx context.Context, _ string) error {
+	s.tidies.Add(1)
+	s.running.Store(true)
+	<-ctx.Done()
+	time.Sleep(200 * time.Millisecond)
+	s.running.Store(false)
+	return ctx.Err()
+}
+
+func (s *slowTidy) Do(ctx context.Context, request json.RawMessage, atRest bool) (any, error) {
+	if s.running.Load() {
+		s.beside.Add(1)
+	}
+	return s.Snapshots.Do(ctx, request, atRest)
+}
+
+// What changes the store waits for the end of a tidying, which is taken up again afterwards.
+func TestTidyingMakesWay(t *testing.T) {
+	h := newHome(t)
+	h.Node.Hold = HoldWait
+	store := &slowTidy{}
+	w := h.runInside(func(s *Supervisor) { store.Snapshots, s.o.Snapshots = s.o.Snapshots, store })
+	create := raw(map[string]any{"op": "create", "label": "x"})
+	h.wait("a tidying", store.running.Load)
+	_, err := h.do(client.OpSnapshots, client.Request{Snapshots: create})
+	require.Error(t, err, "the node runs")
+	h.wait("it is taken up again", func() bool { return store.tidies.Load() == 2 && store.running.Load() })
+	reply, err := h.do(client.OpSnapshots, client.Request{Stop: true, Snapshots: create})
+	require.NoError(t, err)
+	h.wait("a tidying of the next node", func() bool { return store.tidies.Load() >= 3 && store.running.Load() })
+	var id string
+	require.NoError(t, json.Unmarshal(reply.Result, &id))
+	_, err = h.do(client.OpSnapshots, client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "restore", "id": id})})
+	require.NoError(t, err)
+	h.awaitState(Held)
+	assert.Zero(t, store.beside.Load(), "beside a tidying")
 	w.cancel()
 	assert.Equal(t, 0, w.end(t))
 }

@@ -1,0 +1,79 @@
+package client
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/hint"
+)
+
+// Nobody is there: no socket, or one that was left behind. Only then may a command work on the files by itself.
+func TestNotRunning(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	_, err := New(path).Status(t.Context())
+	require.ErrorIs(t, err, ErrNotRunning)
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	require.NoError(t, l.Close())
+	_, err = New(path).Do(t.Context(), OpHalt, Request{Now: true})
+	require.ErrorIs(t, err, ErrNotRunning)
+}
+
+// A supervisor that ends while it is at work is something else, also where its socket is gone by then: the work may be
+// half done, and mustn't be begun again.
+func TestEndedAmidAnOperation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = conn.Read(make([]byte, 1024))
+		l.Close() // removes the socket
+		conn.Close()
+	}()
+	_, err = New(path).Do(t.Context(), OpApply, Request{Name: "v2"})
+	require.Error(t, err)
+	assert.NotErrorIs(t, err, ErrNotRunning)
+	assert.Equal(t, "supervisor status", hint.Of(err))
+}
+
+// Answers: a document, a failure with its hint, something that is neither, and none in time.
+func TestAnswers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"schema":1}`)) }) //nolint:errcheck
+	mux.HandleFunc("POST /v1/halt", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusConflict)
+		w.Write([]byte(`{"message":"cannot halt: busy","hint":"supervisor status","code":1}`)) //nolint:errcheck
+	})
+	mux.HandleFunc("POST /v1/add", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	mux.HandleFunc("POST /v1/apply", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	server := &http.Server{Handler: mux}
+	go server.Serve(l) //nolint:errcheck // it ends with Close
+	t.Cleanup(func() { server.Close() })
+	c := New(path)
+	status, err := c.Status(t.Context())
+	require.NoError(t, err)
+	assert.JSONEq(t, `{"schema":1}`, string(status))
+	_, err = c.Do(t.Context(), OpHalt, Request{})
+	assert.Equal(t, &Failure{Message: "cannot halt: busy", Hint: "supervisor status", Code: 1}, err)
+	_, err = c.Do(t.Context(), OpAdd, Request{})
+	assert.ErrorContains(t, err, "418")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = c.Do(ctx, OpApply, Request{})
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+}
