@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -348,18 +346,13 @@ func tailOf(data []byte, n int) []byte {
 	return bytes.TrimSpace(data)
 }
 
-// program builds cmd/supervisor once, for what only the whole program shows.
-var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "sv-program-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "supervisor")
+// program builds cmd/supervisor, for what only the whole program shows.
+func (h *testHome) program() string {
+	h.Helper()
+	path := filepath.Join(h.dir, "program")
 	cmd := exec.Command("go", "build", "-o", path, "nodevisor/cmd/supervisor")
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := proc.Run(cmd); err != nil {
-		return "", errors.Join(err, errors.New(out.String()))
-	}
-	return path, nil
-})
+	require.NoError(h, proc.Run(cmd), &out)
+	return path
+}

@@ -138,9 +138,8 @@ func TestStdoutGone(t *testing.T) {
 // as always.
 func TestStderrIsFull(t *testing.T) {
 	t.Parallel()
-	path, err := program()
-	require.NoError(t, err)
 	h := newHome(t, "v2")
+	path := h.program()
 	h.set("UPGRADE", "v2@40")
 	h.set("LOG_HEIGHT", "false")
 	r, w, err := os.Pipe()
