@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -115,7 +116,10 @@ func TestNodeIgnoresNoSignal(t *testing.T) {
 	require.NoError(t, os.Chmod(script, 0o755))
 	r := h.start()
 	require.Equal(t, 0, r.exit())
-	assert.Equal(t, "SigIgn:\t0000000000000000", fileWith(t, filepath.Join(h.dir, "ignored")))
+	mask, err := strconv.ParseUint(strings.TrimPrefix(fileWith(t, filepath.Join(h.dir, "ignored")), "SigIgn:\t"), 16, 64)
+	require.NoError(t, err)
+	const standard = 1<<31 - 1 // signals 1 to 31; those of the threads library are inherited from whoever runs the tests
+	assert.Zero(t, mask&standard, "ignored: %#x", mask)
 }
 
 // systemctl stop under KillMode=control-group: node and supervisor get SIGTERM at the same moment. That is a requested
