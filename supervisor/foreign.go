@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 )
@@ -160,6 +162,13 @@ func storeHolders(data string) map[int]string {
 		})
 	}
 	held := map[int]string{}
+	// Reading /proc/locks waits for a grace period of the kernel (10 to 100 ms, while the node is down), so it is read
+	// only to name who holds a lock that is known to be held.
+	for number, path := range stores {
+		if !maybeLocked(path) {
+			delete(stores, number)
+		}
+	}
 	if len(stores) == 0 {
 		return held
 	}
@@ -181,6 +190,21 @@ func storeHolders(data string) map[int]string {
 		}
 	}
 	return held
+}
+
+// maybeLocked tells whether anybody holds a lock on the file, by asking for one without waiting; true where that can't be
+// told. Nothing is kept: whatever was taken for the moment ends with the descriptor.
+func maybeLocked(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return true
+	}
+	defer unix.Close(fd)
+	record := unix.Flock_t{Type: unix.F_WRLCK} // the whole file: POSIX locks and those of open descriptions
+	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &record); err != nil || record.Type != unix.F_UNLCK {
+		return true
+	}
+	return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
 // findLocks calls found for each file named LOCK, down to depth directories below dir. A directory that has one is a
