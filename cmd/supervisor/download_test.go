@@ -1,0 +1,140 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/fakenode/build"
+	"nodevisor/upgrade"
+)
+
+// downloads is a home with the real programs, supervisor and fetch side by side, and a server on the loopback address.
+type downloads struct {
+	t          *testing.T
+	supervisor string
+	home       string
+	url        string // of v2's binary, without a checksum
+	sum        string
+	asked      atomic.Int64
+}
+
+func newDownloads(t *testing.T) *downloads {
+	t.Helper()
+	bin := t.TempDir()
+	for name, pkg := range map[string]string{"supervisor": ".", "fetch": "../fetch"} {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(bin, name), pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	v2, err := os.ReadFile(build.Binary(t, "v2"))
+	require.NoError(t, err)
+	digest := sha256.Sum256(v2)
+	d := &downloads{t: t, supervisor: filepath.Join(bin, "supervisor"), home: t.TempDir(), sum: hex.EncodeToString(digest[:])}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		d.asked.Add(1)
+		_, _ = w.Write(v2)
+	}))
+	t.Cleanup(server.Close)
+	d.url = server.URL + "/simd-v2"
+	require.NoError(t, os.MkdirAll(filepath.Join(d.home, "data"), 0o755))
+	_, code := d.run("init", build.Binary(t, "v1"))
+	require.Zero(t, code)
+	return d
+}
+
+func (d *downloads) command(env []string, args ...string) *exec.Cmd {
+	cmd := exec.Command(d.supervisor, args...)
+	cmd.Env = append([]string{"DAEMON_HOME=" + d.home, "DAEMON_NAME=simd", "PATH=" + os.Getenv("PATH")}, env...)
+	return cmd
+}
+
+func (d *downloads) run(args ...string) (output string, code int) {
+	cmd := d.command(nil, args...)
+	out, _ := cmd.CombinedOutput()
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+func (d *downloads) binary() string { return filepath.Join(d.home, "cosmovisor/upgrades/v2/bin/simd") }
+
+// requireNothingLeft: no binary, and nothing that could be taken for one.
+func (d *downloads) requireNothingLeft() {
+	d.t.Helper()
+	left, err := filepath.Glob(filepath.Join(d.home, "cosmovisor/upgrades/*/bin/*"))
+	require.NoError(d.t, err)
+	hidden, err := filepath.Glob(filepath.Join(d.home, "cosmovisor/upgrades/.*"))
+	require.NoError(d.t, err)
+	assert.Empty(d.t, append(left, hidden...))
+}
+
+// Naming an address is permission to download it, never to do without its digest.
+func TestAddFromAnAddress(t *testing.T) {
+	d := newDownloads(t)
+	out, code := d.run("upgrade", "add", "v2", d.url)
+	assert.Equal(t, exitFailed, code)
+	assert.Contains(t, out, "checksum")
+	assert.Zero(t, d.asked.Load(), "the server wasn't even asked")
+
+	out, code = d.run("upgrade", "add", "v2", d.url+"?checksum=sha256:"+strings.Repeat("0", 64))
+	assert.Equal(t, exitFailed, code)
+	assert.Contains(t, out, "checksum mismatch")
+	d.requireNothingLeft()
+
+	out, code = d.run("upgrade", "add", "v2", d.url+"?checksum=sha256:"+d.sum)
+	require.Zero(t, code, out)
+	have, err := upgrade.HashFile(t.Context(), d.binary())
+	require.NoError(t, err)
+	assert.Equal(t, d.sum, have)
+}
+
+// A plan whose info names the binary: downloaded when the plan comes, verified, switched to.
+func TestUpgradeByDownload(t *testing.T) {
+	d := newDownloads(t)
+	info, err := json.Marshal(map[string]any{"binaries": map[string]string{
+		runtime.GOOS + "/" + runtime.GOARCH: d.url + "?checksum=sha256:" + d.sum,
+	}})
+	require.NoError(t, err)
+	run := d.command([]string{
+		"DAEMON_ALLOW_DOWNLOAD_BINARIES=true", "SUPERVISOR_UPGRADE_PROBATION_UP=100ms",
+		"SUPERVISOR_UPGRADE_PROBATION_HEIGHT_ABOVE_PLAN=false", "FAKENODE_UPGRADE=v2@5:" + string(info),
+	}, "run", "start")
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	require.NoError(t, err)
+	run.Stderr = log
+	require.NoError(t, run.Start())
+	t.Cleanup(func() {
+		_ = run.Process.Signal(syscall.SIGTERM)
+		_ = run.Wait()
+		if t.Failed() {
+			text, _ := os.ReadFile(log.Name())
+			t.Logf("%s", text)
+		}
+	})
+	require.Eventually(t, func() bool {
+		out, _ := d.run("upgrade", "history", "--json")
+		return strings.Contains(out, fmt.Sprintf("%q", upgrade.ResultCommitted))
+	}, 60*time.Second, 200*time.Millisecond)
+	have, err := upgrade.HashFile(t.Context(), d.binary())
+	require.NoError(t, err)
+	assert.Equal(t, d.sum, have)
+	assert.Equal(t, int64(1), d.asked.Load(), "downloaded once")
+	target, err := os.Readlink(filepath.Join(d.home, "cosmovisor/current"))
+	require.NoError(t, err)
+	assert.Equal(t, "upgrades/v2", target)
+}
