@@ -87,6 +87,33 @@ func TestDocsShowRealCommands(t *testing.T) {
 	require.Greater(t, seen, 30, "the pages show commands")
 }
 
+// The page beside Cosmovisor names what shows each answer: tests and scripts that are there.
+func TestDocsNameRealTests(t *testing.T) {
+	text, err := os.ReadFile("../../docs/cosmovisor.md")
+	require.NoError(t, err)
+	have := map[string]bool{}
+	require.NoError(t, filepath.WalkDir("../..", func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)`).FindAllStringSubmatch(string(source), -1) {
+			have[m[1]] = true
+		}
+		return err
+	}))
+	tests := regexp.MustCompile("`(Test[^`]*)`").FindAllStringSubmatch(string(text), -1)
+	for _, m := range tests {
+		require.True(t, have[m[1]], "no such test: %s", m[1])
+	}
+	require.Greater(t, len(tests), 40)
+	for _, list := range regexp.MustCompile("scripts? ((?:`[a-z_]+`(?:, )?)+)").FindAllStringSubmatch(string(text), -1) {
+		for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(list[1], -1) {
+			require.FileExists(t, filepath.Join("../../testdata/script", m[1]+".txtar"))
+		}
+	}
+}
+
 // parses tells whether a command line would be taken: command, flags and number of arguments.
 func parses(args []string) error {
 	root := newRoot(testApp())

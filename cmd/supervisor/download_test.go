@@ -38,9 +38,7 @@ func newDownloads(t *testing.T) *downloads {
 	t.Helper()
 	bin := t.TempDir()
 	for name, pkg := range map[string]string{"supervisor": ".", "fetch": "../fetch"} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(bin, name), pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		out, err := cmd.CombinedOutput()
+		out, err := exec.Command("go", "build", "-o", filepath.Join(bin, name), pkg).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 	}
 	v2, err := os.ReadFile(build.Binary(t, "v2"))
