@@ -15,6 +15,7 @@ import (
 // then the node is started.
 func (s *Supervisor) boot() {
 	watcher := source.NewWatcher(s.ctx, s.o.Upgrade.Poll, s.log)
+	var unproven []upgrade.Plan
 	s.do("load", func(context.Context) error {
 		if err := s.o.Engine.Load(); err != nil {
 			return err
@@ -22,11 +23,16 @@ func (s *Supervisor) boot() {
 		if err := s.firstLink(); err != nil {
 			return err
 		}
-		if _, err := s.o.Engine.ImportBatch(); err != nil {
+		imported, err := s.o.Engine.ImportBatch()
+		if err != nil {
 			s.log.Error("cannot import Cosmovisor's schedule", "error", err, "hint", hint.Of(err))
+		}
+		if _, known := s.o.Recorder.Last(); !known {
+			unproven = imported
 		}
 		return nil
 	}, func(err error) {
+		s.unproven = unproven
 		if s.o.Layout.Plan != "" {
 			s.planSeen = watcher.Watch(s.o.Layout.Plan).C()
 		}

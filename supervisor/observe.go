@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"nodevisor/internal/hint"
@@ -160,10 +161,43 @@ func (s *Supervisor) sawHeight(h int64, from string, at time.Time) {
 	s.heightAt, s.heightFrom = at, from
 	s.pace.saw(h, at)
 	s.tracker.SawHeight(h)
+	if s.dropPast(h) {
+		return
+	}
 	p, far := s.tracker.FarAhead()
 	if far && !s.tracker.Scheduled(p) && p.Key() != s.imported && s.job == nil && s.onExit == nil && !s.stopping && s.due == nil {
 		s.importPlan(p, h)
 	}
+}
+
+// dropPast takes plans of Cosmovisor's schedule off again that turn out, at the first height of a node without a record, to
+// be past: carried out now, they would put an old version under newer data.
+func (s *Supervisor) dropPast(h int64) bool {
+	var past []string
+	for _, p := range s.unproven {
+		if p.Height <= h {
+			past = append(past, p.Name)
+			s.tracker.PassOver(p.Height)
+			s.log.Warn("an imported plan is past, and is taken off", "plan", p.Name, "at", p.Height, "height", h)
+		}
+	}
+	if s.unproven = nil; len(past) == 0 {
+		return false
+	}
+	s.whenIdle(func() {
+		s.do("import", func(context.Context) error {
+			var errs []error
+			for _, name := range past {
+				errs = append(errs, s.o.Engine.CancelPlan(name))
+			}
+			return errors.Join(errs...)
+		}, func(err error) {
+			if err != nil {
+				s.log.Warn("cannot take an imported plan off; it is passed over all the same", "error", err, "hint", hint.Of(err))
+			}
+		})
+	})
+	return true
 }
 
 // importPlan takes a future plan that another tool wrote into the node's file over into the schedule: the node itself

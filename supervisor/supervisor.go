@@ -150,9 +150,10 @@ type Supervisor struct {
 	checking      bool
 	looking       bool
 	lookAgain     bool
-	unreadable    time.Time // since when the plan file can't be used; zero = it can
-	unreadableWas string    // what the log said of it last
-	recordAfter   time.Time // a commit that could not be recorded isn't tried again before
+	unreadable    time.Time      // since when the plan file can't be used; zero = it can
+	unreadableWas string         // what the log said of it last
+	unproven      []upgrade.Plan // imported without a known height
+	recordAfter   time.Time      // a commit that could not be recorded isn't tried again before
 	heightAt      time.Time
 	heightFrom    string
 	pace          pace

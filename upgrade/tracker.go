@@ -3,6 +3,7 @@ package upgrade
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"time"
 )
@@ -97,6 +98,15 @@ func (t *Tracker) SetSchedule(s Schedule) { t.schedule = s }
 
 // SetSkipHeights takes the heights of --unsafe-skip-upgrades: the node passes such a plan over, and so do we.
 func (t *Tracker) SetSkipHeights(heights map[int64]bool) { t.unsafe = heights }
+
+// PassOver makes plans at that height be passed over as long as the tracker lives.
+func (t *Tracker) PassOver(height int64) {
+	t.unsafe = maps.Clone(t.unsafe)
+	if t.unsafe == nil {
+		t.unsafe = map[int64]bool{}
+	}
+	t.unsafe[height] = true
+}
 
 // Skips tells whether p is passed over, by an operator's list or by the node's own arguments.
 func (t *Tracker) Skips(p Plan) bool {

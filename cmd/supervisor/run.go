@@ -15,7 +15,6 @@ import (
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/fetch"
-	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor"
@@ -206,7 +205,6 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 	}
 	checker := s.checker()
 	engine := s.engine(store, checker, func(u upgrade.Upgrade) { sup.ObservePhase(u) })
-	s.importBatch(engine)
 	lines, err := source.NewLines(s.cfg.Height.Log)
 	if err != nil {
 		return nil, nil, err
@@ -238,17 +236,6 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 	}
 	sup = supervisor.New(o)
 	return sup, heights.Close, nil
-}
-
-// importBatch takes Cosmovisor's pending schedule over, before the run loop reads ours. A batch that can't be read keeps no
-// node down. What is wrong with our own files the run loop finds itself, and holds.
-func (s *session) importBatch(engine *upgrade.Engine) {
-	if err := engine.Load(); err != nil {
-		return
-	}
-	if _, err := engine.ImportBatch(); err != nil {
-		s.log.Warn("cannot take Cosmovisor's schedule over", "error", err, "hint", hint.Of(err))
-	}
 }
 
 func groupID(name string) (int, error) {
