@@ -17,6 +17,9 @@ func (s *Supervisor) boot() {
 	watcher := source.NewWatcher(s.ctx, s.o.Upgrade.Poll, s.log)
 	var unproven []upgrade.Plan
 	s.do("load", func(context.Context) error {
+		if err := s.o.Layout.Tidy(); err != nil {
+			s.log.Warn("cannot remove what an interrupted write left", "error", err)
+		}
 		if err := s.o.Engine.Load(); err != nil {
 			return err
 		}

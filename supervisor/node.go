@@ -86,6 +86,7 @@ func (s *Supervisor) startNode(ctx context.Context, tee bool) (*Child, upgrade.V
 	if err != nil {
 		return nil, version, err
 	}
+	s.live.Store(child) // before the loop knows of it: a SIGABRT may come in between
 	e.Started(child.StartedAt())
 	if err := s.o.Lock.SetNode(child.Pid()); err != nil {
 		s.log.Warn("cannot note the node's pid in the lock", "error", err)
@@ -117,7 +118,6 @@ func (s *Supervisor) wantsLines() bool {
 
 func (s *Supervisor) started(c *Child) {
 	s.child, s.exited = c, c.Exited()
-	s.live.Store(c)
 	s.life, s.endLife = context.WithCancel(s.ctx)
 	s.began, s.ending = true, nil
 	s.trial = s.journal.Upgrade != nil

@@ -114,7 +114,7 @@ func (s *session) run(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	defer lock.Close()
-	if err := errors.Join(s.layout.Tidy(), fetch.RemoveStale(filepath.Join(s.layout.Root, "upgrades"))); err != nil {
+	if err := fetch.RemoveStale(filepath.Join(s.layout.Root, "upgrades")); err != nil {
 		s.log.Warn("cannot remove left-overs", "error", err)
 	}
 	sup, closeAll, err := s.assemble(ctx, lock)
