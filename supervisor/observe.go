@@ -13,7 +13,7 @@ const (
 	// firstHeight is when a freshly started node is first asked for its height.
 	firstHeight = 200 * time.Millisecond
 	// At rest a height is read this often: often enough for the status, too seldom to be measured.
-	idleHeight = 2 * time.Second
+	idleHeight = 5 * time.Second
 	// Where something waits for a height it is read within these bounds, by the pace of the blocks.
 	fastHeight, slowHeight = 200 * time.Millisecond, 2 * time.Second
 	// chainEvery is how often the chain is asked for its plan.

@@ -349,7 +349,7 @@ func (t *Tracker) evidence(p Plan, clock time.Time) Evidence {
 }
 
 // nearBlocks is how far below the plan a height may be that was read before the node wrote its file: heights are read every
-// two seconds at rest, and some chains make dozens of blocks in that time. A plan that another tool wrote lies further ahead.
+// five seconds at rest, and some chains make dozens of blocks in that time. A plan that another tool wrote lies further ahead.
 const nearBlocks = 100
 
 // Ended says what the end of the node means, or what is known before its first start: signer is the height in the

@@ -356,7 +356,7 @@ func TestAFastSyncConverges(t *testing.T) {
 	want(t, Due, BySigner)(s.ends(5000))
 }
 
-// At rest a height is read every two seconds: a node that wrote its plan and was gone is believed, although the height
+// At rest a height is read every five seconds: a node that wrote its plan and was gone is believed, although the height
 // that was read before is some blocks below. One that was read after the plan was written is not overruled.
 func TestAPlanThatWasWrittenLast(t *testing.T) {
 	s := tell(t, Genesis, Unknown, time.Time{})
