@@ -196,7 +196,7 @@ func TestUnitOptions(t *testing.T) {
 		argv, node string
 		want       LoadOptions
 	}{
-		{"supervisor --home /h --config=c.toml run start --home /n", "start --home /n", LoadOptions{HomeFlag: "/h", ConfigFlag: "/work/c.toml"}},
+		{"supervisor --home /h --config=c.toml run start --home /n", "start --home /n", LoadOptions{HomeFlag: "/h", ConfigFlag: "/srv/c.toml"}},
 		{"supervisor run --cosmovisor-config /c start", "start", LoadOptions{CosmovisorConfig: "/c"}},
 		{"cosmovisor run start --cosmovisor-config=/c -c /d", "start --cosmovisor-config=/c -c /d", LoadOptions{}},
 		{"cosmovisor -c /c run", "", LoadOptions{CosmovisorConfig: "/c"}},
@@ -204,7 +204,7 @@ func TestUnitOptions(t *testing.T) {
 		{"supervisor --home", "", LoadOptions{}},
 		{"", "", LoadOptions{}},
 	} {
-		u := Unit{Argv: strings.Fields(c.argv), WorkingDir: "/work"}
+		u := Unit{Argv: strings.Fields(c.argv), WorkingDir: "/srv"}
 		assert.Equal(t, c.want, u.LoadOptions(nil), c.argv)
 		assert.Equal(t, c.node, strings.Join(u.NodeArgs(), " "), c.argv)
 	}
