@@ -82,7 +82,7 @@ func (s *Supervisor) verdict(e *ending, file upgrade.PlanFile, signer int64) {
 	s.takeLines()
 	if u := s.journal.Upgrade; u != nil && u.Phase == upgrade.OnProbation {
 		reached := s.reached(signer)
-		s.unlessStopped(e, func() { s.attemptEnded("the new node ended: "+e.exit.String(), reached) })
+		s.unlessStopped(e, func() { s.attemptEnded("the new node ended: "+e.exit.String(), reached, &e.exit) })
 		return
 	}
 	if s.due != nil { // it was waited for its binary; now the node is gone, too

@@ -159,7 +159,7 @@ func (s *Supervisor) startFailed(err error) {
 		s.log.Error(err.Error())
 		s.restartIn(s.o.Config.BackoffMax, "the system had no room for a process")
 	case u != nil && u.Phase == upgrade.OnProbation:
-		s.attemptEnded("it could not be started: "+err.Error(), 0)
+		s.attemptEnded("it could not be started: "+err.Error(), 0, nil)
 	default:
 		s.holdFor(err)
 	}

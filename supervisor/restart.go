@@ -31,6 +31,11 @@ func NewRestarts(config Config, random *rand.Rand) Restarts {
 	return Restarts{config: config, random: random}
 }
 
+// restarts tells whether an end like this one is followed by a restart.
+func (p RestartPolicy) restarts(exit Exit) bool {
+	return p == RestartAlways || (p == RestartOnFailure && !exit.Success())
+}
+
 // Next decides what follows an end of the node after the given life. The wait doubles with each end, from backoff to
 // backoff_max, and gets up to 10 % longer by chance, so that nodes which fail together don't come back together;
 // backoff_max is never exceeded. A life of backoff_reset starts the waits anew.

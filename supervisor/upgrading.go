@@ -133,8 +133,10 @@ func (s *Supervisor) committed() {
 	s.summarize()
 }
 
-// attemptEnded counts a start of the new version that ended by itself.
-func (s *Supervisor) attemptEnded(why string, reached int64) {
+// attemptEnded counts a start of the new version that ended by itself. Whether it is started again at once is the restart
+// policy's to say, as for any other end; where it isn't, the next `run` goes on with the next attempt. exit is nil where it
+// could not even be started.
+func (s *Supervisor) attemptEnded(why string, reached int64, exit *Exit) {
 	s.log.Error("the new version ended on probation", "reason", why, "attempt", s.journal.Upgrade.Attempts)
 	s.state = Backoff
 	s.do("attempt", func(context.Context) error { return s.o.Engine.Ended(why, reached) }, func(err error) {
@@ -142,7 +144,13 @@ func (s *Supervisor) attemptEnded(why string, reached int64) {
 			s.log.Error("cannot record the failed attempt", "error", err)
 		}
 		u := s.journal.Upgrade
-		if u.Attempts < s.o.Upgrade.Probation.Attempts || s.o.Upgrade.OnFailure == upgrade.OnFailureRetry {
+		left := u.Attempts < s.o.Upgrade.Probation.Attempts || s.o.Upgrade.OnFailure == upgrade.OnFailureRetry
+		switch {
+		case left && exit != nil && !s.o.Config.Restart.restarts(*exit):
+			s.log.Info("the node is not restarted", "reason", why, "restart", s.o.Config.Restart)
+			s.finish(exit.ExitCode())
+			return
+		case left:
 			pause := min(s.o.Config.Backoff<<min(max(u.Attempts-1, 0), 16), s.o.Config.BackoffMax)
 			s.restarts++
 			s.restartIn(pause, why)
