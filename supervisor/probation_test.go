@@ -169,6 +169,36 @@ func TestRetry(t *testing.T) {
 	assert.Nil(t, h.journal().Hold)
 }
 
+// On probation, too, the restart policy says whether an end is followed by a start; the attempt is counted all the same, and
+// the next run goes on with the next one.
+func TestProbationKeepsTheRestartPolicy(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		restart RestartPolicy
+		code    string
+		want    int
+	}{
+		"on-failure, 0": {RestartOnFailure, "0", 0},
+		"never, 3":      {RestartNever, "3", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t, "v2")
+			h.set("UPGRADE", "v2@4")
+			h.setOf("v2", "EXIT_AFTER", "300ms")
+			h.setOf("v2", "EXIT_CODE", c.code)
+			h.Node.Restart = c.restart
+			h.Upgrade.Probation.Up = time.Hour
+			for attempt := 1; attempt <= 2; attempt++ {
+				require.Equal(t, c.want, h.start().exit())
+				assert.Equal(t, attempt, h.count(trace.Start, "v2"))
+				assert.Equal(t, attempt, h.journal().Upgrade.Attempts)
+				assert.Nil(t, h.journal().Hold)
+			}
+		})
+	}
+}
+
 // restart_after = false: `run` ends with 0 after the migration, and the next one starts the new version.
 func TestRestartAfterOff(t *testing.T) {
 	t.Parallel()

@@ -41,12 +41,10 @@ func (p RestartPolicy) restarts(exit Exit) bool {
 // backoff_max is never exceeded. A life of backoff_reset starts the waits anew.
 func (r *Restarts) Next(exit Exit, lived time.Duration) Decision {
 	what := fmt.Sprintf("%s after %s", exit, lived.Round(time.Millisecond))
-	switch r.config.Restart {
-	case RestartAlways:
-	case RestartOnFailure:
-		if exit.Success() {
-			return Decision{Reason: what + ", no failure: not restarted"}
-		}
+	switch policy := r.config.Restart; {
+	case policy.restarts(exit):
+	case policy == RestartOnFailure:
+		return Decision{Reason: what + ", no failure: not restarted"}
 	default:
 		return Decision{Reason: what + ", restart = never"}
 	}
