@@ -12,6 +12,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/datadir"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres"
 )
 
 // Complete makes a sealed snapshot a verified one while the node runs: what was frozen elsewhere is fetched, each file
@@ -63,7 +64,7 @@ func (s *Store) complete(ctx context.Context, id string) error {
 		s.log.Info("snapshot verified", "snapshot", id, "bytes", m.Bytes, "took", time.Since(begin))
 	}
 	for _, sl := range s.slots { // the manifest doesn't name them any more
-		if err := s.source(sl).Drop(id); err != nil {
+		if err := s.source(sl).Retire(id); err != nil {
 			return err
 		}
 	}
@@ -136,6 +137,11 @@ func (s *Store) Verify(ctx context.Context, id string, deep bool) (Report, error
 	if r.Errors, err = s.faults(ctx, dir, m, r.Hashed); err != nil {
 		return r, fmt.Errorf("cannot verify snapshot %s: %w", m.ID, err)
 	}
+	if deep && r.Hashed && len(r.Errors) == 0 { // a damaged archive isn't fed to a server
+		if r.Errors, err = s.deepFaults(ctx, dir, m); err != nil {
+			return r, fmt.Errorf("cannot verify snapshot %s: %w", m.ID, err)
+		}
+	}
 	r.OK = len(r.Errors) == 0
 	return r, nil
 }
@@ -155,7 +161,7 @@ func (s *Store) faults(ctx context.Context, dir string, m *manifest.Manifest, ha
 		if err != nil {
 			return nil, err
 		}
-		found, err := datadir.Verify(ctx, at, rec, hashes, s.observeBytes)
+		found, err := s.compare(ctx, at, rec, hashes)
 		if err != nil {
 			return nil, err
 		}
@@ -169,6 +175,38 @@ func (s *Store) faults(ctx context.Context, dir string, m *manifest.Manifest, ha
 		if !known[e.Name()] {
 			all = append(all, manifest.Fault{Path: e.Name(), Want: "nothing", Got: kindOf(e)})
 		}
+	}
+	return all, nil
+}
+
+// compare compares one source's copy with its record. What lies in a directory is compared as one, whatever it holds.
+func (s *Store) compare(ctx context.Context, at string, rec manifest.Source, hashes bool) ([]manifest.Fault, error) {
+	if rec.Kind != postgres.Kind || rec.Frozen == nil {
+		return datadir.Verify(ctx, at, rec, hashes, s.observeBytes)
+	}
+	src, err := s.sourceOf(rec)
+	if err != nil {
+		return nil, err
+	}
+	return src.(*postgres.Source).VerifyClone(ctx, rec)
+}
+
+// deepFaults restores each archive of a database into a scratch one, compares that with the manifest, and drops it.
+func (s *Store) deepFaults(ctx context.Context, dir string, m *manifest.Manifest) ([]manifest.Fault, error) {
+	var all []manifest.Fault
+	for _, rec := range m.Sources {
+		if rec.Kind != postgres.Kind {
+			continue
+		}
+		src, err := s.sourceOf(rec)
+		if err != nil {
+			return nil, err
+		}
+		found, err := src.(*postgres.Source).VerifyDeep(ctx, filepath.Join(dir, rec.Name), rec)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
 	}
 	return all, nil
 }

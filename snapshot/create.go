@@ -10,18 +10,43 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres"
 )
 
-// Create takes the snapshot id (of NewID) of every source; the node is at rest. After it the snapshot is sealed: its
+// Create takes the snapshot id (of NewID) of every source; the node is at rest. See CreateLive for one that runs. After it the snapshot is sealed: its
 // list and all its data are on the disk. An id that is sealed already is success. Cancelled, it leaves a .partial, which
 // Create with the same id begins anew and Recover removes; any other failure removes it, so that no full disk stays
 // behind. A height of 0 or below is not known.
 func (s *Store) Create(ctx context.Context, id, label string, height int64) error {
+	return s.create(ctx, id, label, height, false)
+}
+
+// Live tells whether every source can be copied beneath a running node: databases that are dumped, from one exported
+// snapshot each.
+func (s *Store) Live() bool {
+	for _, sl := range s.slots {
+		if sl.cfg.Kind != postgres.Kind || sl.cfg.database().Mode != postgres.ModeDump {
+			return false
+		}
+	}
+	return len(s.slots) > 0
+}
+
+// CreateLive is Create while the node runs. It is refused unless Live.
+func (s *Store) CreateLive(ctx context.Context, id, label string, height int64) error {
+	if !s.Live() {
+		return &hint.Error{Op: "create snapshot", Path: id, Err: errors.New("a source can only be copied while the node is at rest"), Hint: "supervisor snapshot create --stop"}
+	}
+	return s.create(ctx, id, label, height, true)
+}
+
+func (s *Store) create(ctx context.Context, id, label string, height int64, live bool) error {
 	begin := time.Now()
 	final, err := s.pathOf(id)
 	if err != nil {
@@ -50,7 +75,7 @@ func (s *Store) Create(ctx context.Context, id, label string, height int64) erro
 		m.Height = &height
 	}
 	if m.Seq, err = s.nextSeq(); err == nil {
-		err = s.fill(ctx, m, sources, begin)
+		err = s.fill(ctx, m, sources, begin, live)
 	}
 	if err == nil {
 		err = atomicfile.Rename(final+partialSuffix, final)
@@ -77,28 +102,59 @@ func (s *Store) sealed(dir string) (bool, error) {
 	return false, &hint.Error{Op: "create snapshot", Path: dir, Err: fmt.Errorf("the name is taken by something else: %w", err), Hint: "move it aside"}
 }
 
-// fill freezes every source into <id>.partial and writes the manifest, last of all.
-func (s *Store) fill(ctx context.Context, m *manifest.Manifest, sources []source, begin time.Time) error {
+// fill freezes every source into <id>.partial and writes the manifest, last of all: a set is valid only when every
+// member is. Sources run side by side, but for those that wait for others.
+func (s *Store) fill(ctx context.Context, m *manifest.Manifest, sources []source, begin time.Time, live bool) error {
 	dir := filepath.Join(s.dir, m.ID+partialSuffix)
 	ids, err := s.ids("")
 	if err != nil {
 		return err
 	}
 	ledger := s.ledger()
+	done := make(map[string]chan struct{}, len(sources)) // closed when that source is complete; never where it failed
 	for _, src := range sources {
-		job := manifest.Job{ID: m.ID, Dir: dir, Room: ledger.claim}
+		done[src.Name()] = make(chan struct{})
+	}
+	recs := make([]manifest.Source, len(sources))
+	group, ctx := errgroup.WithContext(ctx)
+	for i, src := range sources {
+		job := manifest.Job{ID: m.ID, Dir: dir, Room: ledger.claim, Live: live}
 		for _, id := range ids {
 			job.Peers = append(job.Peers, filepath.Join(s.dir, id, src.Name()))
 		}
-		rec, err := src.Freeze(ctx, job)
-		if err != nil {
+		group.Go(func() (err error) {
+			for _, name := range s.after(src.Name()) {
+				select {
+				case <-done[name]:
+				case <-ctx.Done():
+					return manifest.Interrupted(ctx, "snapshot")
+				}
+			}
+			if recs[i], err = src.Freeze(ctx, job); err == nil {
+				close(done[src.Name()])
+			}
 			return err
-		}
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, rec := range recs {
 		m.Bytes += rec.Bytes
 		m.Sources = append(m.Sources, rec)
 	}
 	m.DurationMS = time.Since(begin).Milliseconds()
 	return manifest.Write(dir, m)
+}
+
+// after names the sources that must be complete before the one called name starts; all of them are part of the snapshot.
+func (s *Store) after(name string) []string {
+	for _, sl := range s.slots {
+		if sl.cfg.Name == name {
+			return sl.cfg.After
+		}
+	}
+	return nil
 }
 
 // nextSeq numbers a snapshot: above every one in the directory and every one that was given before.

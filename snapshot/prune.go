@@ -151,6 +151,10 @@ func (s *Store) eachFrozen(f func(source, string) error) error {
 	for _, sl := range s.slots {
 		src := s.source(sl)
 		ids, err := src.FrozenIDs()
+		if errors.Is(err, manifest.ErrAway) { // found again by its name when the server is back
+			s.log.Warn("frozen copies not looked for", "source", src.Name(), "error", err)
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -31,6 +31,8 @@ func (s *Store) Recover(ctx context.Context) error {
 		switch err := s.reclaim(id); {
 		case errors.Is(err, errLocked):
 			s.log.Warn("unfinished snapshot left alone: another process is at it", "snapshot", id)
+		case errors.Is(err, manifest.ErrAway):
+			s.log.Warn("unfinished snapshot left for the next start", "snapshot", id, "error", err)
 		case err != nil:
 			return err
 		default:
@@ -90,5 +92,5 @@ func (s *Store) dropFetched(src source, id string) error {
 			return nil
 		}
 	}
-	return src.Drop(id)
+	return src.Retire(id)
 }

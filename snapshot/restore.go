@@ -1,22 +1,27 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/snapshot/datadir"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres"
 	"nodevisor/snapshot/swap"
 )
 
 // RestoreOptions say how to restore.
 type RestoreOptions struct {
-	To                      string // each source into a directory of its name in it, instead of in its place
-	SignerStateFromSnapshot bool   // where there is no live signer's state, take the snapshot's
-	DryRun                  bool   // check all that can be, say what would be done, and change nothing
+	To                      string            // each source into a directory of its name in it, instead of in its place
+	Into                    map[string]string // databases, by the source's name, into existing empty ones (DSN); nothing else is restored then
+	SignerStateFromSnapshot bool              // where there is no live signer's state, take the snapshot's
+	DryRun                  bool              // check all that can be, say what would be done, and change nothing
 }
 
 // RestoreResult says what a restore did, or would do.
@@ -65,6 +70,8 @@ func (s *Store) Restore(ctx context.Context, id string, opt RestoreOptions) (Res
 	case err != nil || opt.DryRun:
 	case opt.To != "":
 		err = extract(ctx, parts)
+	case opt.Into != nil:
+		err = into(ctx, parts, opt.Into)
 	default:
 		err = s.replace(ctx, parts)
 	}
@@ -94,8 +101,14 @@ func (s *Store) parts(ctx context.Context, dir string, m *manifest.Manifest, opt
 	if len(m.Sources) == 0 {
 		return nil, errors.New("it holds nothing")
 	}
+	if err := s.checkInto(m, opt.Into); err != nil {
+		return nil, err
+	}
 	var parts []*part
-	for _, rec := range m.Sources {
+	for _, rec := range inOrderOfSwap(m.Sources) {
+		if _, wanted := opt.Into[rec.Name]; opt.Into != nil && !wanted {
+			continue
+		}
 		src, err := s.sourceOf(rec)
 		if err != nil {
 			return nil, err
@@ -104,7 +117,7 @@ func (s *Store) parts(ctx context.Context, dir string, m *manifest.Manifest, opt
 		if err != nil {
 			return nil, err
 		}
-		p := &part{source: src, job: manifest.Restore{ID: m.ID, From: at, Record: rec, SignerFromSnapshot: opt.SignerStateFromSnapshot}}
+		p := &part{source: src, job: manifest.Restore{ID: m.ID, From: at, Record: rec, Verified: m.State == manifest.Verified, SignerFromSnapshot: opt.SignerStateFromSnapshot}}
 		p.result = RestoredSource{Name: rec.Name, Path: src.Where(), Bytes: rec.Bytes, Files: rec.Files}
 		if opt.To != "" {
 			to, err := filepath.Abs(opt.To)
@@ -119,6 +132,40 @@ func (s *Store) parts(ctx context.Context, dir string, m *manifest.Manifest, opt
 		parts = append(parts, p)
 	}
 	return parts, nil
+}
+
+// inOrderOfSwap puts databases before directories: a swap of a database can be refused by its server, and then nothing
+// else has been touched.
+func inOrderOfSwap(all []manifest.Source) []manifest.Source {
+	all = slices.Clone(all)
+	rank := map[string]int{postgres.Kind: 0, datadir.Kind: 1}
+	slices.SortStableFunc(all, func(a, b manifest.Source) int { return cmp.Compare(rank[a.Kind], rank[b.Kind]) })
+	return all
+}
+
+// checkInto refuses what names no database of the snapshot.
+func (s *Store) checkInto(m *manifest.Manifest, into map[string]string) error {
+	for name := range into {
+		is := func(rec manifest.Source) bool {
+			return rec.Name == name && rec.Kind == postgres.Kind && rec.Frozen == nil
+		}
+		if !slices.ContainsFunc(m.Sources, is) {
+			return &hint.Error{
+				Op: "restore into another database", Path: name, Err: errors.New("no archive of a database of that name is in the snapshot"),
+				Hint: "supervisor snapshot show " + m.ID,
+			}
+		}
+	}
+	return nil
+}
+
+func into(ctx context.Context, parts []*part, dsns map[string]string) error {
+	for _, p := range parts {
+		if err := p.source.(*postgres.Source).Into(ctx, p.job, dsns[p.result.Name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func extract(ctx context.Context, parts []*part) (err error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -65,7 +66,7 @@ func (s *Store) Forecast(ctx context.Context) (Forecast, error) {
 	}
 	f := Forecast{}
 	l := s.ledger()
-	cost := map[string]int{manifest.Reflink: 1, manifest.Hardlink: 2, manifest.Copy: 3}
+	cost := map[string]int{manifest.Reflink: 1, manifest.Hardlink: 2, manifest.Copy: 3, manifest.Clone: 4, manifest.Dump: 5}
 	l.add(manifest.Need{Path: s.dir}) // shows the room also where there is no source yet
 	for _, src := range sources {
 		e, err := src.Forecast(ctx, s.dir)
@@ -95,6 +96,7 @@ func (s *Store) Forecast(ctx context.Context) (Forecast, error) {
 // A ledger adds up what is needed on each file system. Free is read once, at the first need: what an earlier source has
 // linked takes its room only later.
 type ledger struct {
+	mu    sync.Mutex // sources claim side by side
 	s     *Store
 	devs  map[uint64]*Room
 	rooms []*Room
@@ -120,6 +122,8 @@ func (l *ledger) add(needs ...manifest.Need) {
 
 // claim adds needs and refuses what doesn't fit.
 func (l *ledger) claim(needs ...manifest.Need) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.add(needs...)
 	if l.err != nil {
 		return l.err

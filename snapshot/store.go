@@ -24,6 +24,7 @@ import (
 	"nodevisor/internal/progress"
 	"nodevisor/snapshot/datadir"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres"
 )
 
 // Options are what a store needs.
@@ -53,8 +54,8 @@ type Store struct {
 	seq  int64 // the highest that was given
 }
 
-// A source is one thing that a snapshot holds: the directory of package datadir is one kind, a database will be
-// another. Records of it travel in the manifest.
+// A source is one thing that a snapshot holds: a directory (package datadir) or a database (package postgres). Records of
+// it travel in the manifest.
 type source interface {
 	Name() string
 	Kind() string
@@ -68,6 +69,8 @@ type source interface {
 	FrozenAt(id string) string
 	FrozenIDs() ([]string, error)
 	Drop(id string) error
+	// Retire is told that the snapshot's own directory holds everything: the frozen copy goes, unless it is of use still.
+	Retire(id string) error
 	restorer
 }
 
@@ -150,9 +153,32 @@ func (s *Store) open(sl *slot) error {
 	if !manifest.IsName(sl.cfg.Name) {
 		return fmt.Errorf("cannot open snapshots: source name %q would be no folder of its own", sl.cfg.Name)
 	}
-	if sl.cfg.Kind != datadir.Kind {
-		return fmt.Errorf("cannot open snapshots: source %q: kind %q is not known", sl.cfg.Name, sl.cfg.Kind)
+	switch sl.cfg.Kind {
+	case datadir.Kind:
+		return s.openDir(sl)
+	case postgres.Kind:
+		return s.openDatabase(sl)
 	}
+	return fmt.Errorf("cannot open snapshots: source %q: kind %q is not known", sl.cfg.Name, sl.cfg.Kind)
+}
+
+func (s *Store) openDatabase(sl *slot) error {
+	cfg := sl.cfg.database()
+	if cfg.PasswordFile != "" {
+		cfg.PasswordFile = s.abs(cfg.PasswordFile)
+	}
+	src, err := postgres.New(postgres.Options{
+		Config: cfg, Name: sl.cfg.Name, Home: s.real, State: s.dir, Bin: s.cfg.PgBin,
+		Log: s.log, Observe: s.observeBytes,
+	})
+	if err != nil {
+		return err
+	}
+	sl.src, sl.absent = src, false
+	return nil
+}
+
+func (s *Store) openDir(sl *slot) error {
 	signer := sl.cfg.NeverRestoreOlder
 	if signer == nil {
 		signer = []string{signerDefault}
@@ -194,6 +220,9 @@ func (s *Store) apart() error {
 	}
 	for i, sl := range s.slots {
 		where := sl.src.Where()
+		if sl.src.Kind() != datadir.Kind {
+			continue
+		}
 		switch {
 		case inside(where, s.dir), inside(s.dir, where):
 			return refuse(sl, "the snapshots in", s.dir)
@@ -201,7 +230,7 @@ func (s *Store) apart() error {
 			return refuse(sl, "the home", s.home)
 		}
 		for _, other := range s.slots[:i] {
-			if w := other.src.Where(); inside(where, w) || inside(w, where) {
+			if w := other.src.Where(); other.src.Kind() == datadir.Kind && (inside(where, w) || inside(w, where)) {
 				return refuse(sl, "source "+other.cfg.Name, w)
 			}
 		}

@@ -139,7 +139,7 @@ func (c Config) Validate() error {
 			bad("%s: %q is none of %s", key, value, strings.Join(allowed, ", "))
 		}
 	}
-	errs = append(errs, c.Node.Validate(), c.Upgrade.Validate(), c.Height.Validate(), validateSnapshot(c.Snapshot))
+	errs = append(errs, c.Node.Validate(), c.Upgrade.Validate(), c.Height.Validate(), c.Snapshot.Validate())
 
 	if c.Genesis.Kind != "" {
 		bad("[genesis] kind: %q is not supported by this version", c.Genesis.Kind)
@@ -218,17 +218,4 @@ func (c Config) validateAcross() error {
 		errs = append(errs, errors.New("[upgrade] pre_upgrade_max_retries: must not be negative"))
 	}
 	return errors.Join(errs...)
-}
-
-// validateSnapshot refuses sources of kind postgres by value: their keys are known already.
-func validateSnapshot(c snapshot.Config) error {
-	var errs []error
-	c.Sources = slices.Clone(c.Sources)
-	for i, s := range c.Sources {
-		if s.Kind == kindPostgres {
-			errs = append(errs, fmt.Errorf("[snapshot] source %q: kind: %q is not supported by this version", s.Name, s.Kind))
-			c.Sources[i].Kind, c.Sources[i].Path = "dir", "." // the rest of it is still checked
-		}
-	}
-	return errors.Join(append(errs, c.Validate())...)
 }

@@ -18,9 +18,6 @@ import (
 // maxDepth is how deep the brackets of a value may be nested; the configuration itself needs three.
 const maxDepth = 64
 
-// kindPostgres is the kind of the sources that a later version will know.
-const kindPostgres = "postgres"
-
 // decoder fills a Config from a TOML document. It goes on after a mistake, so that an operator sees all of them at
 // once; that is why the document is first read into plain maps, and not into the struct by the TOML library, which
 // stops at the first value of a wrong type.
@@ -91,7 +88,7 @@ func (d *decoder) table(path string, in map[string]any, out reflect.Value) {
 		at := join(path, key)
 		if field, ok := fieldOf(out, key); ok {
 			d.value(at, in[key], field)
-		} else if !d.isPostgresKey(out, in, key) {
+		} else {
 			d.unknown(path, key)
 		}
 	}
@@ -110,16 +107,6 @@ func (d *decoder) unknown(table, key string) {
 		plain = "version"
 	}
 	d.bad(join(table, key), "unknown key %q%s%s", key, where, suggestKey(plain, key, d.keys))
-}
-
-// isPostgresKey tells the keys of a postgres source, of which only the kind is refused (by Validate), from misspelt ones.
-func (d *decoder) isPostgresKey(out reflect.Value, in map[string]any, key string) bool {
-	if out.Type() != reflect.TypeOf(Config{}.Snapshot.Sources).Elem() || in["kind"] != kindPostgres {
-		return false
-	}
-	return slices.Contains([]string{
-		"dsn", "password_file", "mode", "fallback", "admin_dsn", "scratch_dsn", "disconnect", "keep_clones", "free_space",
-	}, key)
 }
 
 // value puts in into out, whatever out's kind, and remembers where it came from.

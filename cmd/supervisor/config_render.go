@@ -233,11 +233,20 @@ snapshot.min_free      a share, or a size such as 20G, that stays free
 snapshot.pg_bin        where pg_dump and pg_restore lie
 snapshot.source        what a snapshot holds; none = the data directory
 snapshot.source.name   the source's folder in the snapshot
-snapshot.source.kind   dir
+snapshot.source.kind   dir | postgres
 snapshot.source.path   the directory
 snapshot.source.exclude              patterns over the paths in it
 snapshot.source.never_restore_older  signer states: files that are never taken back
 snapshot.source.after                only once these sources are complete
+snapshot.source.dsn                  the database, without a password
+snapshot.source.password_file        holds the password alone, 0600
+snapshot.source.mode                 auto | clone | dump
+snapshot.source.fallback             a clone that fails in the window: dump | hold
+snapshot.source.admin_dsn            for CREATE and RENAME DATABASE; default: the same server, database postgres
+snapshot.source.scratch_dsn          where verify --deep restores, if this server doesn't allow it
+snapshot.source.disconnect           application names that may be disconnected for a clone or a swap
+snapshot.source.keep_clones          clones that stay once their archive is verified; default 1
+snapshot.source.free_space           room on the server, where it can't be seen from here
 genesis.kind           "" = none; kwil | cosmos | command are not supported by this version
 genesis.version        of the node that the template is for
 genesis.from           the old genesis document

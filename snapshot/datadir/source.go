@@ -266,3 +266,6 @@ func (s *Source) freezesBeside(dir string) (bool, error) {
 		dir = filepath.Dir(dir)
 	}
 }
+
+// Retire removes the frozen copy: the snapshot's own directory holds everything.
+func (s *Source) Retire(id string) error { return s.Drop(id) }

@@ -278,7 +278,7 @@ func Exclusive(at string, rec manifest.Source) (bytes int64, ok bool) {
 		switch e.Method {
 		case manifest.Reflink:
 			return 0, false
-		case manifest.Copy:
+		case manifest.Copy, manifest.Dump:
 			bytes += e.Size
 		case manifest.Hardlink:
 			if st, err := lstat(filepath.Join(at, e.Path)); err == nil && st.Nlink == 1 {

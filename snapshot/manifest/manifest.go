@@ -33,6 +33,8 @@ const (
 	Reflink  = "reflink"
 	Hardlink = "hardlink"
 	Copy     = "copy"
+	Clone    = "clone" // of a database, inside its server
+	Dump     = "dump"  // of a database: pg_dump's directory format
 )
 
 // The types of an Entry.
@@ -73,7 +75,8 @@ type Source struct {
 	Followed []Followed `json:"followed"`
 	Mounts   []string   `json:"mounts"` // mount points inside the source, copied as plain content
 	Skipped  []Skipped  `json:"skipped"`
-	Entries  []Entry    `json:"entries"` // parents before children; "." is the source itself
+	Entries  []Entry    `json:"entries"`            // parents before children; "." is the source itself
+	Database *Database  `json:"database,omitempty"` // of kind postgres alone
 }
 
 // Followed is a link inside a source that led out of it: its target was copied in its place.
@@ -150,6 +153,7 @@ type Job struct {
 	Dir   string              // the snapshot's own directory, not yet published; it exists
 	Peers []string            // earlier copies of the same source: links between them and the live files are ours
 	Room  func(...Need) error // refuses what would leave too little free space
+	Live  bool                // the node runs: only what can be copied consistently beneath it
 }
 
 // Restore is one source's part of a restore.
@@ -157,6 +161,7 @@ type Restore struct {
 	ID                 string
 	From               string // the directory that holds the source's copy
 	Record             Source
+	Verified           bool // the manifest holds digests: the copy lies in the snapshot's own directory
 	SignerFromSnapshot bool // take the signer's state from the snapshot where there is no live one
 }
 

@@ -1,0 +1,91 @@
+// Package postgres snapshots and restores one PostgreSQL database.
+//
+// In the window, while the node is at rest, Freeze clones the database inside its server, or dumps it. After the restart
+// Finish makes the archive from the frozen clone: pg_dump's directory format, with the number of rows and a content hash
+// of each table. A restore fills a fresh database, compares it, and swaps the two by renaming them.
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"nodevisor/snapshot/manifest"
+)
+
+// Kind is the kind of source that this package implements.
+const Kind = "postgres"
+
+// The modes of Config.
+const (
+	ModeAuto  = "auto"  // a clone where rights and room are proven, else a dump
+	ModeClone = "clone" // CREATE DATABASE … TEMPLATE
+	ModeDump  = "dump"  // pg_dump, in the window
+)
+
+// Config says which database, and how it may be treated. DSNs hold no password.
+type Config struct {
+	DSN          string   // a connection string or URI of libpq
+	PasswordFile string   // absolute; holds the password alone, 0600; "" = PGPASSFILE, PGPASSWORD or a systemd credential
+	Mode         string   // auto | clone | dump
+	Fallback     string   // what follows a clone that fails in the window: dump | hold
+	AdminDSN     string   // where databases are created and renamed; "" = the same server, database postgres
+	ScratchDSN   string   // where a deep verification restores; "" = as AdminDSN
+	Disconnect   []string // application names whose sessions may be ended for a clone or a swap
+	KeepClones   int      // clones that stay when their archive is verified
+	FreeSpace    int64    // room on the server in bytes, where it can't be seen from here; negative = not known
+}
+
+// Validate reports every mistake of the values.
+func (c Config) Validate() (errs []error) {
+	if c.DSN == "" {
+		errs = append(errs, errors.New("dsn: must not be empty"))
+	}
+	if !slices.Contains([]string{ModeAuto, ModeClone, ModeDump}, c.Mode) {
+		errs = append(errs, fmt.Errorf("mode: %q is none of auto, clone, dump", c.Mode))
+	}
+	if c.Fallback != "dump" && c.Fallback != "hold" {
+		errs = append(errs, fmt.Errorf("fallback: %q is neither dump nor hold", c.Fallback))
+	}
+	if c.KeepClones < 0 {
+		errs = append(errs, errors.New("keep_clones: must not be negative"))
+	}
+	return errs
+}
+
+// Options describe a source.
+type Options struct {
+	Config
+	Name    string // the source's, and its folder's in a snapshot
+	Home    string // the node's home, absolute: its digest is in the names of our databases
+	State   string // where the journal of a restore is kept: the store's directory
+	Bin     string // where pg_dump and pg_restore lie; "" = PATH
+	Log     *slog.Logger
+	Observe manifest.Observe
+}
+
+// Source is one database.
+type Source struct {
+	o Options
+}
+
+// New makes a source. It does no I/O: a server that is away is Check's to report.
+func New(o Options) (*Source, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Observe == nil {
+		o.Observe = func(string, int64, int64) {}
+	}
+	return &Source{o: o}, nil
+}
+
+// Name is the source's name.
+func (s *Source) Name() string { return s.o.Name }
+
+// Kind says that it is a database.
+func (s *Source) Kind() string { return Kind }
+
+// Present is always true: whether the server answers is Check's to tell.
+func (s *Source) Present() bool { return true }
