@@ -6,8 +6,8 @@ TOOLS   := $(CURDIR)/.nodevisor-tools
 LINT    := v2.15.0
 FUZZTIME ?= 30s
 # What tests use beyond Go and make; `make deps` installs it on Debian.
-PACKAGES := gcc libc6-dev git procps strace postgresql prometheus
-WANTED   := git:git pgrep:procps strace:strace $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb):postgresql promtool:prometheus
+PACKAGES := gcc libc6-dev git procps strace postgresql prometheus systemd dbus iproute2
+WANTED   := git:git pgrep:procps strace:strace $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb):postgresql promtool:prometheus systemd-analyze:systemd dbus-daemon:dbus ip:iproute2
 # The race detector needs cgo and a C compiler.
 RACE     = $(shell test "$$(go env CGO_ENABLED)" = 1 && command -v $$(go env CC) >/dev/null && echo -race)
 SUDO     = $(shell test "$$(id -u)" = 0 || echo sudo)
