@@ -14,7 +14,7 @@ import (
 // boot loads what earlier lives left and begins accordingly: a hold stays, an interrupted upgrade goes on, and only
 // then the node is started.
 func (s *Supervisor) boot() {
-	watcher := source.NewWatcher(s.ctx, s.o.Upgrade.Poll, s.log)
+	s.watcher = source.NewWatcher(s.ctx, s.o.Upgrade.Poll, s.log)
 	var unproven []upgrade.Plan
 	s.do("load", func(context.Context) error {
 		if err := s.o.Layout.Tidy(); err != nil {
@@ -37,7 +37,7 @@ func (s *Supervisor) boot() {
 	}, func(err error) {
 		s.unproven = unproven
 		if s.o.Layout.Plan != "" {
-			s.planSeen = watcher.Watch(s.o.Layout.Plan).C()
+			s.planSeen = s.watcher.Watch(s.o.Layout.Plan).C()
 		}
 		switch {
 		case errors.Is(err, errNoGenesis):
@@ -143,6 +143,7 @@ func (s *Supervisor) readCurrent() currentVersion {
 
 func (s *Supervisor) setCurrent(c currentVersion) {
 	s.last = c.last
+	s.countFinished(c.last)
 	s.tracker.SetCurrent(c.version, c.plan, c.known)
 	if s.child == nil { // a rollback or a switch by hand changed what would run; a running node stays what it is
 		s.version = c.version

@@ -2,10 +2,12 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"syscall"
 	"time"
 
+	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
 )
 
@@ -159,13 +161,16 @@ func (s *Supervisor) crashed(exit Exit, lived time.Duration) {
 	then := func() {
 		if !d.Restart {
 			s.log.Info("the node is not restarted", "reason", d.Reason)
+			if d.GiveUp {
+				s.o.Event(alert.CrashLoop, fmt.Sprintf("%s; given up after %d restarts", exit, s.o.Config.BackoffLimit))
+			}
 			s.finish(exit.ExitCode())
 			return
 		}
 		if s.policy.CrashLoop() && !was {
-			s.o.Event("crash loop", d.Reason)
+			s.o.Event(alert.CrashLoop, fmt.Sprintf("it ended %d times in a row, last with %s", crashLoopAfter, exit))
 		}
-		s.restarts++
+		s.countRestart(&exit, false)
 		s.restartIn(d.Delay, d.Reason)
 	}
 	if s.o.Snapshots == nil || s.o.SnapshotOn == nil || !s.o.SnapshotOn("exit") {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
 )
 
@@ -36,7 +37,7 @@ func (s *Supervisor) halt(answer func(error)) {
 			case err != nil:
 				s.holdFor(err)
 			default:
-				s.o.Event("halted", when)
+				s.o.Event(alert.Halted, "at "+when+"; next: supervisor resume")
 				s.summarize()
 				s.held()
 			}
@@ -72,6 +73,9 @@ func (s *Supervisor) atRest(next func(begun time.Time)) {
 
 // holdFor records a hold for an error, and holds.
 func (s *Supervisor) holdFor(err error) {
+	if u := s.journal.Upgrade; u != nil && u.Phase != upgrade.OnProbation { // there each attempt was counted
+		s.countFailure()
+	}
 	if errors.Is(err, upgrade.ErrJournal) {
 		// What can't be trusted isn't written over: the hold is found again at every start, until it is mended.
 		s.journal.Hold = &upgrade.Hold{Reason: err.Error(), Hint: hint.Of(err), Since: time.Now().UTC()}
@@ -106,7 +110,7 @@ func (s *Supervisor) held() {
 	h := s.journal.Hold
 	s.settleApply(&hint.Error{Op: "apply the upgrade", Err: errors.New(h.Reason), Hint: h.Hint})
 	s.log.Error("held: the node is not started", "reason", h.Reason, "hint", h.Hint)
-	s.o.Event("held", h.Reason)
+	s.o.Event(alert.Held, h.Reason+"; next: "+h.Hint)
 	if s.o.Config.Hold == HoldExit && !s.stopping {
 		s.finish(ExitHeld)
 	}

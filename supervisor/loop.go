@@ -35,6 +35,7 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	} else {
 		defer server.Close()
 	}
+	s.observeAt(s.o.Metrics)
 	s.boot()
 	for !s.done || s.job != nil {
 		s.publish()
@@ -86,6 +87,8 @@ func (s *Supervisor) wait() {
 		s.checkReadiness()
 	case <-s.clockTimer.C:
 		s.sayUnreadable()
+	case <-s.roomTimer.C:
+		s.summarize()
 	case <-s.asked:
 		s.asked = nil
 		s.requestStop()

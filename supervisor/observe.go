@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
 )
 
@@ -107,7 +108,7 @@ func (s *Supervisor) sayUnreadable() {
 		s.unreadable = time.Now().Add(time.Hour) // once an hour
 		s.log.Error("the plan file is still unusable", "file", s.o.Layout.Plan, "error", err,
 			"hint", "look at what writes it; the node is left running")
-		s.o.Event("not ready", "the plan file can't be read: "+err.Error())
+		s.o.Event(alert.NotReady, "the plan file can't be read: "+err.Error())
 	case since >= unreadableSoon && s.unreadableWas != err.Error():
 		s.unreadableWas = err.Error()
 		s.log.Warn("the plan file can't be used; looking again", "file", s.o.Layout.Plan, "error", err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
 )
 
@@ -136,7 +137,7 @@ func (s *Supervisor) awaitReady(problem, next string, again time.Duration) {
 	if due.problem != problem {
 		s.log.Error("the height of a plan has come and it is not ready; waiting", "plan", due.plan.Name,
 			"height", due.plan.Height, "problem", problem, "hint", next)
-		s.o.Event("not ready", due.plan.Name+": "+problem)
+		s.o.Event(alert.NotReady, due.plan.Name+": "+problem)
 	}
 	due.problem, s.notReady = problem, problem
 	s.settleApply(hint.New("apply", due.plan.Name, problem, next))
@@ -219,7 +220,7 @@ func (s *Supervisor) sayReadiness(versions []upgrade.Version) {
 	if problem != "" && problem != s.notReady {
 		s.log.Warn("the next upgrade is not ready", "plan", versions[0].Name(), "problem", problem,
 			"hint", "supervisor upgrade add "+versions[0].Name()+" BINARY")
-		s.o.Event("not ready", problem)
+		s.o.Event(alert.NotReady, problem)
 	}
 	s.notReady = problem
 }

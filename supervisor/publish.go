@@ -31,6 +31,8 @@ func (s *Supervisor) publish() {
 		st.HeightSource, st.HeightAge = new(s.heightFrom), new(time.Since(s.heightAt).Milliseconds())
 	}
 	st.Message = s.message(st)
+	st.inner = inner{tally: s.tally, flight: s.journal.Upgrade, since: s.since, told: s.o.Told}
+	st.inner.fallback = s.watcher != nil && s.watcher.Fallback() != ""
 	s.status.Store(st)
 	if s.o.Notify != nil && s.told != st.Message {
 		s.told = st.Message

@@ -21,6 +21,11 @@ const (
 	Stopped          State = "stopped"
 )
 
+// States lists every state.
+func States() []State {
+	return []State{Starting, Running, Stopping, Backoff, Upgrading, WaitingForBinary, Held, Stopped}
+}
+
 // StatusSchema is the version of the status document. Fields are added, never renamed or removed.
 const StatusSchema = 1
 
@@ -50,6 +55,8 @@ type Status struct {
 	Progress     *ProgressStatus `json:"progress"`
 	Message      string          `json:"message"` // one line for people: what is going on, or must be done
 	Warnings     []string        `json:"warnings"`
+
+	inner inner // for the metrics
 }
 
 // Identity names the supervisor.
@@ -143,12 +150,15 @@ type LastSnapshot struct {
 	Height     int64      `json:"height"`
 	CreatedAt  time.Time  `json:"created_at"`
 	VerifiedAt *time.Time `json:"verified_at"`
+	Bytes      int64      `json:"bytes"`
+	DurationMS int64      `json:"duration_ms"` // of the time that the node was down for it
 }
 
 // DiskStatus is the room on the snapshots' file system, in bytes.
 type DiskStatus struct {
-	Free   *int64 `json:"free"`
-	Needed *int64 `json:"needed"`
+	Free    *int64 `json:"free"`
+	Needed  *int64 `json:"needed"`
+	MinFree *int64 `json:"min_free"` // no snapshot goes below it
 }
 
 // ProgressStatus is how far a long phase is.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"nodevisor/internal/progress"
+	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -67,7 +68,9 @@ type Options struct {
 	Command     func(v upgrade.Version) (args, env []string)     // what a version is started with
 	Reload      func() (Reloaded, error)                         // re-reads the configuration
 	Notify      Notifier                                         // nil: nobody
-	Event       func(event, text string)                         // an operator is to be told; nil: nobody
+	Event       func(event, text string)                         // an operator is to be told (see package alert); nil: nobody
+	Told        func() alert.Counts                              // what became of that; nil: not counted
+	Metrics     string                                           // the address of the metrics listener; "" = none
 	Log         *slog.Logger
 	Socket      string // the control socket's path
 	SocketMode  os.FileMode
@@ -134,6 +137,11 @@ type Supervisor struct {
 	snapshots SnapshotStatus
 	disk      DiskStatus
 	progress  *ProgressStatus
+	since     time.Time
+	tally     *tally
+	observed  *observer // nil: nobody can ask for metrics
+	watcher   *source.Watcher
+	lowDisk   bool // the operator was told
 	tidying   *tidying
 	untidy    bool        // a tidying was broken off
 	notReady  string      // what was last said of the next plan
@@ -146,6 +154,7 @@ type Supervisor struct {
 	clockTimer    *time.Timer
 	chainTimer    *time.Timer
 	readTimer     *time.Timer
+	roomTimer     *time.Timer
 	reading       bool
 	checking      bool
 	looking       bool
@@ -176,6 +185,7 @@ func New(o Options) *Supervisor {
 		requests: make(chan request), over: make(chan struct{}), state: Stopped, ready: map[upgrade.Version]upgrade.Readiness{},
 		policy:      NewRestarts(o.Config, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		heightTimer: idle(), restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
+		roomTimer: idle(), since: time.Now(), tally: newTally(),
 	}
 }
 
@@ -236,7 +246,10 @@ func (s *Supervisor) Observe(e progress.Event) {
 
 // ObservePhase is where the engine reports to, out of a job.
 func (s *Supervisor) ObservePhase(u upgrade.Upgrade) {
-	s.post(func() { s.journal.Upgrade = &u })
+	s.post(func() {
+		s.journal.Upgrade = &u
+		s.countPhase(u)
+	})
 }
 
 // Status returns the latest status. It may be called from any goroutine.

@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"time"
 
+	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
 )
 
@@ -67,20 +70,39 @@ func (s *Supervisor) afterTidying(work func(context.Context) error) func(context
 
 // summarize refreshes what the status shows of the snapshots.
 func (s *Supervisor) summarize() {
-	if s.o.Snapshots == nil {
+	store := s.o.Snapshots
+	if store == nil {
 		return
 	}
 	s.ask(func(ctx context.Context) func() {
-		snaps, disk, err := s.o.Snapshots.Summary(ctx)
+		snaps, disk, err := store.Summary(ctx)
 		return func() {
+			s.roomTimer.Reset(roomEvery)
 			switch {
 			case err == nil:
 				s.snapshots, s.disk = snaps, disk
+				s.sayRoom()
 			case !errors.Is(err, context.Canceled):
 				s.log.Warn("cannot read the snapshots", "error", err)
 			}
 		}
 	})
+}
+
+// roomEvery is how often the room for the next snapshot is looked at: it costs a stat of each file of the data.
+const roomEvery = 5 * time.Minute
+
+// sayRoom tells an operator once that the next snapshot would go below min_free, long before an upgrade needs it.
+func (s *Supervisor) sayRoom() {
+	d := s.disk
+	low := d.Free != nil && d.Needed != nil && d.MinFree != nil && *d.Free-*d.Needed < *d.MinFree
+	if low && !s.lowDisk {
+		text := fmt.Sprintf("%d bytes are free, the next snapshot needs %d, and min_free keeps %d", *d.Free, *d.Needed, *d.MinFree)
+		s.log.Warn("there is no room for the next snapshot", "free", *d.Free, "needed", *d.Needed, "min_free", *d.MinFree,
+			"hint", "supervisor snapshot prune; or set [snapshot] dir to another disk, or a lower min_free")
+		s.o.Event(alert.LowDisk, text)
+	}
+	s.lowDisk = low
 }
 
 // snapshotAt takes a snapshot where the configuration asks for one at that event. It is for a job: the node is at rest.

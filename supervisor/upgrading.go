@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
 )
 
@@ -127,16 +128,25 @@ func (s *Supervisor) commit(answer func(error)) {
 
 func (s *Supervisor) committed() {
 	s.log.Info("upgrade committed", "version", s.version, "height", s.tracker.Height())
-	s.o.Event("committed", string(s.version))
+	s.o.Event(alert.Committed, s.version.Name()+atHeight(s.tracker.Height()))
 	s.policy.Reset()
 	s.refreshCurrent()
 	s.summarize()
+}
+
+// atHeight says where, for people; nothing where it isn't known.
+func atHeight(h int64) string {
+	if h == upgrade.Unknown {
+		return ""
+	}
+	return fmt.Sprintf(" at height %d", h)
 }
 
 // attemptEnded counts a start of the new version that ended by itself. Whether it is started again at once is the restart
 // policy's to say, as for any other end; where it isn't, the next `run` goes on with the next attempt. exit is nil where it
 // could not even be started.
 func (s *Supervisor) attemptEnded(why string, reached int64, exit *Exit) {
+	s.countFailure()
 	s.log.Error("the new version ended on probation", "reason", why, "attempt", s.journal.Upgrade.Attempts)
 	s.state = Backoff
 	s.do("attempt", func(context.Context) error { return s.o.Engine.Ended(why, reached) }, func(err error) {
@@ -152,7 +162,10 @@ func (s *Supervisor) attemptEnded(why string, reached int64, exit *Exit) {
 			return
 		case left:
 			pause := min(s.o.Config.Backoff<<min(max(u.Attempts-1, 0), 16), s.o.Config.BackoffMax)
-			s.restarts++
+			s.countRestart(exit, true)
+			if u.Attempts == max(crashLoopAfter, s.o.Upgrade.Probation.Attempts) { // on_failure = "retry"
+				s.o.Event(alert.CrashLoop, fmt.Sprintf("%s ended %d times on probation: %s", u.Plan.Name, u.Attempts, why))
+			}
 			s.restartIn(pause, why)
 			return
 		}
@@ -184,7 +197,7 @@ func (s *Supervisor) rollBackByPolicy(why string) {
 				s.holdFor(err)
 				return
 			}
-			s.o.Event("rolled back", name)
+			s.o.Event(alert.RolledBack, name+" by policy: "+why)
 			s.policy.Reset()
 			s.refreshCurrent()
 			s.restartIn(s.o.Config.Backoff, "rolled back")
@@ -212,7 +225,7 @@ func (s *Supervisor) rolledBackByHand() {
 	name := s.journal.Upgrade.Plan.Name
 	reason, next := "the upgrade "+name+" was rolled back", HintAfterRollback(name)
 	s.do("rollback", func(context.Context) error { return s.o.Engine.CloseHeld(reason, next) }, func(err error) {
-		s.o.Event("rolled back", name)
+		s.o.Event(alert.RolledBack, name+" by an operator; next: "+next)
 		s.refreshCurrent()
 		s.holdWritten(reason, next)(err)
 	})

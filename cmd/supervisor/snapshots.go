@@ -84,13 +84,13 @@ func (s *snapshots) Summary(ctx context.Context) (supervisor.SnapshotStatus, sup
 	sum.Count = len(all)
 	if len(all) > 0 {
 		last := all[0]
-		sum.Last = &supervisor.LastSnapshot{ID: last.ID, CreatedAt: last.CreatedAt, VerifiedAt: last.VerifiedAt}
+		sum.Last = &supervisor.LastSnapshot{ID: last.ID, CreatedAt: last.CreatedAt, VerifiedAt: last.VerifiedAt, Bytes: last.Bytes, DurationMS: last.DurationMS}
 		if last.Height != nil {
 			sum.Last.Height = *last.Height
 		}
 	}
 	if f, err := s.Forecast(ctx); err == nil {
-		disk.Free, disk.Needed = &f.Free, &f.Needed
+		disk.Free, disk.Needed, disk.MinFree = &f.Free, &f.Needed, &f.MinFree
 	}
 	return sum, disk, nil
 }

@@ -127,8 +127,10 @@ func TestWebhookFailures(t *testing.T) {
 				panic(http.ErrAbortHandler)
 			}
 		}, 2, true, "EOF"},
-		"is gone":   {func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) }, 1, false, "refused: the receiver answered 404"},
-		"redirects": {func(_ int, w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }, 1, false, "not followed"},
+		"is gone": {func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) }, 1, false, "refused: the receiver answered 404"},
+		"redirects": {func(_ int, w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusFound)
+		}, 1, false, "not followed"},
 		"moved for good": {func(_ int, w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/elsewhere", http.StatusPermanentRedirect)
 		}, 1, false, "not followed"},
