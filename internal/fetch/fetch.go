@@ -85,6 +85,33 @@ func Binary(ctx context.Context, req Request) (file, sum string, err error) {
 	return file, sum, nil
 }
 
+// File downloads a file that is no program, a genesis document or a state, and verifies it; nothing is unpacked. It returns
+// the path of that one file, of mode 0600 and synced, in a fresh staging directory, and its SHA-256. The caller removes
+// filepath.Dir(path). On error nothing is left. Errors: as Binary's.
+func File(ctx context.Context, req Request) (file, sum string, err error) {
+	req = req.withDefaults()
+	if req.Name == "" || req.Name != filepath.Base(req.Name) || req.Name == "." || req.Name == ".." || req.Name == "/" {
+		return "", "", fmt.Errorf("cannot download file: %q is not a file name", req.Name)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, req.Deadline,
+		&failure{kind: Refused, text: fmt.Sprintf("not done within %s", req.Deadline)})
+	defer cancel()
+	s, err := newStage(req.Dir)
+	if err != nil {
+		return "", "", err
+	}
+	defer func() {
+		if err != nil {
+			s.remove()
+		}
+	}()
+	body, err := req.body(ctx, s)
+	if err != nil {
+		return "", "", err
+	}
+	return s.take(path.Dir(body), req.Name, req.MaxBytes, 0o600)
+}
+
 // Info downloads a plan's info where the plan holds only its URL: at most 1 MiB. The URL must carry a checksum, always:
 // a document that names what is to be run is as good as the program.
 func Info(ctx context.Context, rawURL string) ([]byte, error) {
@@ -196,7 +223,7 @@ func (r *Request) unpack(ctx context.Context, s *stage, body string) (file, sum 
 	if _, err := run(ctx, s, r.Program, r.args(ctx, "--unpack="+filepath.Join(s.path, body), "--out="+dir), nil); err != nil {
 		return "", "", err
 	}
-	return s.take(r.Name, r.MaxBytes)
+	return s.take(outDir, r.Name, r.MaxBytes, 0o755)
 }
 
 // args adds to a mode's arguments those of both.

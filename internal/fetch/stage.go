@@ -159,9 +159,9 @@ func digest(f io.Reader, h hash.Hash) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// take makes out/name the one file of the stage: executable, durable, hashed. It returns its path and SHA-256.
-func (s *stage) take(name string, limit int64) (file, sum string, err error) {
-	f, err := s.open(path.Join(outDir, name), limit)
+// take makes dir/name the one file of the stage: of mode perm, durable, hashed. It returns its path and SHA-256.
+func (s *stage) take(dir, name string, limit int64, perm fs.FileMode) (file, sum string, err error) {
+	f, err := s.open(path.Join(dir, name), limit)
 	if err != nil {
 		return "", "", err
 	}
@@ -171,10 +171,10 @@ func (s *stage) take(name string, limit int64) (file, sum string, err error) {
 	}
 	// The mode is ours, never the archive's: no setuid bit, nothing that others may write. A file that can't be synced is
 	// discarded by the caller, with the stage.
-	if err := errors.Join(f.Chmod(0o755), f.Sync()); err != nil {
+	if err := errors.Join(f.Chmod(perm), f.Sync()); err != nil {
 		return "", "", err
 	}
-	if err := s.root.Rename(path.Join(outDir, name), name); err != nil {
+	if err := s.root.Rename(path.Join(dir, name), name); err != nil {
 		return "", "", err
 	}
 	if err := errors.Join(s.root.RemoveAll(outDir), s.root.RemoveAll(bodyDir), atomicfile.SyncDir(s.path)); err != nil {

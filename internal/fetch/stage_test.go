@@ -94,12 +94,12 @@ func TestStageKeepsWithin(t *testing.T) {
 	defer s.remove()
 
 	require.NoError(t, os.Symlink(outside, filepath.Join(s.path, outDir)))
-	_, _, err = s.take("simd", 1000)
+	_, _, err = s.take(outDir, "simd", 1000, 0o755)
 	require.Error(t, err)
 	_, err = s.fresh(outDir)
 	require.NoError(t, err)
 	require.NoError(t, os.Link(precious, filepath.Join(s.path, outDir, "simd")))
-	_, _, err = s.take("simd", 1000)
+	_, _, err = s.take(outDir, "simd", 1000, 0o755)
 	require.ErrorContains(t, err, "second name")
 
 	s.remove()
@@ -117,9 +117,9 @@ func TestTake(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "simd"), []byte(node), 0o600))
 	require.NoError(t, os.Chmod(filepath.Join(dir, "simd"), os.ModeSetuid|0o777))
 
-	_, _, err = s.take("simd", int64(len(node)-1))
+	_, _, err = s.take(outDir, "simd", int64(len(node)-1), 0o755)
 	require.ErrorContains(t, err, "more than the limit")
-	file, sum, err := s.take("simd", int64(len(node)))
+	file, sum, err := s.take(outDir, "simd", int64(len(node)), 0o755)
 	require.NoError(t, err)
 	assert.Equal(t, filepath.Join(s.path, "simd"), file)
 	assert.Equal(t, sum256(node), sum)
