@@ -42,6 +42,9 @@ func (c Config) Validate() (errs []error) {
 	if c.DSN == "" {
 		errs = append(errs, errors.New("dsn: must not be empty"))
 	}
+	for _, d := range [][2]string{{"dsn", c.DSN}, {"admin_dsn", c.AdminDSN}, {"scratch_dsn", c.ScratchDSN}} {
+		errs = append(errs, checkDSN(d[0], d[1])...)
+	}
 	if !slices.Contains([]string{ModeAuto, ModeClone, ModeDump}, c.Mode) {
 		errs = append(errs, fmt.Errorf("mode: %q is none of auto, clone, dump", c.Mode))
 	}
@@ -67,7 +70,8 @@ type Options struct {
 
 // Source is one database.
 type Source struct {
-	o Options
+	o      Options
+	server *Server
 }
 
 // New makes a source. It does no I/O: a server that is away is Check's to report.
@@ -78,7 +82,7 @@ func New(o Options) (*Source, error) {
 	if o.Observe == nil {
 		o.Observe = func(string, int64, int64) {}
 	}
-	return &Source{o: o}, nil
+	return &Source{o: o, server: newServer(o)}, nil
 }
 
 // Name is the source's name.
@@ -86,6 +90,9 @@ func (s *Source) Name() string { return s.o.Name }
 
 // Kind says that it is a database.
 func (s *Source) Kind() string { return Kind }
+
+// Where shows user@host:port/database; it opens nothing.
+func (s *Source) Where() string { return s.server.Where() }
 
 // Present is always true: whether the server answers is Check's to tell.
 func (s *Source) Present() bool { return true }

@@ -11,7 +11,6 @@ var errTODO = errors.New("not written yet")
 
 // clone.go, room.go
 
-func (s *Source) Where() string { return s.o.DSN }
 func (s *Source) Forecast(ctx context.Context, dir string) (manifest.Estimate, error) {
 	return manifest.Estimate{}, errTODO
 }

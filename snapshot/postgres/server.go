@@ -1,0 +1,314 @@
+package postgres
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"nodevisor/internal/hint"
+	"nodevisor/internal/proc"
+)
+
+const (
+	// AppName is how our sessions call themselves in pg_stat_activity.
+	AppName = "nodevisor"
+	// connectTimeout bounds one attempt to connect: nothing of ours runs where that takes longer.
+	connectTimeout = 10 * time.Second
+	// lockTimeout bounds the wait for a lock of a session of ours: another's lock must be named, not waited for.
+	lockTimeout = 30 * time.Second
+	// maxPassword caps a password's file, in bytes.
+	maxPassword = 4 << 10
+)
+
+// Server is one PostgreSQL server, reached as one role by one connection string. It holds no connection and no password:
+// both are fetched when they are needed, so that a password that was changed holds at once.
+type Server struct {
+	source   string // the source's name: a part of the credential's
+	role     string // what the connection string is for: "", admin, scratch
+	dsn      string
+	password string // the file with the password; "" = a credential, or what libpq and pgx find
+	bin      string // where client programs lie; "" = PATH
+	database string // the database that is meant where none is named; "" = the connection string's
+	admin    *Server
+	scratch  *Server
+}
+
+// newServer gives the server of a source; its admin and scratch ways fall back on it.
+func newServer(o Options) *Server {
+	v := &Server{source: o.Name, dsn: o.DSN, password: o.PasswordFile, bin: o.Bin}
+	other := func(role, dsn string, base *Server) *Server {
+		if dsn == "" {
+			return base
+		}
+		w := &Server{source: o.Name, role: role, dsn: dsn, bin: o.Bin}
+		if user(dsn) == user(o.DSN) { // the file holds one role's password
+			w.password = o.PasswordFile
+		}
+		return w
+	}
+	maintenance := *v
+	maintenance.database = "postgres"
+	v.admin = other("admin", o.AdminDSN, &maintenance)
+	v.scratch = other("scratch", o.ScratchDSN, v.admin)
+	return v
+}
+
+func user(dsn string) string {
+	all, _ := parseDSN(dsn) // checked by Validate
+	return all["user"]
+}
+
+// OnAdmin is the way to the server on which databases are created and renamed.
+func (v *Server) OnAdmin() *Server { return v.admin }
+
+// OnScratch is the server for databases that live for the time of a comparison.
+func (v *Server) OnScratch() *Server { return v.scratch }
+
+// Admin connects for CREATE, ALTER and DROP DATABASE: by admin_dsn, or to the database postgres of the same server.
+func (v *Server) Admin(ctx context.Context) (*pgx.Conn, error) { return v.admin.Connect(ctx, "") }
+
+// Scratch connects for the creation of scratch databases: by scratch_dsn, or as Admin.
+func (v *Server) Scratch(ctx context.Context) (*pgx.Conn, error) { return v.scratch.Connect(ctx, "") }
+
+// Where shows user@host:port/database, never a password.
+func (v *Server) Where() string {
+	text := shown(v.dsn)
+	if v.database != "" {
+		text = text[:strings.LastIndexByte(text, '/')+1] + v.database
+	}
+	return text
+}
+
+// Connect opens a session in a database; "" is the connection string's own. Times are UTC, a lock is waited for 30 s at
+// most, and the server notices within a second that we are gone, also amid a statement. The caller closes it.
+func (v *Server) Connect(ctx context.Context, database string) (*pgx.Conn, error) {
+	cfg, err := v.config(database)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, v.explain(ctx, "connect to", err)
+	}
+	// Not in the start-up packet: servers before 14 don't know the parameter, and would refuse the session.
+	const gone = "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'"
+	if _, err := conn.Exec(ctx, gone); err != nil {
+		_ = conn.Close(ctx)
+		return nil, v.explain(ctx, "connect to", err)
+	}
+	return conn, nil
+}
+
+// config is the connection string with what every session of ours has.
+func (v *Server) config(database string) (*pgx.ConnConfig, error) {
+	if errs := checkDSN(v.key(), v.dsn); len(errs) > 0 {
+		return nil, &hint.Error{Op: "use database of source", Path: v.source, Err: errors.Join(errs...), Hint: "correct " + v.key() + " in [[snapshot.source]]"}
+	}
+	cfg, err := pgx.ParseConfig(v.dsn)
+	if err != nil { // its text shows the connection string, which holds no password
+		return nil, &hint.Error{Op: "use database of source", Path: v.source, Err: err, Hint: "correct " + v.key() + " in [[snapshot.source]]"}
+	}
+	password, err := v.secret()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Password = cmp.Or(password, cfg.Password)
+	cfg.Database = cmp.Or(database, v.database, cfg.Database)
+	if cfg.ConnectTimeout == 0 || cfg.ConnectTimeout > connectTimeout {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	for key := range cfg.RuntimeParams {
+		if lower := strings.ToLower(key); lower == "timezone" || lower == "application_name" || slices.Contains(libpqOnly, lower) {
+			delete(cfg.RuntimeParams, key)
+		}
+	}
+	cfg.RuntimeParams["application_name"] = AppName
+	cfg.RuntimeParams["timezone"] = "UTC"
+	cfg.RuntimeParams["lock_timeout"] = strconv.FormatInt(lockTimeout.Milliseconds(), 10)
+	cfg.RuntimeParams["statement_timeout"] = "0" // a role's default must not end a long copy: contexts bound ours
+	return cfg, nil
+}
+
+// key is the connection string's name in the configuration.
+func (v *Server) key() string {
+	if v.role == "" {
+		return "dsn"
+	}
+	return v.role + "_dsn"
+}
+
+// secret reads the password: from password_file, or from a credential that systemd handed over (systemd.exec(5),
+// LoadCredential=), called <source>.password, <source>.admin.password or <source>.scratch.password. "" leaves it to what
+// pgx finds: PGPASSWORD, PGPASSFILE, ~/.pgpass.
+func (v *Server) secret() (string, error) {
+	path := v.password
+	if path == "" {
+		dir := os.Getenv("CREDENTIALS_DIRECTORY")
+		if dir == "" {
+			return "", nil
+		}
+		name := v.source
+		if v.role != "" {
+			name += "." + v.role
+		}
+		path = filepath.Join(dir, name+".password")
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return "", nil
+		}
+	} else if err := checkPasswordFile(path); err != nil {
+		return "", err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", &hint.Error{Op: "read password of source " + v.source, Err: err, Hint: "put the password alone into it, and: chmod 600 " + path}
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
+	text = bytes.TrimRight(text, "\r\n")
+	switch {
+	case err != nil:
+	case len(text) > maxPassword:
+		err = errors.New("it is longer than 4 KiB")
+	case len(text) == 0:
+		err = errors.New("it is empty")
+	case bytes.ContainsAny(text, "\n\x00"):
+		err = errors.New("it holds more than one line")
+	}
+	if err != nil {
+		return "", &hint.Error{Op: "read password from", Path: path, Err: err, Hint: "put the password alone into it"}
+	}
+	return string(text), nil
+}
+
+// checkPasswordFile refuses a file that others could read, or that another user could have written.
+func checkPasswordFile(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return &hint.Error{Op: "read password from", Path: path, Err: errors.Unwrap(err), Hint: "put the password alone into it, and: chmod 600 " + path}
+	}
+	if !info.Mode().IsRegular() {
+		return hint.New("read password from", path, "it is no regular file", "put the password alone into a file, and name that in password_file")
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return hint.New("read password from", path, fmt.Sprintf("others may read it (mode %04o)", mode), "chmod 600 "+path)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if me := os.Geteuid(); ok && me != 0 && st.Uid != 0 && int(st.Uid) != me {
+		return hint.New("read password from", path, fmt.Sprintf("it belongs to user %d", st.Uid), fmt.Sprintf("chown %d %s", me, path))
+	}
+	return nil
+}
+
+// Program prepares a client program (pg_dump, pg_restore, psql) for a database; "" is the connection string's own. The
+// connection and the password are in its environment, which holds nothing else but what libpq needs: never in argv. It
+// is to be run by package proc.
+func (v *Server) Program(name, database string, args ...string) (*exec.Cmd, error) {
+	cfg, err := v.config(database)
+	if err != nil {
+		return nil, err
+	}
+	path, err := v.program(name)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Env = passedOn()
+	set := func(key, value string) { cmd.Env = append(cmd.Env, key+"="+value) }
+	settings, _ := parseDSN(v.dsn) // checked by config
+	for key, value := range settings {
+		if env, ok := libpqEnv[key]; ok {
+			set(env, value)
+		}
+	}
+	set("PGHOST", cfg.Host) // the last one of a name holds
+	set("PGPORT", strconv.Itoa(int(cfg.Port)))
+	set("PGUSER", cfg.User)
+	set("PGDATABASE", cfg.Database)
+	set("PGCONNECT_TIMEOUT", strconv.Itoa(int(cfg.ConnectTimeout.Seconds())))
+	set("PGAPPNAME", AppName)
+	set("PGTZ", "UTC")
+	set("LC_ALL", "C")
+	if cfg.Password != "" {
+		set("PGPASSWORD", cfg.Password)
+	}
+	return cmd, nil
+}
+
+func (v *Server) program(name string) (string, error) {
+	path := filepath.Join(v.bin, name)
+	if v.bin == "" {
+		path = name
+	}
+	path, err := exec.LookPath(path)
+	if err != nil {
+		return "", &hint.Error{
+			Op: "run", Path: name, Err: err,
+			Hint: "install PostgreSQL's client programs (Debian: apt-get install postgresql-client), or set [snapshot] pg_bin to their directory",
+		}
+	}
+	return filepath.Abs(path)
+}
+
+// version finds "15.18" in "pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", "17" in "17beta1".
+var version = regexp.MustCompile(`\b(\d+(?:\.\d+)*)`)
+
+// ClientVersion asks a client program for its version, such as "15.18".
+func (v *Server) ClientVersion(ctx context.Context, name string) (string, error) {
+	path, err := v.program(name)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.Command(path, "--version")
+	cmd.Env = append(passedOn(), "LC_ALL=C")
+	res, err := proc.Output(ctx, cmd, 4<<10)
+	if err != nil {
+		return "", fmt.Errorf("cannot ask %s for its version: %w", name, err)
+	}
+	_, text, _ := strings.Cut(string(res.Stdout), ")")
+	found := version.FindString(text)
+	if found == "" {
+		return "", fmt.Errorf("cannot ask %s for its version: it said %q", name, res.Stdout)
+	}
+	return found, nil
+}
+
+// major is the leading number of a version; 0 where there is none. Since PostgreSQL 10 it is what compatibility goes by.
+func major(v string) int {
+	n, _ := strconv.Atoi(version.FindString(v[:max(strings.IndexByte(v, '.'), 0)]))
+	if n == 0 {
+		n, _ = strconv.Atoi(version.FindString(v))
+	}
+	return n
+}
+
+// CheckClient refuses a client program that is older than the server: pg_dump and pg_restore refuse newer servers
+// themselves, in the window.
+func (v *Server) CheckClient(ctx context.Context, name, serverVersion string) (clientVersion string, err error) {
+	client, err := v.ClientVersion(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	if major(client) < major(serverVersion) {
+		return client, &hint.Error{
+			Op: "use", Path: name, Err: fmt.Errorf("it is version %s, older than the server's %s", client, serverVersion),
+			Hint: fmt.Sprintf("install PostgreSQL's client programs of version %d or newer, and set [snapshot] pg_bin to their directory", major(serverVersion)),
+		}
+	}
+	return client, nil
+}

@@ -1,0 +1,117 @@
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"nodevisor/internal/hint"
+	"nodevisor/snapshot/manifest"
+)
+
+// SQLSTATEs that a person can do something about (PostgreSQL manual, Appendix A).
+const (
+	stateNoRights       = "42501" // insufficient_privilege
+	stateBadPassword    = "28P01" // invalid_password
+	stateBadRole        = "28000" // invalid_authorization_specification
+	stateNoDatabase     = "3D000" // invalid_catalog_name
+	stateTooMany        = "53300" // too_many_connections
+	stateDiskFull       = "53100" // disk_full
+	stateLockTimeout    = "55P03" // lock_not_available
+	stateInUse          = "55006" // object_in_use
+	stateDuplicate      = "42P04" // duplicate_database
+	stateNotConnectable = "55000" // object_not_in_prerequisite_state: datallowconn is false
+	stateStarting       = "57P03" // cannot_connect_now
+	stateShutdown       = "57P01" // admin_shutdown
+	stateCrash          = "57P02" // crash_shutdown
+)
+
+// state is the SQLSTATE in err's chain, or "".
+func state(err error) string {
+	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+// explain turns what a server or the way to it said into an error that says what to do. It wraps the cause, and
+// manifest.ErrAway where the server doesn't answer.
+func (v *Server) explain(ctx context.Context, op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	cause, next := v.diagnose(ctx, err)
+	return &hint.Error{Op: op, Path: v.Where(), Err: cause, Hint: next}
+}
+
+func (v *Server) diagnose(ctx context.Context, err error) (cause error, next string) {
+	var pg *pgconn.PgError
+	switch {
+	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", context.Cause(ctx), err), ""
+	case errors.As(err, &pg):
+		return v.diagnoseState(pg, err)
+	case isTLS(err):
+		return fmt.Errorf("TLS: %w", err), "set sslmode and sslrootcert in " + v.key() + " as the server's ssl settings and certificate are"
+	case isAway(err):
+		return fmt.Errorf("%w: %w", manifest.ErrAway, err), "start it: systemctl start postgresql; then look at host and port in " + v.key()
+	}
+	return err, ""
+}
+
+func (v *Server) diagnoseState(pg *pgconn.PgError, err error) (error, string) {
+	switch pg.Code {
+	case stateBadPassword:
+		return fmt.Errorf("the password is wrong or missing: %w", err), "put the role's password into password_file, PGPASSFILE or the credential " + v.source + ".password"
+	case stateBadRole:
+		if pg.Routine == "ClientAuthentication" { // by its name: the text is in the server's language
+			return fmt.Errorf("the server's pg_hba.conf doesn't let us in: %w", err), "add a line for this role and address to pg_hba.conf, or use the host and sslmode that it expects"
+		}
+		return fmt.Errorf("there is no such role, or it may not log in here: %w", err), "correct user in " + v.key() + ", or CREATE ROLE … LOGIN"
+	case stateNoDatabase:
+		return fmt.Errorf("there is no such database: %w", err), "correct dbname in " + v.key() + "; psql -l lists what is there"
+	case stateNoRights:
+		return fmt.Errorf("the role lacks a right: %w", err), "supervisor doctor (it lists the rights that are needed)"
+	case stateTooMany:
+		return fmt.Errorf("the server has no connection left: %w", err), "raise max_connections, or end idle sessions"
+	case stateDiskFull:
+		return fmt.Errorf("the server's disk is full: %w", err), "make room where the server's data lies, or set mode = \"dump\""
+	case stateLockTimeout:
+		return fmt.Errorf("another session holds a lock: %w", err), "SELECT pid, application_name, query FROM pg_stat_activity WHERE state <> 'idle'"
+	case stateStarting, stateShutdown, stateCrash:
+		return fmt.Errorf("%w: %w", manifest.ErrAway, err), "wait until it has started: pg_isready"
+	}
+	if strings.HasPrefix(pg.Code, "08") {
+		return fmt.Errorf("%w: %w", manifest.ErrAway, err), "pg_isready"
+	}
+	return err, ""
+}
+
+func isTLS(err error) bool {
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	var verify *tls.CertificateVerificationError
+	var authority x509.UnknownAuthorityError
+	var host x509.HostnameError
+	return errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &verify) || errors.As(err, &authority) || errors.As(err, &host) ||
+		strings.Contains(err.Error(), "server refused TLS") // pgconn has no type for it
+}
+
+// isAway tells whether nobody answered, or the line broke.
+func isAway(err error) bool {
+	var op *net.OpError
+	var lookup *net.DNSError
+	var failed *pgconn.ConnectError
+	return errors.As(err, &op) || errors.As(err, &lookup) || errors.As(err, &failed) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || pgconn.Timeout(err)
+}
