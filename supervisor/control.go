@@ -58,7 +58,7 @@ func (s *Supervisor) listen() (*control, error) {
 		return nil, err
 	}
 	// Between bind and chmod others may connect, at most: who they are is asked of every peer anyway.
-	if err := errors.Join(os.Chmod(path, s.o.SocketMode), atomicfile.Adopt(path), s.shareSocket(path)); err != nil {
+	if err := errors.Join(atomicfile.Adopt(path), shareSocket(path, s.o.SocketMode, s.o.SocketGroup)); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	c := &control{listener: l, path: path}
@@ -107,12 +107,14 @@ func peerOf(conn net.Conn) int {
 	return uid
 }
 
-// shareSocket lets the members of [control] group connect. They may read the status, nothing else.
-func (s *Supervisor) shareSocket(path string) error {
-	if s.o.SocketGroup < 0 {
-		return nil
+// shareSocket lets the members of [control] group connect; gid -1 is nobody's. They may read the status, nothing else.
+func shareSocket(path string, mode os.FileMode, gid int) error {
+	if gid >= 0 { // first: a mode for a group must not be another group's for a moment
+		if err := os.Chown(path, -1, gid); err != nil {
+			return err
+		}
 	}
-	return os.Chown(path, -1, s.o.SocketGroup)
+	return os.Chmod(path, mode)
 }
 
 // allowed tells whether the peer may ask for operations: root, and the supervisor's own user.

@@ -132,9 +132,9 @@ func (s *Supervisor) readHeight() {
 		return
 	}
 	s.reading = true
-	asked, life := s.child, s.life
+	asked, life, heights := s.child, s.life, s.o.Heights
 	s.ask(func(context.Context) func() {
-		r, err := s.o.Heights.Read(life)
+		r, err := heights.Read(life)
 		if err == nil && life.Err() == nil {
 			if rerr := s.o.Recorder.Note(r.Height); rerr != nil {
 				s.log.Warn("cannot record the height", "error", rerr)
@@ -248,9 +248,9 @@ func (s *Supervisor) askChain() {
 	if s.o.ChainPlan == nil || s.child == nil {
 		return
 	}
-	life := s.life
+	life, ask := s.life, s.o.ChainPlan
 	s.ask(func(context.Context) func() {
-		p, err := s.o.ChainPlan(life)
+		p, err := ask(life)
 		return func() {
 			s.chainTimer.Reset(chainEvery)
 			if err != nil {

@@ -158,8 +158,9 @@ func (s *Supervisor) recheckDue() {
 		return
 	}
 	s.checking = true
+	checker := s.o.Checker
 	s.ask(func(ctx context.Context) func() {
-		ready := s.o.Checker.Check(ctx, to)
+		ready := checker.Check(ctx, to)
 		return func() {
 			s.checking = false
 			s.ready[to] = ready
@@ -188,13 +189,13 @@ func (s *Supervisor) checkReadiness() {
 		return
 	}
 	s.checking = true
-	versions := s.tracker.PendingVersions()
+	versions, checker := s.tracker.PendingVersions(), s.o.Checker
 	s.ask(func(ctx context.Context) func() {
 		checked := map[upgrade.Version]upgrade.Readiness{}
 		all := append([]upgrade.Version{}, versions...)
 		for _, v := range append(all, s.o.Layout.Versions()...) {
 			if _, twice := checked[v]; !twice {
-				checked[v] = s.o.Checker.Check(ctx, v)
+				checked[v] = checker.Check(ctx, v)
 			}
 		}
 		return func() {

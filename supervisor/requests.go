@@ -311,24 +311,3 @@ func (s *Supervisor) opRollback(r request) {
 
 // HintAfterRestore says what an operator can do after a restore by hand.
 const HintAfterRestore = "supervisor resume, or: supervisor upgrade use VERSION (where the data is another version's)"
-
-func (s *Supervisor) opReload(r request) {
-	if s.o.Reload == nil {
-		finishRequest(r, errors.New("cannot reload: there is no configuration file"), "")
-		return
-	}
-	var fresh Reloaded
-	s.do("reload", func(context.Context) (err error) {
-		if fresh, err = s.o.Reload(); err == nil {
-			fresh.Upgrade.Recase = s.recase // names that were compared one way can't be compared another way from here on
-			s.o.Engine.Config = fresh.Upgrade
-		}
-		return err
-	}, func(err error) {
-		if err == nil {
-			s.o.Upgrade, s.o.SnapshotOn = fresh.Upgrade, fresh.SnapshotOn
-			s.log.Info("configuration reloaded")
-		}
-		finishRequest(r, err, "reloaded; [node] is read at the next start of run")
-	})
-}

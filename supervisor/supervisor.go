@@ -66,7 +66,7 @@ type Options struct {
 	Fetch       upgrade.Fetcher                                  // nil: downloads are off
 	ChainPlan   func(ctx context.Context) (*upgrade.Plan, error) // nil: the chain isn't asked
 	Command     func(v upgrade.Version) (args, env []string)     // what a version is started with
-	Reload      func() (Reloaded, error)                         // re-reads the configuration
+	Reload      func(inFlight bool) (Reloaded, error)            // re-reads the configuration, see Reloaded
 	Notify      Notifier                                         // nil: nobody
 	Event       func(event, text string)                         // an operator is to be told (see package alert); nil: nobody
 	Told        func() alert.Counts                              // what became of that; nil: not counted
@@ -80,12 +80,6 @@ type Options struct {
 	Stdin       *os.File
 	Stdout      *os.File
 	Stderr      *os.File
-}
-
-// Reloaded is what a reload may change while the node runs.
-type Reloaded struct {
-	Upgrade    upgrade.Config
-	SnapshotOn func(event string) bool
 }
 
 // Supervisor is one `run`. All fields below the channels belong to the loop.

@@ -30,8 +30,9 @@ func (s *Supervisor) tidy() {
 	if u := s.journal.Upgrade; u != nil {
 		keep = u.Snapshot
 	}
+	store := s.o.Snapshots
 	s.spawn(func() {
-		err := s.o.Snapshots.Tidy(ctx, keep)
+		err := store.Tidy(ctx, keep)
 		broken := ctx.Err() != nil
 		cancel()
 		close(t.ended)

@@ -50,16 +50,40 @@ func (a *app) say(format string, args ...any) {
 // load composes the configuration for this command line: that of the flags, of the unit that --unit names, or of the one
 // `run` of this host.
 func (a *app) load(ctx context.Context, skipDirs bool) (*session, error) {
+	o, cfg, origin, err := a.compose(ctx, skipDirs)
+	if err != nil {
+		return &session{app: a, cfg: cfg, origin: origin}, err
+	}
+	s := &session{app: a, cfg: cfg, origin: origin, environ: o.Environ, unitArgs: o.unit.NodeArgs()}
+	s.log, s.level = newLogger(cfg.Log, cfg.Cosmovisor, a.stderr, a.environ)
+	for _, w := range origin.Warnings {
+		s.log.Warn(w)
+	}
+	s.layout = upgrade.Layout{Home: cfg.Node.Home, Root: cfg.RootDir(), Node: cfg.Node.Name}
+	if cfg.Upgrade.PlanFile != "" {
+		s.layout.Plan = cfg.underHome(cfg.Upgrade.PlanFile)
+	}
+	return s, nil
+}
+
+// composed is what a configuration was composed of.
+type composed struct {
+	LoadOptions
+	unit Unit
+}
+
+// compose finds out where the configuration is and reads it. What is said of the whole holds for an error, too.
+func (a *app) compose(ctx context.Context, skipDirs bool) (composed, Config, Origin, error) {
 	o := LoadOptions{Environ: a.environ}
 	var unit Unit
 	if a.flags.unit != "" {
 		var err error
 		if unit, err = UnitEnvironment(ctx, a.flags.unit); err != nil {
-			return nil, err
+			return composed{}, Config{}, Origin{}, err
 		}
 		o = unit.LoadOptions(a.environ)
 	} else if err := a.loneRun(&o); err != nil {
-		return nil, err
+		return composed{}, Config{}, Origin{}, err
 	}
 	if a.flags.home != "" {
 		o.HomeFlag = a.flags.home
@@ -72,19 +96,7 @@ func (a *app) load(ctx context.Context, skipDirs bool) (*session, error) {
 	}
 	o.SkipDirs = skipDirs
 	cfg, origin, err := Load(o)
-	if err != nil {
-		return &session{app: a, cfg: cfg, origin: origin}, err
-	}
-	s := &session{app: a, cfg: cfg, origin: origin, environ: o.Environ, unitArgs: unit.NodeArgs()}
-	s.log = NewLogger(cfg.Log, cfg.Cosmovisor, a.stderr, a.environ)
-	for _, w := range origin.Warnings {
-		s.log.Warn(w)
-	}
-	s.layout = upgrade.Layout{Home: cfg.Node.Home, Root: cfg.RootDir(), Node: cfg.Node.Name}
-	if cfg.Upgrade.PlanFile != "" {
-		s.layout.Plan = cfg.underHome(cfg.Upgrade.PlanFile)
-	}
-	return s, nil
+	return composed{o, unit}, cfg, origin, err
 }
 
 // loneRun fills in the home of the one registered `run`, where nothing on the command line or in the environment says
@@ -127,7 +139,8 @@ type session struct {
 	unitArgs []string
 	layout   upgrade.Layout
 	log      *slog.Logger
-	args     []string // the node's, of this `run`; nil = [node] args
+	level    *slog.LevelVar // of log
+	args     []string       // the node's, of this `run`; nil = [node] args
 }
 
 // checker verifies binaries.

@@ -107,10 +107,8 @@ func Load(o LoadOptions) (Config, Origin, error) {
 // or a template incomplete is refused by Validate instead.
 func (l *loader) warnOfIdle() {
 	idle := map[string]bool{
-		"[metrics] listen": l.cfg.Metrics.Listen != "",
-		"[notify]":         len(l.cfg.Notify.Command) > 0 || l.cfg.Notify.Webhook != "",
-		"[systemd]":        l.cfg.Systemd.NodeNotify || l.cfg.Systemd.Ready != DefaultConfig().Systemd.Ready,
-		"[[unit]]":         len(l.cfg.Units) > 0,
+		"[systemd]": l.cfg.Systemd.NodeNotify || l.cfg.Systemd.Ready != DefaultConfig().Systemd.Ready,
+		"[[unit]]":  len(l.cfg.Units) > 0,
 	}
 	for _, key := range slices.Sorted(maps.Keys(idle)) {
 		if idle[key] {

@@ -86,7 +86,7 @@ func (l *loader) applySupervisorEnv() {
 // unknownVariable refuses what looks like a misspelt key, and lets other programs' variables be.
 func (l *loader) unknownVariable(name string, keys map[string]string) {
 	known := knownVariables()
-	if slices.Contains(known, name) || strings.HasPrefix(name, "SUPERVISOR_FETCH") {
+	if slices.Contains(known, name) || strings.HasPrefix(name, "SUPERVISOR_FETCH") || strings.HasPrefix(name, "SUPERVISOR_EVENT") {
 		return
 	}
 	candidates := known[:3]

@@ -27,30 +27,36 @@ const (
 // priority for journald, which keeps the time itself; else plain lines. Every record is one line, and the message
 // stands in it as it is, so that it can be looked for. Writing never fails and never blocks for long: see logSink.
 func NewLogger(cfg LogConfig, legacy CosmovisorConfig, stderr *os.File, environ []string) *slog.Logger {
+	log, _ := newLogger(cfg, legacy, stderr, environ)
+	return log
+}
+
+// newLogger also returns what changes the level of the log, and of every log that was made from it.
+func newLogger(cfg LogConfig, legacy CosmovisorConfig, stderr *os.File, environ []string) (*slog.Logger, *slog.LevelVar) {
 	env := environMap(environ)
 	form := chooseForm(cfg, legacy, term.IsTerminal(int(stderr.Fd())), isJournal(stderr, env["JOURNAL_STREAM"]), env)
+	form.live = new(slog.LevelVar)
+	form.live.Set(form.level)
 	lost := func(n int64) []byte {
 		var line bytes.Buffer
 		slog.New(form.handler(&line)).Warn("log records were lost, because nothing read them", "count", n)
 		return line.Bytes()
 	}
-	return slog.New(form.handler(newLogSink(stderr, lost)))
+	return slog.New(form.handler(newLogSink(stderr, lost))), form.live
 }
 
 // logForm is how records are written.
 type logForm struct {
 	json, priority, color bool
 	level                 slog.Level
-	time                  string // layout; "" = none
+	live                  *slog.LevelVar // what a reload sets; nil: level, for good
+	time                  string         // layout; "" = none
 }
 
 // chooseForm decides. What an operator asked for comes before what is detected, and NO_COLOR before every wish for
 // colour (https://no-color.org, https://bixense.com/clicolors).
 func chooseForm(cfg LogConfig, legacy CosmovisorConfig, terminal, journal bool, env map[string]string) logForm {
-	f := logForm{json: cfg.Format == "json", level: parseLevel(cfg.Level), time: fileTime}
-	if legacy.DisableLogs {
-		f.level = slog.LevelError // errors are never silenced: they name what holds an upgrade up
-	}
+	f := logForm{json: cfg.Format == "json", level: levelOf(cfg, legacy), time: fileTime}
 	if f.json {
 		return f
 	}
@@ -74,6 +80,14 @@ func chooseForm(cfg LogConfig, legacy CosmovisorConfig, terminal, journal bool, 
 		f.priority, f.color, f.time = true, false, ""
 	}
 	return f
+}
+
+// levelOf is the level that both configurations ask for.
+func levelOf(cfg LogConfig, legacy CosmovisorConfig) slog.Level {
+	if legacy.DisableLogs {
+		return slog.LevelError // errors are never silenced: they name what holds an upgrade up
+	}
+	return parseLevel(cfg.Level)
 }
 
 func parseLevel(name string) slog.Level {
@@ -100,8 +114,12 @@ func isJournal(f *os.File, stream string) bool {
 
 // handler writes records of this form to w, each with one Write.
 func (f logForm) handler(w io.Writer) slog.Handler {
+	level := slog.Leveler(f.level)
+	if f.live != nil {
+		level = f.live
+	}
 	if f.json {
-		return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.level})
+		return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})
 	}
 	layout := f.time
 	if layout == "" {
@@ -109,7 +127,7 @@ func (f logForm) handler(w io.Writer) slog.Handler {
 	}
 	line := &bytes.Buffer{}
 	inner := tint.NewTextHandler(line, &tint.Options{
-		Level: f.level, TimeFormat: layout, NoColor: !f.color, ReplaceAttr: replaceText(f.time == ""),
+		Level: level, TimeFormat: layout, NoColor: !f.color, ReplaceAttr: replaceText(f.time == ""),
 	})
 	return &lineHandler{inner: inner, priority: f.priority, out: &lineWriter{line: line, w: w}}
 }

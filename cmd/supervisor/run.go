@@ -121,14 +121,15 @@ func (s *session) run(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer closeAll()
 	socket := s.cfg.ControlSocket(s.environ)
 	release, err := Register(s.environ, s.cfg.Node.Home, s.origin.File, os.Getpid(), socket)
 	if err != nil {
 		s.log.Debug("cannot register this run", "error", err)
 	}
 	defer release()
-	return sup.Run(ctx), nil
+	code := sup.Run(ctx)
+	closeAll(code)
+	return code, nil
 }
 
 // checkPermissions refuses what others may change: whoever can write to the tree decides what runs beside the keys.
@@ -191,20 +192,11 @@ func (s *session) stopForeign(ctx context.Context, f supervisor.Foreign) error {
 }
 
 // assemble makes the supervisor out of everything.
-func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervisor.Supervisor, func(), error) {
+func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervisor.Supervisor, func(code int), error) {
 	var sup *supervisor.Supervisor
 	observe := func(phase string, done, total int64) {
 		sup.Observe(progress.Event{Phase: phase, Done: done, Total: total})
 	}
-	store, err := s.store(observe)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := store.Recover(ctx); err != nil {
-		return nil, nil, err
-	}
-	checker := s.checker()
-	engine := s.engine(store, checker, func(u upgrade.Upgrade) { sup.ObservePhase(u) })
 	lines, err := source.NewLines(s.cfg.Height.Log)
 	if err != nil {
 		return nil, nil, err
@@ -213,29 +205,36 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 	if err != nil {
 		return nil, nil, err
 	}
-	heights := s.heights(lines, s.currentBinary)
-	o := supervisor.Options{
-		Config: s.cfg.Node, Layout: s.layout, Upgrade: s.cfg.Upgrade, Engine: engine, Checker: checker, Heights: heights,
-		Lines: lines, LinesFor: s.cfg.Height.Log != "", Recorder: recorder, Lock: lock, Snapshots: store,
-		SnapshotOn: s.snapshotOn, Fetch: s.fetcher(), ChainPlan: s.chainPlan, Command: s.command, Reload: s.reload,
-		Log: s.log, Socket: s.cfg.ControlSocket(s.environ), SocketMode: 0o600, SocketGroup: -1, Version: version,
-		ConfigFile: s.origin.File, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
+	l := &live{session: s, cfg: s.cfg, lines: lines, observe: observe}
+	if l.made, err = l.make(s, nil); err != nil {
+		return nil, nil, err
 	}
-	if s.snapshotOn("upgrade") {
-		o.Room = store.Room
+	store := l.made.Snapshots.(*snapshots) //nolint:errcheck // make made it
+	if err := store.Recover(ctx); err != nil {
+		return nil, nil, err
+	}
+	l.alerts = s.newAlerts()
+	o := supervisor.Options{
+		Config: s.cfg.Node, Layout: s.layout, Upgrade: s.cfg.Upgrade, Checker: l.made.Checker, Heights: l.made.Heights,
+		Engine: s.engine(store, l.made.Checker, func(u upgrade.Upgrade) { sup.ObservePhase(u) }),
+		Lines:  lines, LinesFor: s.cfg.Height.Log != "", Recorder: recorder, Lock: lock, Snapshots: store,
+		SnapshotOn: s.snapshotOn, Room: l.made.Room, Fetch: l.made.Fetch, ChainPlan: s.chainPlan, Command: s.command,
+		Reload: l.reload, Event: l.alerts.Event, Told: l.alerts.Counts, Metrics: s.cfg.Metrics.Listen, Log: s.log,
+		Socket: s.cfg.ControlSocket(s.environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
+		Version: version, ConfigFile: s.origin.File, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
 	}
 	if n := systemd.New(); n != nil {
 		o.Notify = n
 	}
-	if s.cfg.Control.Group != "" {
-		gid, err := groupID(s.cfg.Control.Group)
-		if err != nil {
-			return nil, nil, err
-		}
-		o.SocketMode, o.SocketGroup = 0o660, gid
-	}
 	sup = supervisor.New(o)
-	return sup, heights.Close, nil
+	return sup, func(code int) {
+		l.made.Heights.Close()
+		grace := endGrace
+		if code == supervisor.ExitHeld {
+			grace = heldGrace
+		}
+		l.alerts.Close(grace)
+	}, nil
 }
 
 func groupID(name string) (int, error) {
@@ -253,16 +252,6 @@ func (s *session) currentBinary() string {
 		return ""
 	}
 	return s.layout.Binary(v)
-}
-
-// reload reads the configuration again: all of it or nothing.
-func (s *session) reload() (supervisor.Reloaded, error) {
-	fresh, err := s.load(context.Background(), false)
-	if err != nil {
-		return supervisor.Reloaded{}, err
-	}
-	s.cfg.Upgrade, s.cfg.Snapshot.On, s.cfg.Snapshot.Skip = fresh.cfg.Upgrade, fresh.cfg.Snapshot.On, fresh.cfg.Snapshot.Skip
-	return supervisor.Reloaded{Upgrade: fresh.cfg.Upgrade, SnapshotOn: fresh.snapshotOn}, nil
 }
 
 // inFlightSnapshots are the ids that no pruning may touch.

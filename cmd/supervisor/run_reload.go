@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/supervisor"
+	"nodevisor/supervisor/alert"
+	"nodevisor/upgrade/source"
+)
+
+// live is what a running `run` is made of and a reload replaces. The session's own configuration is never changed: what was
+// made from it may be in use in any goroutine. Only the reload's job touches live, and whoever ends `run`.
+type live struct {
+	*session                                       // as it was at the start: [node], arguments, streams
+	cfg      Config                                // what holds now
+	made     supervisor.Reloaded                   // and what was made of it
+	lines    *source.Lines                         // of the node's output
+	observe  func(phase string, done, total int64) // of long phases
+	alerts   *alert.Sender
+}
+
+// reloadable are the keys that a reload makes effective, and startOnly those that it leaves to the next start of `run`. A
+// change of any other key refuses the reload: what a running supervisor can't do must not look as if it were done.
+var (
+	reloadable = []string{"upgrade.", "height.", "snapshot.", "control.group", "log.level", "metrics.", "notify.", "security."}
+	fixed      = []string{"upgrade.plan_file", "upgrade.recase", "upgrade.poll", "height.log"}
+	startOnly  = []string{"node.", "version"}
+)
+
+// reload reads the configuration again and makes everything that follows from it, or changes nothing.
+func (l *live) reload(inFlight bool) (supervisor.Reloaded, error) {
+	_, cfg, origin, err := l.compose(context.Background(), false)
+	if err != nil {
+		return supervisor.Reloaded{}, err
+	}
+	cfg.Node, cfg.Versions = l.session.cfg.Node, l.session.cfg.Versions
+	changed := changedKeys(l.cfg, cfg)
+	if err := refuseFixed(changed, inFlight); err != nil {
+		return supervisor.Reloaded{}, err
+	}
+	fresh := *l.session
+	fresh.cfg, fresh.origin = cfg, origin
+	if err := fresh.checkPermissions(); err != nil {
+		return supervisor.Reloaded{}, err
+	}
+	for _, w := range origin.Warnings {
+		l.log.Warn(w)
+	}
+	made, err := l.make(&fresh, changed)
+	if err != nil {
+		return supervisor.Reloaded{}, err
+	}
+	made.Apply = func() {
+		l.cfg, l.made = cfg, made
+		l.level.Set(levelOf(cfg.Log, cfg.Cosmovisor))
+		l.alerts.Configure(alertConfig(cfg.Notify))
+	}
+	return made, nil
+}
+
+// make makes what the loop works with. What needn't be made anew stays, with all that it remembers.
+func (l *live) make(s *session, changed []string) (supervisor.Reloaded, error) {
+	made := l.made
+	made.Upgrade, made.SnapshotOn, made.ChainPlan, made.Fetch = s.cfg.Upgrade, s.snapshotOn, s.chainPlan, s.fetcher()
+	made.Metrics = s.cfg.Metrics.Listen
+	if made.Checker == nil || slices.Contains(changed, "upgrade.probe") {
+		made.Checker = s.checker()
+	}
+	if made.Heights == nil || touches(changed, "height.") {
+		made.Heights = s.heights(l.lines, s.currentBinary)
+	}
+	if made.Snapshots == nil || touches(changed, "snapshot.") {
+		store, err := s.store(l.observe)
+		if err != nil {
+			return made, err
+		}
+		made.Snapshots = store
+	}
+	made.OnUpgrade, made.Room = nil, nil
+	if store, ok := made.Snapshots.(*snapshots); ok && s.snapshotOn("upgrade") {
+		made.OnUpgrade, made.Room = store, store.Room
+	}
+	made.SocketMode, made.SocketGroup = 0o600, -1
+	if s.cfg.Control.Group != "" {
+		gid, err := groupID(s.cfg.Control.Group)
+		if err != nil {
+			return made, err
+		}
+		made.SocketMode, made.SocketGroup = 0o660, gid
+	}
+	return made, nil
+}
+
+func touches(changed []string, prefix string) bool {
+	return slices.ContainsFunc(changed, func(key string) bool { return strings.HasPrefix(key, prefix) })
+}
+
+// refuseFixed names every changed key that can't take effect while `run` lives. The snapshots of an upgrade in flight must
+// be found again where they were put.
+func refuseFixed(changed []string, inFlight bool) error {
+	var problems []error
+	for _, key := range changed {
+		begins := func(prefix string) bool { return strings.HasPrefix(key, prefix) }
+		var why, next string
+		switch {
+		case slices.ContainsFunc(startOnly, begins):
+			continue
+		case slices.Contains(fixed, key) || !slices.ContainsFunc(reloadable, begins):
+			why, next = "can't change while run lives", "stop run and start it again; or take the change back"
+		case inFlight && begins("snapshot."):
+			why, next = "can't change while an upgrade is in flight", "supervisor status; reload when it is committed"
+		default:
+			continue
+		}
+		table, name := "", key
+		if i := strings.LastIndex(key, "."); i >= 0 {
+			table, name = "["+key[:i]+"] ", key[i+1:]
+		}
+		problems = append(problems, &hint.Error{Op: "reload", Path: table + name, Err: errors.New(why), Hint: next})
+	}
+	return errors.Join(problems...)
+}
+
+// changedKeys lists the keys whose values differ, as paths: "upgrade.probation.up". A list is one key, and so is a map.
+func changedKeys(old, fresh Config) []string {
+	var keys []string
+	var walk func(a, b reflect.Value, path string)
+	walk = func(a, b reflect.Value, path string) {
+		if a.Kind() != reflect.Struct {
+			if !reflect.DeepEqual(a.Interface(), b.Interface()) {
+				keys = append(keys, path)
+			}
+			return
+		}
+		for i := range a.NumField() {
+			name, _, _ := strings.Cut(a.Type().Field(i).Tag.Get("toml"), ",")
+			if name != "" && name != "-" {
+				walk(a.Field(i), b.Field(i), join(path, name))
+			}
+		}
+	}
+	walk(reflect.ValueOf(old), reflect.ValueOf(fresh), "")
+	return keys
+}
+
+// notifiedFile remembers in <home>/supervisor what an operator was told, so that a supervisor that is started again and
+// again tells it once.
+const notifiedFile = "notified.json"
+
+// The end of `run` waits this long for notifications: one that is held has something to say and no node to delay, and any
+// other end is a restart that is waited for.
+const heldGrace, endGrace = 5 * time.Second, time.Second
+
+// newAlerts makes what tells an operator.
+func (s *session) newAlerts() *alert.Sender {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return alert.New(alert.Options{
+		Config: alertConfig(s.cfg.Notify), Node: s.cfg.Node.Name, Home: s.cfg.Node.Home, Host: host,
+		Record: fmt.Sprintf("%s/%s", s.layout.State(), notifiedFile), Log: s.log,
+	})
+}
+
+func alertConfig(c NotifyConfig) alert.Config {
+	return alert.Config{Command: c.Command, Webhook: c.Webhook}
+}
