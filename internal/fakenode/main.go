@@ -20,6 +20,8 @@
 //   - A binary that doesn't handle the upgrade that the data saw last exits 1 with "wrong app version", unless the block
 //     in hand is the one that brings the next upgrade (x/upgrade's downgrade check). An old binary on migrated data is so
 //     never mistaken for a healthy node.
+//   - With --postgres its blocks lie in a database, too, one transaction each; at its start it refuses tables that another
+//     version migrated, and tables that are not of the same moment as its store.
 //   - A height is signed at most once: the signer's state only rises, and where it is ahead of the data the block is
 //     made unsigned, as a validator does that catches up.
 //

@@ -18,6 +18,7 @@ import (
 type node struct {
 	*settings
 	store  *store
+	db     *database // nil: the blocks are in the store alone
 	signer *signer
 	tick   <-chan time.Time // nil: no further block is made
 	fresh  bool             // no block was committed by this process yet
@@ -60,6 +61,7 @@ func start(s *settings) (err error) {
 		return fail("%v", err)
 	}
 	defer n.store.close() //nolint:errcheck // a store at its end: nothing is buffered
+	defer n.db.close()    //nolint:errcheck // the same
 	return n.run(stop)
 }
 
@@ -75,8 +77,13 @@ func open(s *settings) (*node, error) {
 	if err == nil {
 		err = n.checkVersion()
 	}
+	if err == nil && s.postgres != "" {
+		if n.db, err = openDatabase(s.postgres); err == nil {
+			err = n.db.fits(store.state, s.handled)
+		}
+	}
 	if err != nil {
-		return nil, errors.Join(err, store.close())
+		return nil, errors.Join(err, n.db.close(), store.close())
 	}
 	n.publish()
 	return n, nil
@@ -224,7 +231,7 @@ func (n *node) execute() error {
 		upgrade = due.Name
 		logf("INF", "x/upgrade", "applying upgrade %q at height: %d", due.Name, height)
 	}
-	if err := n.store.commit(upgrade); err != nil {
+	if err := n.commit(height, upgrade); err != nil {
 		return err
 	}
 	if upgrade != "" {
@@ -239,6 +246,19 @@ func (n *node) execute() error {
 	}
 	n.publish()
 	return nil
+}
+
+// commit makes a block last: in the database first, where there is one. The store is what decides.
+func (n *node) commit(height int64, upgrade string) error {
+	if n.db != nil {
+		if upgrade != "" && n.damage {
+			return errors.Join(errors.New("the migration failed"), n.db.damage())
+		}
+		if err := n.db.commit(height, n.store.state.nextHash(height, upgrade), upgrade); err != nil {
+			return err
+		}
+	}
+	return n.store.commit(upgrade)
 }
 
 // needUpgrade says what the node waits for, in x/upgrade's order: the file, then the line.

@@ -45,6 +45,7 @@ type settings struct {
 	skips                     []int64
 	strict, storeLoader       bool
 	tableEvery                int
+	postgres                  string
 
 	// Faults.
 	exitAfter, startDelay, stopDelay time.Duration
@@ -53,7 +54,7 @@ type settings struct {
 	ignoreTerm, catchingUp, daemon   bool
 	children                         int
 	relativeLife, planPause          time.Duration
-	partialPlan, planRename          bool
+	partialPlan, planRename, damage  bool
 
 	// What tests look at.
 	stdinEcho, logHeight, traceBlocks bool
@@ -102,6 +103,7 @@ func (s *settings) chainFlags(fs *flag.FlagSet) {
 	fs.Func("unsafe-skip-upgrades", "`HEIGHTS` whose plans are passed over, separated by commas or blanks", s.addSkips)
 	fs.BoolVar(&s.strict, "strict", false, "exit 1 with BINARY UPDATED BEFORE TRIGGER where a plan ahead is handled already")
 	fs.BoolVar(&s.storeLoader, "store-loader", false, "exit 1 where an upgrade is to be applied and upgrade-info.json doesn't name it")
+	fs.StringVar(&s.postgres, "postgres", "", "`DSN` of a database that the blocks are kept in, too; a password has no place in it")
 	fs.IntVar(&s.tableEvery, "table-every", 100, "records in a log before it becomes a table")
 }
 
@@ -122,6 +124,7 @@ func (s *settings) faultFlags(fs *flag.FlagSet) {
 	fs.DurationVar(&s.relativeLife, "relative-life", 0, "how long those live; default 2m (daemon), 100ms (children)")
 	fs.BoolVar(&s.partialPlan, "partial-plan", false, "write upgrade-info.json in two writes, plan-pause apart")
 	fs.DurationVar(&s.planPause, "plan-pause", 300*time.Millisecond, "see partial-plan")
+	fs.BoolVar(&s.damage, "damage", false, "the migration of an upgrade damages the database's tables, and exits 1")
 	fs.BoolVar(&s.planRename, "plan-rename", false, "write upgrade-info.json by a rename")
 }
 
