@@ -17,11 +17,13 @@ type Database struct {
 	ClientVersion string            `json:"client_version"` // pg_dump's; "" until there is an archive
 	Owner         string            `json:"owner"`
 	Encoding      string            `json:"encoding"`
-	Locale        map[string]string `json:"locale"`   // provider, collate, ctype, icu: those of pg_database that a new one must share
-	Settings      []Setting         `json:"settings"` // ALTER DATABASE … SET, also for a role
-	Grants        []string          `json:"grants"`   // aclitems of the database itself; null: the defaults
-	Size          int64             `json:"size"`     // pg_database_size, in bytes
-	Clone         *string           `json:"clone"`    // the frozen clone that is kept; nil: there is none
+	Locale        map[string]string `json:"locale"`           // provider, collate, ctype, icu: those of pg_database that a new one must share
+	Settings      []Setting         `json:"settings"`         // ALTER DATABASE … SET, also for a role
+	Grants        []string          `json:"grants"`           // aclitems of the database itself; null: the defaults
+	ConnLimit     int32             `json:"connection_limit"` // of the database itself; -1: none
+	Comment       *string           `json:"comment"`
+	Size          int64             `json:"size"`  // pg_database_size, in bytes
+	Clone         *string           `json:"clone"` // the frozen clone that is kept; nil: there is none
 	CloneOID      *uint32           `json:"clone_oid"`
 	Compression   string            `json:"compression"` // of the archive: zstd:1, gzip:1; "" until there is one
 	DumpedAt      *time.Time        `json:"dumped_at"`

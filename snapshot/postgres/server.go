@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
@@ -30,6 +32,8 @@ const (
 	connectTimeout = 10 * time.Second
 	// lockTimeout bounds the wait for a lock of a session of ours: another's lock must be named, not waited for.
 	lockTimeout = 30 * time.Second
+	// cancelGrace is how long a cancelled statement may take to end before the line is broken.
+	cancelGrace = 5 * time.Second
 	// maxPassword caps a password's file, in bytes.
 	maxPassword = 4 << 10
 )
@@ -139,7 +143,12 @@ func (v *Server) config(database string) (*pgx.ConnConfig, error) {
 	cfg.RuntimeParams["application_name"] = AppName
 	cfg.RuntimeParams["timezone"] = "UTC"
 	cfg.RuntimeParams["lock_timeout"] = strconv.FormatInt(lockTimeout.Milliseconds(), 10)
-	cfg.RuntimeParams["statement_timeout"] = "0" // a role's default must not end a long copy: contexts bound ours
+	cfg.RuntimeParams["statement_timeout"] = "0"      // a role's default must not end a long copy: contexts bound ours
+	cfg.RuntimeParams["synchronous_commit"] = "local" // on the disk, and no waiting for a standby that may be gone
+	// A context's end cancels the statement on the server, which then tidies up, instead of breaking the line alone.
+	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelGrace}
+	}
 	return cfg, nil
 }
 
