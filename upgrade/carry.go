@@ -78,14 +78,18 @@ func (e *Engine) reread() error {
 	}
 }
 
-// snapshot waits the configured delay and seals a snapshot. Its id stands in the journal since the upgrade began, so
-// that it is found, not made twice, when this is done again.
+// snapshot waits the configured delay, seals a snapshot of all sources, and then makes the template that belongs to it.
+// The snapshot's id stands in the journal since the upgrade began, so that both are found, not made twice, when this is
+// done again.
 func (e *Engine) snapshot(ctx context.Context) error {
 	u := e.j.Upgrade
 	if err := sleep(ctx, e.Config.Delay); err != nil {
 		return err
 	}
 	if u.Snapshot == "" || e.Snapshots == nil {
+		if e.Templates != nil {
+			e.Log.Warn("no genesis template is made: it belongs to a snapshot, and none is taken", "plan", u.Plan.Name)
+		}
 		u.Snapshot, u.Skipped = "", true
 		return e.advance(Snapshotted, atomicfile.Content)
 	}
@@ -95,7 +99,29 @@ func (e *Engine) snapshot(ctx context.Context) error {
 		return fmt.Errorf("cannot take the snapshot before the upgrade %s: %w", u.Plan.Name, err)
 	}
 	e.Log.Info("backup completed", "snapshot", u.Snapshot, "took", time.Since(begun))
+	if err := e.template(ctx); err != nil {
+		return err
+	}
 	return e.advance(Snapshotted, atomicfile.Content)
+}
+
+// template makes the genesis template of the state that the old version left. Nobody chose to go on without it, so one
+// that can't be made is a hold.
+func (e *Engine) template(ctx context.Context) error {
+	u := e.j.Upgrade
+	if e.Templates == nil {
+		return nil
+	}
+	begun := time.Now()
+	if err := e.Templates.Export(ctx, u.Snapshot, u.Floor()); err != nil {
+		next := "supervisor upgrade resume (tries again), or take \"upgrade\" out of [genesis] on and then: supervisor upgrade resume"
+		if own := hint.Of(err); own != "" {
+			next = own + "; then: " + next
+		}
+		return &hint.Error{Op: "make the genesis template before the upgrade", Path: u.Plan.Name, Err: err, Hint: next}
+	}
+	e.Log.Info("genesis template completed", "snapshot", u.Snapshot, "took", time.Since(begun))
+	return nil
 }
 
 // switchOver makes current name the new version: custom script, digest, link, and the plan where node and Cosmovisor

@@ -107,6 +107,7 @@ func requireCommitted(t *testing.T, h *home) {
 	snaps, err := os.ReadDir(h.snaps.dir)
 	require.NoError(t, err)
 	require.Len(t, snaps, 1, "one snapshot, however often it was begun")
+	require.Equal(t, "v1", h.read(h.snaps.template("v2-100")), "its template is of the same moment")
 	requireNoLeftOvers(t, h.l.Home)
 }
 

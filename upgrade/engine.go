@@ -30,6 +30,13 @@ type Snapshotter interface {
 	Room(ctx context.Context) error
 }
 
+// Exporter makes genesis templates. Package main satisfies it.
+type Exporter interface {
+	// Export makes the template that belongs to a sealed snapshot, and makes it durable. The node is at rest, on the data
+	// that the snapshot has; height is that of its last block, or Unknown. The same snapshot again is the same template.
+	Export(ctx context.Context, snapshot string, height int64) error
+}
+
 // Fetcher places a plan's binary into the version's directory from the addresses in its info.
 type Fetcher func(ctx context.Context, p Plan, to Version) error
 
@@ -38,6 +45,7 @@ type Options struct {
 	Layout      Layout
 	Config      Config
 	Snapshots   Snapshotter // nil: upgrades take no snapshot
+	Templates   Exporter    // nil: upgrades make no genesis template
 	NewSnapshot func(label string, height int64) string
 	Checker     *Checker
 	Fetch       Fetcher                  // nil: downloads are off

@@ -138,7 +138,7 @@ func (h *home) unloaded() *Engine {
 		Env:     func(v Version) []string { return append(os.Environ(), "HOME_DIR="+h.l.Home, "VERSION="+v.Name()) },
 	}
 	if h.snaps != nil {
-		o.Snapshots = h.snaps
+		o.Snapshots, o.Templates = h.snaps, fakeTemplates{h.snaps}
 		o.NewSnapshot = func(label string, height int64) string { return fmt.Sprintf("%s-%d", label, height) }
 	}
 	return NewEngine(o)
@@ -201,6 +201,9 @@ type fakeSnaps struct {
 	data, dir string
 	calls     []string
 	fail      error
+
+	exports      []string
+	failTemplate error
 }
 
 func (s *fakeSnaps) path(id string) string { return filepath.Join(s.dir, id) }
@@ -233,6 +236,30 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return atomicfile.WriteFile(to, data, 0o644)
+}
+
+// template is where fakeTemplates puts the template of a snapshot.
+func (s *fakeSnaps) template(id string) string { return filepath.Join(s.dir+".templates", id) }
+
+// fakeTemplates makes a template out of the data at rest. It records its calls.
+type fakeTemplates struct{ *fakeSnaps }
+
+func (s fakeTemplates) Export(_ context.Context, id string, height int64) error {
+	s.exports = append(s.exports, fmt.Sprintf("%s %d", id, height))
+	if _, err := os.Stat(s.path(id)); err != nil {
+		return fmt.Errorf("the snapshot is not sealed: %w", err)
+	}
+	if s.failTemplate != nil {
+		return s.failTemplate
+	}
+	if err := os.MkdirAll(filepath.Dir(s.template(id)), 0o755); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(s.data)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(s.template(id), data, 0o600)
 }
 
 var errDisk = errors.New("the disk is gone")

@@ -34,7 +34,7 @@ type transition struct {
 var transitions = []transition{
 	{Planned, Staged, "verify the binary"},
 	{Staged, Stopped, "stop the node"},
-	{Stopped, Snapshotted, "wait the delay, take the snapshot"},
+	{Stopped, Snapshotted, "wait the delay, take the snapshot, then the template"},
 	{Snapshotted, Switched, "custom pre-upgrade, hash the binary again, switch the link"},
 	{Switched, Migrated, "the new binary's pre-upgrade"},
 	{Migrated, OnProbation, "count the attempt, start the new version"},
