@@ -115,6 +115,7 @@ func export(s *settings) error {
 	return printJSON(os.Stdout, map[string]any{
 		"genesis_time": "2026-01-01T00:00:00Z", "chain_id": s.network, "app_name": "fakenode", "app_version": version,
 		"initial_height": store.state.Applied + 1, "app_hash": strings.ToUpper(store.state.Hash),
+		"consensus": map[string]any{"validators": []any{}, "params": map[string]any{"block": map[string]any{"max_bytes": "22020096"}}},
 		"app_state": map[string]any{
 			"upgrade": map[string]any{"applied": append([]string{}, store.state.Upgrades...)},
 			"bank":    map[string]any{"supply": []any{map[string]any{"denom": "fake", "amount": strconv.FormatInt(store.state.Applied, 10)}}},
