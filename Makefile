@@ -4,17 +4,18 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 PROGRAMS = $(notdir $(patsubst %/main.go,%,$(wildcard cmd/*/main.go)))
 TOOLS   := $(CURDIR)/.nodevisor-tools
 LINT    := v2.15.0
+NFPM    := v2.43.0
 FUZZTIME ?= 30s
 # What tests use beyond Go and make; `make deps` installs it on Debian.
-PACKAGES := gcc libc6-dev git procps strace postgresql prometheus systemd dbus iproute2
-WANTED   := git:git pgrep:procps strace:strace $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb):postgresql promtool:prometheus systemd-analyze:systemd dbus-daemon:dbus ip:iproute2
+PACKAGES := gcc libc6-dev git procps strace postgresql prometheus systemd dbus iproute2 rpm
+WANTED   := git:git pgrep:procps strace:strace $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb):postgresql promtool:prometheus systemd-analyze:systemd dbus-daemon:dbus ip:iproute2 rpm:rpm
 # The race detector needs cgo and a C compiler.
 RACE     = $(shell test "$$(go env CGO_ENABLED)" = 1 && command -v $$(go env CC) >/dev/null && echo -race)
 SUDO     = $(shell test "$$(id -u)" = 0 || echo sudo)
 MISSING  = $(if $(RACE),,gcc(no race detector)) $(foreach w,$(WANTED),$(shell command -v $(firstword $(subst :, ,$(w))) >/dev/null || echo $(lastword $(subst :, ,$(w)))))
 
 .DEFAULT_GOAL := build
-.PHONY: build test demo lint e2e cover fuzz deps clean help
+.PHONY: build test demo lint e2e cover fuzz deb rpm packages packages-check deps clean help
 
 build: ## all programs, into build/
 	@mkdir -p build
@@ -51,6 +52,19 @@ fuzz: ## each fuzz test for FUZZTIME
 		done; \
 	done
 
+deb rpm: $(TOOLS)/nfpm-$(NFPM) ## one kind of package, with its bill of materials and digests, into dist/
+	NFPM=$< packaging/build.sh $@
+
+packages: $(TOOLS)/nfpm-$(NFPM) ## both kinds
+	NFPM=$< packaging/build.sh deb rpm
+
+packages-check: $(TOOLS)/nfpm-$(NFPM) ## builds the packages twice, installs, upgrades, removes and purges them in roots of their own
+	NFPM=$< go test -tags packages -count 1 -timeout 10m ./packaging/
+
+$(TOOLS)/nfpm-$(NFPM):
+	GOBIN=$(TOOLS) go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM)
+	mv $(TOOLS)/nfpm $@
+
 deps: ## Debian packages that the tests use, if they are missing
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	test -z "$$missing" || { $(SUDO) apt-get update -q && \
@@ -60,4 +74,4 @@ clean: ## what the build left here; not .nodevisor-tools/
 	rm -rf build dist
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
