@@ -28,6 +28,9 @@ type ChildSpec struct {
 	Env  []string // nil: the supervisor's own. What speaks to systemd is stripped in any case
 	Dir  string   // "" = the supervisor's own
 
+	// NotifySocket is what the node is given as NOTIFY_SOCKET; "" = none.
+	NotifySocket string
+
 	// Lock is inherited by the node as descriptor 3, so that the home stays locked while the node lives, whatever
 	// becomes of the supervisor. nil in tests only.
 	Lock *os.File
@@ -55,6 +58,7 @@ type Child struct {
 	linger    time.Duration
 	tee       *tee // nil: no tee
 	exited    chan Exit
+	over      chan struct{}
 	poke      chan struct{} // order has changed
 
 	// Of the goroutine that supervises alone: who has got the stop signal.
@@ -79,12 +83,15 @@ type stopOrder struct {
 func StartChild(spec ChildSpec) (*Child, error) {
 	cmd := exec.Command(spec.Path, spec.Args...)
 	cmd.Env, cmd.Dir = nodeEnv(spec.Env), spec.Dir
+	if spec.NotifySocket != "" {
+		cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+spec.NotifySocket)
+	}
 	if spec.Lock != nil {
 		cmd.ExtraFiles = []*os.File{spec.Lock}
 	}
 	c := &Child{
 		cmd: cmd, linger: spec.Linger,
-		exited: make(chan Exit, 1), poke: make(chan struct{}, 1), told: map[int]bool{},
+		exited: make(chan Exit, 1), over: make(chan struct{}), poke: make(chan struct{}, 1), told: map[int]bool{},
 	}
 	if c.linger <= 0 {
 		c.linger = DefaultLinger
@@ -147,6 +154,9 @@ func (c *Child) SharesTerminal() bool { return c.shares }
 // Exited delivers one value, once the main process, its group and all that this process adopted of it are gone, and
 // the last line was handed to Lines. Only then is the node stopped. The channel is never closed.
 func (c *Child) Exited() <-chan Exit { return c.exited }
+
+// Gone is closed when Exited has its value: for those who don't take it.
+func (c *Child) Gone() <-chan struct{} { return c.over }
 
 // Signal sends sig to the node's group, or to its main process alone where the node shares our group. The error is
 // os.ErrProcessDone when there is nobody left to hear it.

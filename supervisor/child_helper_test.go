@@ -42,6 +42,8 @@ func runHelper(name string, args []string) int {
 		return helperRun()
 	case "host":
 		return helperHost()
+	case "notify": // a program of the node's that speaks to systemd
+		return helperNotify(args[0])
 	case "holder": // a supervisor: takes the lock at args[0], starts a node that inherits it, and waits
 		return helperHolder(args[0])
 	case "tty-supervisor":

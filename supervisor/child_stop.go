@@ -23,6 +23,7 @@ func (c *Child) supervise() {
 	c.tee.finish()
 	exit.Gone = time.Now()
 	c.exited <- exit
+	close(c.over)
 }
 
 // untilEnd carries out stop orders until the main process has ended, and reaps it.

@@ -37,6 +37,7 @@ func (s *Supervisor) ended(exit Exit) {
 	s.log.Info("the node ended", "how", exit.String(), "lived", lived.Round(time.Millisecond), "forced", exit.Forced)
 	if next := s.onExit; next != nil {
 		s.onExit = nil
+		s.actOn(AfterStop, func() {})
 		next(exit)
 		return
 	}

@@ -68,7 +68,7 @@ func (s *Supervisor) atRest(next func(begun time.Time)) {
 		next(exit.At)
 	}
 	s.hangUp()
-	s.child.Terminate(s.stopSignal(), s.o.Config.StopTimeout)
+	s.terminate()
 }
 
 // holdFor records a hold for an error, and holds.

@@ -18,6 +18,8 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer s.cancel()
 	s.life, s.endLife = s.ctx, func() {}
+	s.unitsCtx, s.cancelUnits = context.WithCancel(s.ctx)
+	defer s.cancelUnits()
 	defer s.stopOnPanic()
 	defer s.takeSignals()()
 	proc.ReapOn(s.ctx)
@@ -36,8 +38,11 @@ func (s *Supervisor) Run(ctx context.Context) int {
 		defer server.Close()
 	}
 	s.observeAt(s.o.Metrics)
+	if s.o.Notify != nil {
+		s.alive()
+	}
 	s.boot()
-	for !s.done || s.job != nil {
+	for !s.done || s.job != nil || s.acting > 0 {
 		s.publish()
 		s.wait()
 	}
@@ -87,6 +92,8 @@ func (s *Supervisor) wait() {
 		s.checkReadiness()
 	case <-s.clockTimer.C:
 		s.sayUnreadable()
+	case <-s.tale.timer.C:
+		s.alive()
 	case <-s.roomTimer.C:
 		s.summarize()
 	case <-s.asked:

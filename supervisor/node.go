@@ -43,7 +43,9 @@ func (s *Supervisor) start() {
 	if s.o.Lines != nil {
 		s.o.Lines.Reset()
 	}
+	units := s.actWithin(BeforeStart)
 	s.do("start", func(ctx context.Context) error {
+		units(ctx)
 		var err error
 		started, version, err = s.startNode(ctx, tee)
 		return err
@@ -82,11 +84,10 @@ func (s *Supervisor) startNode(ctx context.Context, tee bool) (*Child, upgrade.V
 	}
 	spec := s.spec(version, tee)
 	s.log.Info("running app", "path", spec.Path, "args", spec.Args)
-	child, err := StartChild(spec)
+	child, err := s.fork(spec)
 	if err != nil {
 		return nil, version, err
 	}
-	s.live.Store(child) // before the loop knows of it: a SIGABRT may come in between
 	e.Started(child.StartedAt())
 	if err := s.o.Lock.SetNode(child.Pid()); err != nil {
 		s.log.Warn("cannot note the node's pid in the lock", "error", err)
@@ -94,11 +95,23 @@ func (s *Supervisor) startNode(ctx context.Context, tee bool) (*Child, upgrade.V
 	return child, version, nil
 }
 
+// fork starts the node's process, and makes it known before the loop hears of it: a SIGABRT may come in between.
+func (s *Supervisor) fork(spec ChildSpec) (*Child, error) {
+	s.starting.Lock()
+	defer s.starting.Unlock()
+	child, err := StartChild(spec)
+	if err == nil {
+		s.live.Store(child)
+	}
+	return child, err
+}
+
 func (s *Supervisor) spec(v upgrade.Version, tee bool) ChildSpec {
 	args, env := s.o.Command(v)
 	spec := ChildSpec{
 		Path: s.o.Layout.Binary(v), Args: args, Env: env, Dir: s.o.Layout.Root,
 		Stdin: s.o.Stdin, Stdout: s.o.Stdout, Stderr: s.o.Stderr, Lock: s.o.Lock.File(),
+		NotifySocket: s.o.NodeSocket,
 	}
 	if tee {
 		spec.Lines = s.o.Lines.Line
@@ -121,6 +134,7 @@ func (s *Supervisor) started(c *Child) {
 	s.life, s.endLife = context.WithCancel(s.ctx)
 	s.began, s.ending = true, nil
 	s.trial = s.journal.Upgrade != nil
+	s.tale.nodeText = ""
 	s.tracker.NodeStarted()
 	s.heightAt, s.heightFrom = time.Time{}, ""
 	s.o.Heights.Reset()

@@ -160,6 +160,7 @@ func (s *Supervisor) readHeight() {
 
 func (s *Supervisor) sawHeight(h int64, from string, at time.Time) {
 	s.heightAt, s.heightFrom = at, from
+	s.becameHealthy()
 	s.pace.saw(h, at)
 	s.tracker.SawHeight(h)
 	if s.dropPast(h) {

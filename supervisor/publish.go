@@ -34,10 +34,7 @@ func (s *Supervisor) publish() {
 	st.inner = inner{tally: s.tally, flight: s.journal.Upgrade, since: s.since, told: s.o.Told}
 	st.inner.fallback = s.watcher != nil && s.watcher.Fallback() != ""
 	s.status.Store(st)
-	if s.o.Notify != nil && s.told != st.Message {
-		s.told = st.Message
-		s.o.Notify.Status(st.Message)
-	}
+	s.tell(st)
 }
 
 // settleState turns starting into running, and begins what waits for a running node.
@@ -46,9 +43,6 @@ func (s *Supervisor) settleState() {
 	case s.child == nil:
 	case s.state == Starting && time.Since(s.child.StartedAt()) >= okayAfter:
 		s.state = Running
-		if s.o.Notify != nil {
-			s.o.Notify.Ready()
-		}
 		s.tidy()
 	case s.state == Running && s.untidy && s.job == nil && s.onExit == nil:
 		s.tidy()

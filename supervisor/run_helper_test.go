@@ -32,6 +32,7 @@ type runConfig struct {
 	Args, Env  []string
 	EnvOf      map[string][]string // more for a version, by its name
 	SnapshotOn []string            // nil: no store at all
+	Systemd    systemdConfig
 }
 
 // helperRun is main of `run`: what the composition root does, without the configuration's languages.
@@ -113,8 +114,10 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 		}
 	}
 	o.Engine = upgrade.NewEngine(engine)
+	join := c.joinSystemd(&o)
 	s = New(o)
-	return s, func() { heights.Close(); lock.Close() }, nil
+	leave := join(s)
+	return s, func() { leave(); heights.Close(); lock.Close() }, nil
 }
 
 func (c runConfig) env(v upgrade.Version) []string { return slices.Concat(c.Env, c.EnvOf[v.Name()]) }

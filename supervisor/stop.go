@@ -9,8 +9,6 @@ import (
 	"runtime/debug"
 	"syscall"
 	"time"
-
-	"nodevisor/internal/proc"
 )
 
 // stopped is what a request to end `run` did to the node.
@@ -61,6 +59,7 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 		// The node heard of it before us: what looked like an end by itself was this stop.
 		s.ending = nil
 		s.stopped = &stopped{trial: s.trial}
+		s.actOn(AfterStop, func() {})
 	}
 	if s.child == nil {
 		return
@@ -75,11 +74,13 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 	switch {
 	case again:
 		s.log.Warn("stop requested again: killing the node")
+		s.cancelUnits()
 		s.child.Terminate(syscall.SIGKILL, 0)
 	case sig == syscall.SIGINT && s.child.SharesTerminal():
 		s.child.Terminate(0, s.o.Config.StopTimeout) // Ctrl-C has reached it already
+		s.terminate()
 	default:
-		s.child.Terminate(s.stopSignal(), s.o.Config.StopTimeout)
+		s.terminate()
 	}
 }
 
@@ -136,13 +137,14 @@ func (s *Supervisor) stopOnPanic() {
 }
 
 // lastWords stops the node as well as can be done without the loop, dumps all stacks and ends the process with 134
-// (128 + SIGABRT).
+// (128 + SIGABRT). Nobody starts a node after it has begun, and it is done once: a second caller waits for the end.
 func (s *Supervisor) lastWords(why string) {
+	s.starting.Lock() // for good
 	if c := s.live.Load(); c != nil {
 		c.Terminate(s.stopSignal(), s.o.Config.StopTimeout)
-		deadline := time.Now().Add(s.o.Config.StopTimeout + time.Second)
-		for proc.Owns(c.Pid()) && time.Now().Before(deadline) {
-			time.Sleep(10 * time.Millisecond)
+		select {
+		case <-c.Gone():
+		case <-time.After(s.o.Config.StopTimeout + time.Second):
 		}
 	}
 	os.Stderr.WriteString(why + "\n" + allStacks()) //nolint:errcheck // nobody reads it

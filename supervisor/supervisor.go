@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -41,13 +42,6 @@ type Snapshots interface {
 	Do(ctx context.Context, request json.RawMessage, atRest bool) (any, error)
 }
 
-// Notifier is told what systemd wants to know. Package systemd satisfies it.
-type Notifier interface {
-	Ready()
-	Status(text string)
-	Stopping()
-}
-
 // Options is what a Supervisor is made of.
 type Options struct {
 	Config      Config
@@ -68,6 +62,10 @@ type Options struct {
 	Command     func(v upgrade.Version) (args, env []string)     // what a version is started with
 	Reload      func(inFlight bool) (Reloaded, error)            // re-reads the configuration, see Reloaded
 	Notify      Notifier                                         // nil: nobody
+	NotifyEvery time.Duration                                    // how often it hears of the loop; 0 = aliveEvery
+	ReadyWhen   ReadyWhen                                        // "" = ReadyStarted
+	NodeSocket  string                                           // the node gets it as NOTIFY_SOCKET and is ready when it says so; see NodeSaid
+	Units       map[Moment][]UnitAction                          // other units of the host, in the order in which they are acted upon
 	Event       func(event, text string)                         // an operator is to be told (see package alert); nil: nobody
 	Told        func() alert.Counts                              // what became of that; nil: not counted
 	Metrics     string                                           // the address of the metrics listener; "" = none
@@ -89,6 +87,8 @@ type Supervisor struct {
 	recase bool // of the configuration; fixed, for every comparison of names must be the same
 	status atomic.Pointer[Status]
 	live   atomic.Pointer[Child] // for the goroutine that handles SIGABRT
+
+	starting sync.Mutex // held while the node is forked; and for good once the end of the process has begun
 
 	stops    chan os.Signal // those that end `run`: a storm of others mustn't displace one
 	passed   chan os.Signal // those that are the node's
@@ -140,7 +140,13 @@ type Supervisor struct {
 	untidy    bool        // a tidying was broken off
 	notReady  string      // what was last said of the next plan
 	imported  upgrade.Key // the plan of the file that was last tried to be taken over
-	told      string      // what Notify was told last
+	tale      telling
+
+	leaving     *Child        // the node whose stop has begun
+	acting      int           // how many moments of other units are being acted on beside the loop
+	unitsOver   chan struct{} // closed when the latest of them is over; nil = there was none
+	unitsCtx    context.Context
+	cancelUnits context.CancelFunc
 
 	heightTimer   *time.Timer
 	restartTimer  *time.Timer
@@ -179,6 +185,7 @@ func New(o Options) *Supervisor {
 		requests: make(chan request), over: make(chan struct{}), state: Stopped, ready: map[upgrade.Version]upgrade.Readiness{},
 		policy:      NewRestarts(o.Config, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		heightTimer: idle(), restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
+		tale:      telling{timer: idle()},
 		roomTimer: idle(), since: time.Now(), tally: newTally(),
 	}
 }

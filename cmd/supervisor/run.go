@@ -100,6 +100,7 @@ func (s *session) run(ctx context.Context) (int, error) {
 	if s.args == nil && len(s.cfg.Node.Args) == 0 && len(s.cfg.Versions) == 0 {
 		s.log.Warn("the node is started without arguments", "hint", "supervisor run start, or [node] args")
 	}
+	s.environ = systemd.Environ(s.environ) // no program that is started here speaks for us
 	if err := s.checkPermissions(); err != nil {
 		return 0, err
 	}
@@ -223,11 +224,11 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 		Socket: s.cfg.ControlSocket(s.environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
 		Version: version, ConfigFile: s.origin.File, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
 	}
-	if n := systemd.New(); n != nil {
-		o.Notify = n
-	}
+	link := s.joinSystemd(&o)
 	sup = supervisor.New(o)
+	link.serve(sup.NodeSaid)
 	return sup, func(code int) {
+		defer link.close()
 		l.made.Heights.Close()
 		grace := endGrace
 		if code == supervisor.ExitHeld {

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"nodevisor/supervisor"
+	"nodevisor/systemd"
+)
+
+// lastMessage is how long the end of `run` waits for systemd to take in what was said last.
+const lastMessage = time.Second
+
+// systemdLink is what a `run` holds of its connection to systemd; either may be nil.
+type systemdLink struct {
+	notifier *systemd.Notifier
+	node     *systemd.NodeSocket
+}
+
+// joinSystemd lets the supervisor speak to systemd, the node to the supervisor ([systemd] node_notify), and both act on
+// other units of the host ([[unit]]).
+func (s *session) joinSystemd(o *supervisor.Options) (l systemdLink) {
+	o.ReadyWhen = supervisor.ReadyWhen(s.cfg.Systemd.Ready)
+	o.Units = unitActions(s.cfg.Units, systemd.Units{}.Act)
+	if l.notifier = systemd.New(); l.notifier != nil {
+		o.Notify, o.NotifyEvery = l.notifier, l.notifier.Every()
+	}
+	if !s.cfg.Systemd.NodeNotify {
+		return l
+	}
+	var err error
+	if l.node, err = s.listenNode(); err != nil {
+		s.log.Warn("the node's own READY=1 is not waited for", "error", err)
+		return l
+	}
+	o.NodeSocket = l.node.Path()
+	return l
+}
+
+// serve begins to listen to the node.
+func (l systemdLink) serve(said func(pid int, ready bool, status string)) {
+	if l.node != nil {
+		go l.node.Serve(said)
+	}
+}
+
+func (l systemdLink) close() {
+	if l.node != nil {
+		l.node.Close() //nolint:errcheck // the process ends
+	}
+	if l.notifier != nil {
+		l.notifier.Close(lastMessage)
+	}
+}
+
+// listenNode makes the node's notify socket in the runtime directory, where its path is short.
+func (s *session) listenNode() (*systemd.NodeSocket, error) {
+	dir := runtimeDir(s.environ)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if _, err := privateDir(dir); err != nil {
+		return nil, err
+	}
+	return systemd.ListenNode(filepath.Join(dir, homeDigest(s.cfg.Node.Home)+".notify"))
+}
+
+// unitActions sorts the units by the moment at which they are acted upon, in the order of the configuration.
+func unitActions(units []UnitConfig, act func(ctx context.Context, name, action string) error) map[supervisor.Moment][]supervisor.UnitAction {
+	actions := map[supervisor.Moment][]supervisor.UnitAction{}
+	for _, u := range units {
+		at := supervisor.Moment(u.At)
+		actions[at] = append(actions[at], supervisor.UnitAction{
+			Name: u.Name, Action: u.Action, Do: func(ctx context.Context) error { return act(ctx, u.Name, u.Action) },
+		})
+	}
+	return actions
+}
