@@ -25,11 +25,8 @@ const (
 	V010 Version = "v0.10"
 )
 
-// GenesisFile and SumsFile are the same in every version.
-const (
-	GenesisFile = "genesis.json"
-	SumsFile    = "SHA256SUMS"
-)
+// GenesisFile is the document's name in every version.
+const GenesisFile = "genesis.json"
 
 // ErrVersion means that a version isn't known.
 var ErrVersion = errors.New("not a version of Kwil that is known: v0.9 or v0.10")

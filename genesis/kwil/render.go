@@ -67,6 +67,18 @@ func Render(state State, o Options) (Document, error) {
 	return Document{JSON: raw, Minted: r.minted, Notes: r.notes}, nil
 }
 
+// check does what can be done before the state is known.
+func (o Options) check() error {
+	r := renderer{o: o, v: o.Version, out: &object{}}
+	if err := r.read(); err != nil {
+		return err
+	}
+	if r.v == V09 {
+		return r.identity09(State{})
+	}
+	return r.identity010(State{})
+}
+
 // renderer gathers the document.
 type renderer struct {
 	o      Options

@@ -117,7 +117,7 @@ func TestTruncatedDump(t *testing.T) {
 	dump, err := os.ReadFile(filepath.Join(testdata, "dump", "everything.sql"))
 	require.NoError(t, err)
 	whole := bytes.Index(dump, []byte(dumpEnd)) + len(dumpEnd) + 1
-	for n := range whole {
+	for n := 0; n < whole; n += 1 + n%3 {
 		_, _, err := sanitised(string(dump[:n]), V09)
 		require.ErrorIs(t, err, ErrTruncated, "after %d bytes: %q", n, dump[max(0, n-20):n])
 	}
