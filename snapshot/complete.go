@@ -57,14 +57,21 @@ func (s *Store) complete(ctx context.Context, id string) error {
 			}
 		}
 		now := begin.UTC().Truncate(time.Millisecond)
-		err := s.update(id, func(m *manifest.Manifest) { m.Sources, m.State, m.VerifiedAt = done, manifest.Verified, &now })
+		err := s.update(id, func(m *manifest.Manifest) {
+			m.Sources, m.State, m.VerifiedAt, m.Bytes = done, manifest.Verified, &now, 0
+			for _, rec := range done { // an archive has another size than the clone that it was made of
+				m.Bytes += rec.Bytes
+			}
+		})
 		if err != nil {
 			return err
 		}
 		s.log.Info("snapshot verified", "snapshot", id, "bytes", m.Bytes, "took", time.Since(begin))
 	}
 	for _, sl := range s.slots { // the manifest doesn't name them any more
-		if err := s.source(sl).Retire(id); err != nil {
+		if err := s.source(sl).Retire(id); errors.Is(err, manifest.ErrAway) {
+			s.log.Warn("frozen copy left for the next start", "source", sl.cfg.Name, "snapshot", id, "error", err)
+		} else if err != nil {
 			return err
 		}
 	}

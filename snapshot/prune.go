@@ -159,10 +159,13 @@ func (s *Store) eachFrozen(f func(source, string) error) error {
 			return err
 		}
 		for _, id := range ids {
-			if isID(id) {
-				if err := f(src, id); err != nil {
-					return err
-				}
+			if !isID(id) {
+				continue
+			}
+			if err := f(src, id); errors.Is(err, manifest.ErrAway) {
+				s.log.Warn("frozen copy left alone", "source", src.Name(), "path", src.FrozenAt(id), "error", err)
+			} else if err != nil {
+				return err
 			}
 		}
 	}

@@ -155,6 +155,12 @@ func (s *Store) room(path string) (dev uint64, r Room, err error) {
 	}
 }
 
+// usable is what may be taken of path's file system, in bytes: what is free above the floor.
+func (s *Store) usable(path string) (int64, error) {
+	_, r, err := s.room(path)
+	return r.slack(), err
+}
+
 // of is the floor in bytes on a file system of the given size.
 func (m MinFree) of(size int64) int64 {
 	if m.Percent > 0 {

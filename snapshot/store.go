@@ -169,7 +169,7 @@ func (s *Store) openDatabase(sl *slot) error {
 	}
 	src, err := postgres.New(postgres.Options{
 		Config: cfg, Name: sl.cfg.Name, Home: s.real, State: s.dir, Bin: s.cfg.PgBin,
-		Log: s.log, Observe: s.observeBytes,
+		Log: s.log, Observe: s.observeBytes, Free: s.usable,
 	})
 	if err != nil {
 		return err
@@ -297,6 +297,17 @@ func (s *Store) Sources() map[string]string {
 	all := map[string]string{}
 	for _, sl := range s.slots {
 		all[sl.cfg.Name] = s.source(sl).Where()
+	}
+	return all
+}
+
+// Databases are the sources that are databases, for their preflight.
+func (s *Store) Databases() []*postgres.Source {
+	var all []*postgres.Source
+	for _, sl := range s.slots {
+		if src, ok := s.source(sl).(*postgres.Source); ok {
+			all = append(all, src)
+		}
 	}
 	return all
 }

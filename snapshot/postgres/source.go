@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 
 	"nodevisor/snapshot/manifest"
 )
@@ -65,6 +66,7 @@ type Options struct {
 	State   string // where the journal of a restore is kept: the store's directory
 	Bin     string // where pg_dump and pg_restore lie; "" = PATH
 	Log     *slog.Logger
+	Free    func(path string) (int64, error) // the room that may be used on path's file system, in bytes; nil: all that is free
 	Observe manifest.Observe
 }
 
@@ -72,6 +74,9 @@ type Options struct {
 type Source struct {
 	o      Options
 	server *Server
+
+	mu   sync.Mutex // guards plan
+	plan *plan      // what Forecast decided; nil: nothing yet
 }
 
 // New makes a source. It does no I/O: a server that is away is Check's to report.
@@ -81,6 +86,9 @@ func New(o Options) (*Source, error) {
 	}
 	if o.Observe == nil {
 		o.Observe = func(string, int64, int64) {}
+	}
+	if o.Free == nil {
+		o.Free = freeOf
 	}
 	return &Source{o: o, server: newServer(o)}, nil
 }
