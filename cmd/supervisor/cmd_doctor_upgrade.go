@@ -163,6 +163,9 @@ func (x *examination) snapshots(ctx context.Context) {
 		}
 		return
 	}
+	if !x.databases(ctx, store) {
+		return // the forecast would say the same again
+	}
 	f, err := store.Forecast(ctx)
 	if err != nil {
 		x.failErr("snapshots", err)
