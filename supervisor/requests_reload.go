@@ -55,7 +55,7 @@ func (s *Supervisor) opReload(r request) {
 			s.takeOver(fresh)
 		}
 		s.untidy = true // a tidying made way for it
-		finishRequest(r, err, "reloaded; [node] and [version] are read at the next start of run")
+		finishRequest(r, err, "reloaded; [node] is read at the next start of run")
 	})
 }
 

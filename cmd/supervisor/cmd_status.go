@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,7 +46,7 @@ func newStatus(a *app) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "redraw every second")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show every change until Ctrl-C; on a terminal a picture that is redrawn")
 	return cmd
 }
 
@@ -284,37 +282,6 @@ func planDetail(p *supervisor.PlanStatus, clock time.Time) string {
 		return ""
 	}
 	return " (" + strings.Join(parts, ", ") + ")"
-}
-
-// watchStatus redraws until it is interrupted.
-func (s *session) watchStatus(ctx context.Context) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	for {
-		st, err := s.status(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if isTerminal(s.stdout) {
-			fmt.Fprint(s.stdout, "\x1b[H\x1b[2J")
-		}
-		if s.flags.json {
-			err = json.NewEncoder(s.stdout).Encode(st)
-		} else {
-			err = printStatus(s.stdout, st, time.Now())
-		}
-		if err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-		}
-	}
 }
 
 func holdOf(err error) *upgrade.Hold {

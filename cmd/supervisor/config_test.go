@@ -400,6 +400,6 @@ func TestWhatHasNoEffectYetIsSaid(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	assert.Equal(t, []string{
-		"[metrics] listen is set, and has no effect in this version", "[systemd] is set, and has no effect in this version",
+		"[systemd] is set, and has no effect in this version",
 	}, origin.Warnings)
 }

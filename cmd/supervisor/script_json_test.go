@@ -206,7 +206,7 @@ func cmdGolden(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // volatile are the keys whose values no two runs share.
-var volatile = regexp.MustCompile(`^(at|since|eta|pid|id|snapshot|.*sha256|.*_at|free|needed|bytes|exclusive_bytes|files|ms|.*_ms|blocks_left|restarts|inode|device|generation)$`)
+var volatile = regexp.MustCompile(`^(at|since|eta|pid|id|snapshot|.*sha256|.*_at|free|needed|min_free|bytes|exclusive_bytes|files|ms|.*_ms|blocks_left|restarts|inode|device|generation)$`)
 
 // volatileHeights are heights of a moment; those of plans are the scripts' own.
 var volatileHeights = regexp.MustCompile(`^(|\.snapshots\.last|\.\d+)\.height$`)
