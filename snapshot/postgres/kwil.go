@@ -124,10 +124,15 @@ func (q *Kwil) begin(ctx context.Context) error {
 	if _, err := q.conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
 		return q.explain(ctx, err)
 	}
-	// The session waits for pg_dump as long as that takes.
-	const patience = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
-	if _, err := q.conn.Exec(ctx, patience); err != nil {
-		return q.explain(ctx, err)
+	for _, setting := range []string{
+		// The session waits for pg_dump as long as that takes.
+		"SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')",
+		// A role may have other ones, and bytes are read as text below.
+		"SELECT set_config('bytea_output', 'hex', true), set_config('client_encoding', 'UTF8', true)",
+	} {
+		if _, err := q.conn.Exec(ctx, setting); err != nil {
+			return q.explain(ctx, err)
+		}
 	}
 	return q.explain(ctx, q.conn.QueryRow(ctx, "SELECT pg_export_snapshot()").Scan(&q.snapshot))
 }
