@@ -117,7 +117,7 @@ func (s *Store) parts(ctx context.Context, dir string, m *manifest.Manifest, opt
 		if err != nil {
 			return nil, err
 		}
-		p := &part{source: src, job: manifest.Restore{ID: m.ID, From: at, Record: rec, Verified: m.State == manifest.Verified, SignerFromSnapshot: opt.SignerStateFromSnapshot}}
+		p := &part{source: src, job: manifest.Restore{ID: m.ID, From: at, Record: rec, Verified: m.State == manifest.Verified, SignerFromSnapshot: opt.SignerStateFromSnapshot, Elsewhere: opt.To != "" || opt.Into != nil}}
 		p.result = RestoredSource{Name: rec.Name, Path: src.Where(), Bytes: rec.Bytes, Files: rec.Files}
 		if opt.To != "" {
 			to, err := filepath.Abs(opt.To)
@@ -196,11 +196,9 @@ func (s *Store) replace(ctx context.Context, parts []*part) error {
 	if err := manifest.Interrupted(ctx, "restore"); err != nil { // the last chance: a swap isn't stopped halfway
 		return errors.Join(err, abort(parts))
 	}
-	for i, p := range parts {
-		if err := p.source.Commit(); err != nil && i == 0 {
+	for _, p := range parts {
+		if err := p.source.Commit(); err != nil { // nothing is swapped yet: who is connected to the second database stops both
 			return errors.Join(err, undo(parts))
-		} else if err != nil {
-			return unfinished(err)
 		}
 	}
 	for i, p := range parts {

@@ -163,6 +163,7 @@ type Restore struct {
 	Record             Source
 	Verified           bool // the manifest holds digests: the copy lies in the snapshot's own directory
 	SignerFromSnapshot bool // take the signer's state from the snapshot where there is no live one
+	Elsewhere          bool // not in the place of the live data
 }
 
 // Signer says which state of a signer a restore leaves in place.

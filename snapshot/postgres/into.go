@@ -1,0 +1,154 @@
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/hint"
+	"nodevisor/snapshot/manifest"
+)
+
+// Into restores the archive into an existing database, which must be empty, and compares it: for servers that grant no
+// CREATEDB. It is one transaction: what fails leaves it empty. Everything in it belongs to the role that connects; the
+// settings and grants of the database itself stay as they are.
+func (s *Source) Into(ctx context.Context, r manifest.Restore, dsn string) error {
+	v := newServer(Options{Name: s.o.Name, Bin: s.o.Bin, Config: Config{DSN: dsn}})
+	if user(dsn) == user(s.o.DSN) { // the file holds one role's password
+		v.password = s.o.PasswordFile
+	}
+	if damage, err := s.intact(ctx, &r); err != nil || damage != nil {
+		return errors.Join(err, damage)
+	}
+	cfg, err := v.config("")
+	if err != nil {
+		return err
+	}
+	if err := v.empty(ctx); err != nil {
+		return err
+	}
+	faults, err := s.load(ctx, v, cfg.Database, r.From, r.Record, "--no-owner", "--no-privileges", "--single-transaction")
+	if err != nil {
+		return err
+	}
+	if len(faults) > 0 {
+		return &hint.Error{Op: "restore into", Path: v.Where(), Err: fmt.Errorf("what came there differs, don't use it: %w", faults[0]), Hint: "supervisor snapshot verify --deep " + r.ID}
+	}
+	return nil
+}
+
+// empty refuses a database that holds anything but what its template and extensions brought.
+func (v *Server) empty(ctx context.Context) error {
+	conn, err := v.Connect(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the session ends with us
+	var found *string
+	err = conn.QueryRow(ctx, `
+		WITH spaces AS (SELECT oid, nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%' AND nspname <> 'information_schema'),
+		theirs AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e')
+		SELECT min(what) FROM (
+			SELECT 'schema ' || nspname FROM spaces WHERE nspname <> 'public' AND oid NOT IN (SELECT objid FROM theirs WHERE classid = 'pg_namespace'::regclass)
+			UNION ALL SELECT 'relation ' || relname FROM pg_class WHERE relnamespace IN (SELECT oid FROM spaces) AND oid NOT IN (SELECT objid FROM theirs WHERE classid = 'pg_class'::regclass)
+			UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE pronamespace IN (SELECT oid FROM spaces) AND oid NOT IN (SELECT objid FROM theirs WHERE classid = 'pg_proc'::regclass)
+			UNION ALL SELECT 'type ' || typname FROM pg_type WHERE typnamespace IN (SELECT oid FROM spaces) AND oid NOT IN (SELECT objid FROM theirs WHERE classid = 'pg_type'::regclass)
+			UNION ALL SELECT 'large object ' || oid FROM pg_largeobject_metadata
+		) AS found(what)`).Scan(&found)
+	if err != nil {
+		return v.explain(ctx, "look into", err)
+	}
+	if found != nil {
+		return &hint.Error{Op: "restore into", Path: v.Where(), Err: fmt.Errorf("the database is not empty: it holds %s", *found), Hint: "name a database that is empty"}
+	}
+	return nil
+}
+
+// Extract writes the archive to the directory to, which isn't there or is empty, and compares it with its digests:
+// pg_restore reads it.
+func (s *Source) Extract(ctx context.Context, r manifest.Restore, to string) (_ []manifest.Signer, err error) {
+	if entries, err := os.ReadDir(to); len(entries) > 0 || (err != nil && !errors.Is(err, os.ErrNotExist)) {
+		return nil, &hint.Error{Op: "restore to", Path: to, Err: errors.Join(err, errors.New("it is not an empty directory")), Hint: "name another directory"}
+	}
+	if r.Record.Frozen != nil {
+		return nil, &hint.Error{
+			Op: "extract source " + s.o.Name, Path: r.ID, Err: fmt.Errorf("it is a clone in the server still (%s): its archive was not made yet", *r.Record.Frozen),
+			Hint: "supervisor status (the archive is made while the node runs)",
+		}
+	}
+	if err := atomicfile.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return nil, fmt.Errorf("cannot restore: %w", err)
+	}
+	partial := filepath.Join(filepath.Dir(to), "."+filepath.Base(to)+".partial")
+	if err := atomicfile.RemoveTree(partial); err != nil {
+		return nil, fmt.Errorf("cannot restore: %w", err)
+	}
+	if err = s.unpack(ctx, r, partial); err == nil {
+		os.Remove(to) // an empty directory; one that isn't fails the rename
+		err = atomicfile.Rename(partial, to)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot extract archive: %w", err), atomicfile.RemoveTree(partial))
+	}
+	return nil, nil
+}
+
+// unpack copies the files of an archive.
+func (s *Source) unpack(ctx context.Context, r manifest.Restore, dst string) error {
+	from, err := os.OpenRoot(r.From)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	done := int64(0)
+	report := func(n int) {
+		done += int64(n)
+		s.o.Observe("restore", min(done, r.Record.Bytes), r.Record.Bytes)
+	}
+	for i := range r.Record.Entries {
+		e := &r.Record.Entries[i]
+		at := filepath.Join(dst, e.Path)
+		if e.Type == manifest.Dir {
+			if err := os.Mkdir(at, 0o700); err != nil {
+				return err
+			}
+			if err := atomicfile.Adopt(at); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := copyChecked(ctx, from, e, at, report); err != nil {
+			return err
+		}
+	}
+	return atomicfile.SyncDir(dst)
+}
+
+func copyChecked(ctx context.Context, from *os.Root, e *manifest.Entry, at string, report func(int)) error {
+	src, err := from.Open(e.Path)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	h := sha256.New()
+	err = atomicfile.Write(at, 0o600, atomicfile.Full, func(w io.Writer) error {
+		n, err := io.Copy(io.MultiWriter(w, h), &contextReader{ctx: ctx, r: src, report: report})
+		if err == nil && n != e.Size {
+			err = manifest.Fault{Path: e.Path, Want: fmt.Sprintf("%d bytes", e.Size), Got: fmt.Sprintf("%d bytes", n)}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if sum := hex.EncodeToString(h.Sum(nil)); e.SHA256 != "" && sum != e.SHA256 {
+		return manifest.Fault{Path: e.Path, Want: "sha256 " + e.SHA256, Got: "sha256 " + sum}
+	}
+	return nil
+}
