@@ -38,6 +38,8 @@ type Option func(*settings)
 type settings struct {
 	conf []string // lines of postgresql.conf
 	hba  []string // lines of pg_hba.conf, instead of trust on the socket
+	tcp  bool
+	tls  bool
 }
 
 // Conf adds lines to postgresql.conf.
@@ -85,6 +87,13 @@ func Start(tb testing.TB, options ...Option) *Cluster {
 	conf := []string{
 		"listen_addresses = ''", "unix_socket_directories = '" + dir + "'", "fsync = off", "synchronous_commit = off", "full_page_writes = off",
 		"wal_level = logical", "max_prepared_transactions = 10", "shared_buffers = 64MB", "max_wal_size = 256MB", "logging_collector = off",
+	}
+	if set.tcp {
+		c.Port = c.freePort()
+		conf = append(conf, "listen_addresses = '127.0.0.1'", fmt.Sprintf("port = %d", c.Port))
+	}
+	if set.tls {
+		c.certify()
 	}
 	c.write("data/postgresql.conf", strings.Join(append(conf, set.conf...), "\n")+"\n")
 	if set.hba != nil {

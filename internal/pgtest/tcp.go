@@ -1,0 +1,83 @@
+package pgtest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TCP lets the server listen on 127.0.0.1 too, at a free port, for roles with a password (SCRAM). The socket stays
+// trusted.
+func TCP() Option {
+	return func(s *settings) {
+		s.tcp = true
+		s.hba = append(s.hba, "local all all trust", "host all all 127.0.0.1/32 scram-sha-256", "local replication all trust")
+	}
+}
+
+// TLS is TCP through TLS alone, with a certificate for 127.0.0.1 whose authority is in CA().
+func TLS() Option {
+	return func(s *settings) {
+		s.tcp, s.tls = true, true
+		s.hba = append(s.hba, "local all all trust", "hostssl all all 127.0.0.1/32 scram-sha-256")
+		s.conf = append(s.conf, "ssl = on", "ssl_cert_file = 'server.crt'", "ssl_key_file = 'server.key'")
+	}
+}
+
+// CA is the file that sslrootcert names for a cluster with TLS.
+func (c *Cluster) CA() string { return filepath.Join(c.Dir, "server.crt") }
+
+// TCPDSN is a connection string for a database over TCP, as a role with a password, which isn't in it.
+func (c *Cluster) TCPDSN(database, role string) string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s", c.Port, role, database)
+}
+
+// freePort is one that nobody listens at. Another process may take it before the server does; then the test fails.
+func (c *Cluster) freePort() int {
+	c.tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(c.tb, err)
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// certify writes a self-signed certificate and its key, which must be the server's alone.
+func (c *Cluster) certify() {
+	c.tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(c.tb, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "pgtest"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(c.tb, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(c.tb, err)
+	text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))
+	c.write("server.crt", text)
+	c.write("data/server.crt", text)
+	c.write("data/server.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	path := filepath.Join(c.Dir, "data", "server.key")
+	c.Own(path)
+	require.NoError(c.tb, os.Chmod(path, 0o600))
+}
+
+// Own gives a file or directory to the server's user: a tablespace, say.
+func (c *Cluster) Own(path string) {
+	c.tb.Helper()
+	if c.cred != nil {
+		require.NoError(c.tb, os.Chown(path, int(c.cred.Credential.Uid), int(c.cred.Credential.Gid)))
+	}
+}

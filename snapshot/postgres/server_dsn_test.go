@@ -1,0 +1,74 @@
+package postgres
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestParseDSNAgreesWithTheDriver(t *testing.T) {
+	cleanEnv(t)
+	for _, dsn := range []string{
+		"host=/var/run/postgresql dbname=kwild user=kwild",
+		"  host = localhost\tport=5433 dbname = 'my chain' user='o\\'neil' ",
+		`host=h dbname=back\\slash\ blank user=u`,
+		"postgres://u@h:5433/db?sslmode=disable",
+		"postgresql://u%40x@h/d%2Fb?application_name=x",
+		"postgresql:///db?host=/tmp&user=u&port=7",
+		"postgresql://u@[::1]:5433/db?sslmode=disable",
+		"host=h database=alias user=u",
+	} {
+		all, err := parseDSN(dsn)
+		require.NoError(t, err, dsn)
+		cfg, err := pgx.ParseConfig(dsn)
+		require.NoError(t, err, dsn)
+		assert.Equal(t, []string{cfg.Host, cfg.Database, cfg.User}, []string{all["host"], all["dbname"], all["user"]}, dsn)
+	}
+}
+
+func TestDSNsThatAreRefused(t *testing.T) {
+	for dsn, want := range map[string]string{
+		"host=h user=u password=hunter2":        "holds a password",
+		"host=h user=u password = 'hunter2'":    "holds a password",
+		"host=h PASSWORD=hunter2":               "holds a password",
+		"postgres://u:hunter2@h/db":             "holds a password",
+		"postgres://u@h/db?password=hunter2":    "holds a password",
+		"postgres://u@h/db?sslpassword=hunter2": "holds a sslpassword",
+		"hunter2":                               "no list of keyword=value",
+		"host=h 'hunter2":                       "no list of keyword=value",
+		"host='hunter2":                         "has no end",
+		"postgres://u:hunter2@h:port/db":        "no URI",
+		"host=h hostaddr=127.0.0.1":             "hostaddr",
+		"host=h\x00hunter2":                     "NUL",
+	} {
+		c := Config{DSN: dsn, Mode: ModeAuto, Fallback: "dump"}
+		err := errors.Join(c.Validate()...)
+		require.ErrorContains(t, err, want, dsn)
+		assert.NotContains(t, err.Error(), "hunter2")
+		_, err = newServer(Options{Config: c}).config("")
+		require.Error(t, err)
+		assert.NotContains(t, err.Error(), "hunter2")
+	}
+	c := Config{DSN: "host=h", AdminDSN: "host=h password=x", ScratchDSN: "password=y", Mode: ModeDump, Fallback: "hold"}
+	assert.Len(t, c.Validate(), 2)
+}
+
+func TestWhere(t *testing.T) {
+	cleanEnv(t)
+	for dsn, want := range map[string]string{
+		"host=/run/pg dbname=chain user=node":      "node@/run/pg:5432/chain",
+		"postgres://node@db.example:7/chain":       "node@db.example:7/chain",
+		"postgres://node:hunter2@db.example/chain": "node@db.example:5432/chain",
+		"hunter2": "a database",
+	} {
+		assert.Equal(t, want, shown(dsn))
+	}
+	t.Setenv("PGHOST", "10.1.2.3")
+	assert.Equal(t, "node@10.1.2.3:5432/node", shown("user=node"))
+	v := newServer(Options{Config: Config{DSN: "host=/run/pg dbname=chain user=node"}})
+	assert.Equal(t, "node@/run/pg:5432/postgres", v.OnAdmin().Where())
+	assert.Equal(t, "root@other:5432/x", newServer(Options{Config: Config{DSN: "host=h", AdminDSN: "host=other user=root dbname=x"}}).OnScratch().Where())
+}
