@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -97,4 +99,60 @@ func TestLevelChanges(t *testing.T) {
 	assert.Equal(t, 2, bytes.Count(text, []byte("now it is said")), string(text))
 	assert.NotContains(t, string(text), "and now not")
 	assert.Equal(t, 2, strings.Count(string(text), "\n"))
+}
+
+// What was made from the configuration is used in other goroutines while a reload makes a new one: nothing that they share
+// is written. The race detector is what fails here.
+func TestReloadBesideQuestions(t *testing.T) {
+	t.Parallel()
+	home := newHome(t)
+	file := filepath.Join(home, "supervisor", "supervisor.toml")
+	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	configure := func(delay int) {
+		text := fmt.Sprintf("[upgrade]\ndelay = \"%ds\"\n[height]\ngrpc = \"127.0.0.1:%d\"\n[snapshot]\nkeep = %d\n", delay, delay+1, delay+1)
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	}
+	configure(0)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { null.Close() })
+	a := newApp(nil, []string{"DAEMON_NAME=simd", "DAEMON_HOME=" + home}, null, null, null)
+	a.running = true
+	s, err := a.load(t.Context(), false)
+	require.NoError(t, err)
+	l := &live{session: s, cfg: s.cfg, alerts: s.newAlerts()}
+	t.Cleanup(func() { l.alerts.Close(0) })
+	l.made, err = l.make(s, nil)
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	asking := make(chan struct{})
+	go func() {
+		defer close(asking)
+		for ctx.Err() == nil {
+			_, _ = s.chainPlan(ctx)
+			s.snapshotOn("upgrade")
+			s.command("genesis")
+			s.fetcher()
+		}
+	}()
+	for i := 1; i <= 20; i++ {
+		configure(i)
+		before := l.made
+		fresh, err := l.reload(false)
+		require.NoError(t, err)
+		assert.Equal(t, before.Upgrade, l.made.Upgrade, "nothing is changed before the end")
+		fresh.Apply()
+		assert.Equal(t, time.Duration(i)*time.Second, fresh.Upgrade.Delay)
+		assert.NotSame(t, before.Heights, fresh.Heights)
+		assert.Same(t, before.Checker, fresh.Checker, "what is the same stays, with what it knows")
+	}
+	configure(20)
+	same, err := l.reload(false)
+	require.NoError(t, err)
+	assert.Same(t, l.made.Heights, same.Heights)
+	assert.Same(t, l.made.Snapshots, same.Snapshots)
+	cancel()
+	<-asking
+	assert.Zero(t, s.cfg.Upgrade.Delay, "the session is as it was at the start")
 }
