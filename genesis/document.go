@@ -13,7 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -63,7 +65,7 @@ func ReadFile(path string) (*Document, []byte, error) {
 
 // readCapped never waits on a FIFO, and never reads more than limit bytes.
 func readCapped(path string, limit int64) ([]byte, error) {
-	f, err := openRegular(path)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +77,8 @@ func readCapped(path string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-func openRegular(path string) (*os.File, error) {
+// OpenRegular opens a regular file; a FIFO or a device, which could block or never end, is refused.
+func OpenRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, errors.Unwrap(err) // the path is the caller's to say
@@ -268,4 +271,25 @@ func shorten(s string, limit int) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:limit], "") + "…"
+}
+
+// Summary lists the fields, one line each, long values cut.
+func (d *Document) Summary() []string {
+	const longest = 100
+	var lines []string
+	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
+		switch v := d.fields[key].(type) {
+		case map[string]any:
+			text := shorten(string(raw(v)), longest)
+			if len(v) > 8 {
+				text = fmt.Sprintf("{%d members}", len(v))
+			}
+			lines = append(lines, key+": "+text)
+		case []any:
+			lines = append(lines, fmt.Sprintf("%s: [%d elements]", key, len(v)))
+		default:
+			lines = append(lines, key+": "+shorten(string(raw(v)), longest))
+		}
+	}
+	return lines
 }

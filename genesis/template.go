@@ -159,7 +159,7 @@ func (t *Template) Files() []string {
 
 // seal gives a file its mode, puts it on the disk, and hashes it.
 func seal(path string) (string, error) {
-	f, err := openRegular(path)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
@@ -169,6 +169,40 @@ func seal(path string) (string, error) {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), errors.Join(f.Chmod(0o600), atomicfile.Adopt(path), f.Sync())
+}
+
+// CopyFile copies a regular file durably, with mode 0600, and only if its SHA-256 is sum: what was verified is what is
+// written, whatever became of the file in between.
+func CopyFile(from, to, sum string) error {
+	f, err := OpenRegular(from)
+	if err != nil {
+		return fmt.Errorf("cannot copy %s: %w", from, err)
+	}
+	defer f.Close()
+	return atomicfile.Write(to, 0o600, atomicfile.Full, func(w io.Writer) error {
+		h := sha256.New()
+		if _, err := io.Copy(io.MultiWriter(w, h), f); err != nil {
+			return err
+		}
+		if got := hex.EncodeToString(h.Sum(nil)); got != sum {
+			return fmt.Errorf("%s: sha256: want %s, got %s", from, sum, got)
+		}
+		return nil
+	})
+}
+
+// SumFile is the SHA-256 of a regular file, in hexadecimal.
+func SumFile(path string) (string, error) {
+	f, err := OpenRegular(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // replace puts the directory at from in the place of to, at every moment of which one of the two is there.
@@ -222,14 +256,7 @@ func (t *Template) named(name string) bool {
 // Verify compares the files of the template in dir with its digests.
 func (t *Template) Verify(dir string) error {
 	for _, name := range t.Files() {
-		got := ""
-		f, err := openRegular(filepath.Join(dir, filepath.Base(name)))
-		if err == nil {
-			h := sha256.New()
-			_, err = io.Copy(h, f)
-			got = hex.EncodeToString(h.Sum(nil))
-			f.Close()
-		}
+		got, err := SumFile(filepath.Join(dir, filepath.Base(name)))
 		if err == nil && got != t.SHA256[name] {
 			err = fmt.Errorf("sha256: want %s, got %s", t.SHA256[name], got)
 		}

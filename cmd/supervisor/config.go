@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"nodevisor/snapshot"
 	"nodevisor/supervisor"
@@ -42,12 +43,17 @@ type VersionConfig struct {
 	Env  map[string]string `toml:"env"`  // over [node] env, variable by variable
 }
 
-// GenesisConfig is the table [genesis]. Its keys are known, so that a file written for a later version is understood;
-// a kind is refused by Validate.
+// GenesisConfig is the table [genesis]: what a template is made of, and when.
 type GenesisConfig struct {
 	Kind    string         `toml:"kind"`    // "" (none) | kwil | cosmos | command
 	Version string         `toml:"version"` // kwil: v0.9 | v0.10
-	From    string         `toml:"from"`    // the old genesis document
+	From    string         `toml:"from"`    // the old genesis document: relative to home, or absolute
+	Source  string         `toml:"source"`  // kwil: the name of the postgres source; "" = the only one
+	Binary  string         `toml:"binary"`  // cosmos: migrates and validates; "" = the current version's
+	Migrate string         `toml:"migrate"` // cosmos: the target of the binary's migrate; "" = none
+	Export  []string       `toml:"export"`  // cosmos: further arguments of export
+	Command []string       `toml:"command"` // command: a program and its arguments
+	Timeout time.Duration  `toml:"timeout"` // for one template
 	On      []string       `toml:"on"`      // halt, upgrade, stop
 	Set     map[string]any `toml:"set"`
 }
@@ -105,7 +111,7 @@ type CosmovisorConfig struct {
 func DefaultConfig() Config {
 	return Config{
 		Node: supervisor.DefaultConfig(), Upgrade: upgrade.DefaultConfig(), Height: source.DefaultConfig(),
-		Snapshot: snapshot.DefaultConfig(), Genesis: GenesisConfig{On: []string{"halt"}},
+		Snapshot: snapshot.DefaultConfig(), Genesis: GenesisConfig{Timeout: time.Hour, On: []string{"halt"}},
 		Log: LogConfig{Format: "auto", Level: "info"}, Systemd: SystemdConfig{Ready: "started"},
 	}
 }
@@ -141,12 +147,7 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.Node.Validate(), c.Upgrade.Validate(), c.Height.Validate(), c.Snapshot.Validate())
 
-	if c.Genesis.Kind != "" {
-		bad("[genesis] kind: %q is not supported by this version", c.Genesis.Kind)
-	}
-	for _, on := range c.Genesis.On {
-		oneOf("[genesis] on", on, "halt", "upgrade", "stop")
-	}
+	errs = append(errs, c.Genesis.validate())
 	oneOf("[log] format", c.Log.Format, "auto", "text", "json")
 	oneOf("[log] level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("[systemd] ready", c.Systemd.Ready, "started", "healthy")

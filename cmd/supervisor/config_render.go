@@ -247,11 +247,17 @@ snapshot.source.scratch_dsn          where verify --deep restores, if this serve
 snapshot.source.disconnect           application names that may be disconnected for a clone or a swap
 snapshot.source.keep_clones          clones that stay once their archive is verified; default 1
 snapshot.source.free_space           room on the server, where it can't be seen from here
-genesis.kind           "" = none; kwil | cosmos | command are not supported by this version
-genesis.version        of the node that the template is for
-genesis.from           the old genesis document
+genesis.kind           what a template is made of: kwil | cosmos | command; "" = none
+genesis.version        kwil: the version that the template is for, v0.9 | v0.10
+genesis.from           the old genesis document: parameters are carried from it
+genesis.source         kwil: the name of the postgres source; "" = the only one
+genesis.binary         cosmos: the new binary, which migrates and validates; "" = the current version's
+genesis.migrate        cosmos: the target of the new binary's migrate; "" = none
+genesis.export         cosmos: further arguments of export
+genesis.command        command: a program and its arguments
+genesis.timeout        the longest that making a template may take
 genesis.on             halt, upgrade, stop
-genesis.set            values to set in the template
+genesis.set            values to set in the template, by their paths
 control.socket         "" = <home>/supervisor/control.sock
 control.group          its members may read the status
 log.format             auto | text | json

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"nodevisor/genesis"
+	"nodevisor/genesis/kwil"
+	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/hint"
+	"nodevisor/internal/progress"
+	"nodevisor/snapshot"
+	"nodevisor/snapshot/postgres"
+)
+
+// makeKwil writes the pair that Kwil's tools read into at. The database is at rest, or the snapshot's frozen clone of it.
+func (x *exporter) makeKwil(ctx context.Context, at string, t *genesis.Template, job templateJob) error {
+	g := x.cfg.Genesis
+	ctx, cancel := context.WithTimeoutCause(ctx, g.Timeout, fmt.Errorf("not done within %s ([genesis] timeout)", g.Timeout))
+	defer cancel()
+	version, err := kwil.ParseVersion(g.Version)
+	if err != nil {
+		return err
+	}
+	src, err := x.database()
+	if err != nil {
+		return err
+	}
+	read := postgres.KwilOptions{Version: string(version)}
+	if job.frozen {
+		if read.Database, err = x.clone(job.snapshot, src.Name); err != nil {
+			return err
+		}
+	}
+	q, err := postgres.OpenKwil(ctx, postgres.Options{
+		Name: src.Name, Home: x.cfg.Node.Home, Bin: x.cfg.Snapshot.PgBin, Log: x.log,
+		Config: postgres.Config{DSN: src.DSN, PasswordFile: x.absolute(src.PasswordFile)},
+	}, read)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	chain := q.State()
+	o := kwil.PairOptions{Height: chain.Height, Dump: q.Dump, Observe: x.progress()}
+	o.Document = kwil.Options{Version: version, Database: kwil.Known{Version: version, Params: chain.Params, Owner: chain.Owner}, Set: x.identity(job.set)}
+	if g.From != "" {
+		if _, o.Document.Old, err = genesis.ReadFile(x.cfg.underHome(g.From)); err != nil {
+			return err
+		}
+	}
+	pair, err := kwil.WritePair(ctx, at, o)
+	if err != nil {
+		return err
+	}
+	name, sum := pair.File.Name, hex.EncodeToString(pair.State.SHA256[:])
+	t.Version, t.Height, t.State, t.StateSum = string(version), &chain.Height, &name, &sum
+	t.Defaults = append(t.Defaults, pair.Document.Minted...)
+	for _, note := range append(pair.State.Notes, pair.Document.Notes...) {
+		x.log.Warn("about the template", "note", note)
+	}
+	return x.settle(at, t, job.set)
+}
+
+// settle applies what is set to the rendered document, and checks that the result is still one of Kwil's that names this
+// very state.
+func (x *exporter) settle(at string, t *genesis.Template, set []assignment) error {
+	path := filepath.Join(at, genesis.DocumentName)
+	doc, _, err := genesis.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := x.apply(doc, set); err != nil {
+		return err
+	}
+	if err := validateDocument(doc, t.Kind, t.Version); err != nil {
+		return err
+	}
+	if hash, err := kwil.StateHash(kwil.Version(t.Version), doc.Canonical()); err != nil || hex.EncodeToString(hash) != *t.StateSum {
+		return errors.Join(err, hint.New("set the state's hash", "", "it is computed from the state", "take app_hash and state_hash out of --set and [genesis] set"))
+	}
+	return atomicfile.WriteFile(path, doc.Text(), 0o600)
+}
+
+// identity are the values without which no document can be rendered, where an operator or the configuration gives them.
+func (x *exporter) identity(set []assignment) map[string]json.RawMessage {
+	all := map[string]json.RawMessage{}
+	for _, path := range []string{"chain_id", "db_owner", "leader.type", "leader.key"} {
+		if v := x.wanted(path, set); v != "" {
+			all[path] = rawJSON(strings.Trim(v, `"`))
+		}
+	}
+	for _, path := range []string{"validators", "leader"} {
+		if v := x.wanted(path, set); json.Valid([]byte(v)) {
+			all[path] = json.RawMessage(v)
+		}
+	}
+	return all
+}
+
+// database is the source that the state is read from.
+func (x *exporter) database() (snapshot.SourceConfig, error) {
+	var found []snapshot.SourceConfig
+	for _, src := range x.cfg.Snapshot.Sources {
+		if src.Kind == postgres.Kind && (x.cfg.Genesis.Source == "" || src.Name == x.cfg.Genesis.Source) {
+			found = append(found, src)
+		}
+	}
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	return snapshot.SourceConfig{}, &usageError{hint.New("find the node's database", "", fmt.Sprintf("%d sources of kind postgres fit", len(found)),
+		"configure one as [[snapshot.source]], and name it in [genesis] source where there are several")}
+}
+
+// clone is the database that a snapshot froze.
+func (x *exporter) clone(id, source string) (string, error) {
+	m, err := x.store.Get(id)
+	if err != nil {
+		return "", err
+	}
+	for _, rec := range m.Sources {
+		if rec.Name == source && rec.Database != nil && rec.Database.Clone != nil {
+			return *rec.Database.Clone, nil
+		}
+	}
+	return "", hint.New("make a template of snapshot", id, "its frozen clone of the database isn't kept any more",
+		"supervisor halt --now makes one of the present state; keep_clones keeps more clones")
+}
+
+// absolute is underHome for a path that may be "".
+func (s *session) absolute(path string) string {
+	if path == "" {
+		return ""
+	}
+	return s.cfg.underHome(path)
+}
+
+// progress logs the bytes of SQL now and then, so that a long dump doesn't look frozen.
+func (x *exporter) progress() progress.Observer {
+	const step = 256 << 20
+	next := int64(step)
+	return func(e progress.Event) {
+		if e.Done >= next {
+			next = e.Done + step
+			x.log.Info("state is being written", "sql_bytes", e.Done)
+		}
+	}
+}

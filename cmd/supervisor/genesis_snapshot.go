@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"nodevisor/genesis"
+	"nodevisor/internal/hint"
+)
+
+// ofSnapshot makes the template of a snapshot that has none, whether or not the node runs: a directory is restored beside
+// the template and exported from there, by the version that is current; a database is read from its frozen clone.
+func (x *exporter) ofSnapshot(ctx context.Context, dir, id string, set []assignment) (*genesis.Template, error) {
+	m, err := x.store.Get(id)
+	if err != nil {
+		return nil, err
+	}
+	job := templateJob{snapshot: id, set: set, frozen: true}
+	if m.Height != nil {
+		job.height = *m.Height
+	}
+	if x.cfg.Genesis.Kind != genesis.Cosmos {
+		return x.make(ctx, dir, job)
+	}
+	scratch, err := os.MkdirTemp(x.layout.State(), "genesis-")
+	if err != nil {
+		return nil, fmt.Errorf("cannot restore the snapshot for its export: %w", err)
+	}
+	defer os.RemoveAll(scratch)
+	if job.home, err = x.restoredHome(ctx, scratch, id); err != nil {
+		return nil, err
+	}
+	return x.make(ctx, dir, job)
+}
+
+// restoredHome makes a home of the snapshot's data and the node's configuration, without its keys.
+func (x *exporter) restoredHome(ctx context.Context, scratch, id string) (string, error) {
+	to := filepath.Join(scratch, "restored")
+	if _, err := x.snapshots(ctx, snapshotRequest{Op: "restore", ID: id, To: to}, false); err != nil {
+		return "", err
+	}
+	home := filepath.Join(scratch, "home")
+	if err := os.MkdirAll(filepath.Join(home, "config"), 0o700); err != nil {
+		return "", err
+	}
+	for _, name := range []string{"config.toml", "app.toml", "client.toml", "genesis.json"} {
+		data, err := os.ReadFile(filepath.Join(x.cfg.Node.Home, "config", name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(home, "config", name), data, 0o600)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	if err := os.Rename(filepath.Join(to, "data"), filepath.Join(home, "data")); err != nil {
+		return "", &hint.Error{Op: "export from snapshot", Path: id, Err: err, Hint: "it needs a source called data; restore it by hand, and export there"}
+	}
+	return home, nil
+}
