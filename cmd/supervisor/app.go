@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/internal/progress"
 	"nodevisor/snapshot"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
@@ -27,7 +28,8 @@ type app struct {
 	stdout  *os.File
 	stderr  *os.File
 	flags   globalFlags
-	running bool // the command is `run`: its exit codes are its own
+	running bool   // the command is `run`: its exit codes are its own
+	meter   *meter // shows how far a long command is; nil = none
 }
 
 // globalFlags stand before the command's own arguments.
@@ -56,6 +58,10 @@ func (a *app) load(ctx context.Context, skipDirs bool) (*session, error) {
 	}
 	s := &session{app: a, cfg: cfg, origin: origin, environ: o.Environ, unitArgs: o.unit.NodeArgs()}
 	s.log, s.level = newLogger(cfg.Log, cfg.Cosmovisor, a.stderr, a.environ)
+	if !a.running {
+		a.meter = newMeter(a.stderr, a.environ, s.log)
+		s.log, s.progress = slog.New(aside{s.log.Handler(), a.meter}), a.meter.Observe
+	}
 	for _, w := range origin.Warnings {
 		s.log.Warn(w)
 	}
@@ -141,6 +147,7 @@ type session struct {
 	log      *slog.Logger
 	level    *slog.LevelVar // of log
 	args     []string       // the node's, of this `run`; nil = [node] args
+	progress progress.Observer
 }
 
 // checker verifies binaries.
@@ -224,7 +231,7 @@ func (o *offline) atRest(ctx context.Context) error {
 
 // operate does one operation: through the running supervisor where there is one, else by itself under the lock.
 func (s *session) operate(ctx context.Context, op string, req client.Request, alone func(*offline) (client.Reply, error)) error {
-	reply, err := client.New(s.cfg.ControlSocket(s.environ)).Do(ctx, op, req)
+	reply, err := s.ask(ctx, op, req)
 	live := !errors.Is(err, client.ErrNotRunning)
 	if !live {
 		err = s.underLock(ctx, func(o *offline) error {

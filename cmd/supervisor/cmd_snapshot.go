@@ -38,7 +38,7 @@ func newSnapshot(a *app) *cobra.Command {
 func (s *session) snapshots(ctx context.Context, r snapshotRequest, stop bool) (client.Reply, error) {
 	var out client.Reply
 	req := client.Request{Snapshots: rawJSON(r), Stop: stop}
-	reply, err := client.New(s.cfg.ControlSocket(s.environ)).Do(ctx, client.OpSnapshots, req)
+	reply, err := s.ask(ctx, client.OpSnapshots, req)
 	if err == nil || !notRunning(err) {
 		return reply, err
 	}

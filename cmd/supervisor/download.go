@@ -42,7 +42,7 @@ func (s *session) downloadFrom(ctx context.Context, from string, to upgrade.Vers
 	if err := atomicfile.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	file, _, err := fetch.Binary(ctx, fetch.Request{URL: from, Name: s.layout.Node, Dir: dir, Log: s.log})
+	file, _, err := fetch.Binary(ctx, fetch.Request{URL: from, Name: s.layout.Node, Dir: dir, Observe: s.progress, Log: s.log})
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code)
 // execute runs one command line and returns the process's exit code.
 func execute(ctx context.Context, a *app) int {
 	err := newRoot(a).ExecuteContext(ctx)
+	a.meter.Close()
 	if err == nil {
 		return exitOK
 	}

@@ -198,6 +198,7 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 	observe := func(phase string, done, total int64) {
 		sup.Observe(progress.Event{Phase: phase, Done: done, Total: total})
 	}
+	s.progress = func(e progress.Event) { sup.Observe(e) }
 	lines, err := source.NewLines(s.cfg.Height.Log)
 	if err != nil {
 		return nil, nil, err

@@ -20,7 +20,7 @@ type snapshots struct {
 
 // openSnapshots opens the store. The upgrade in flight's snapshot is protected from every pruning.
 func openSnapshots(s *session, observe func(phase string, done, total int64)) (*snapshots, error) {
-	o := snapshot.Options{Config: s.cfg.Snapshot, Home: s.cfg.Node.Home, Log: s.log}
+	o := snapshot.Options{Config: s.cfg.Snapshot, Home: s.cfg.Node.Home, Log: s.log, Observe: s.progress}
 	if observe != nil {
 		o.Observe = func(e progress.Event) { observe(e.Phase, e.Done, e.Total) }
 	}
