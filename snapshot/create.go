@@ -90,6 +90,9 @@ func (s *Store) create(ctx context.Context, id, label string, height int64, live
 	return nil
 }
 
+// Abandon removes what a cancelled Create left of an id that isn't made again. Without it Recover does so at the next start.
+func (s *Store) Abandon(id string) error { return s.reclaim(id) }
+
 // sealed tells whether the snapshot in dir is there. Something else under its name is an error.
 func (s *Store) sealed(dir string) (bool, error) {
 	_, err := manifest.Read(dir)

@@ -34,6 +34,7 @@ func (s *Supervisor) ended(exit Exit) {
 	s.chainTimer.Stop()
 	s.breakTidying()
 	s.lastExit = describeExit(exit, s.version)
+	s.restore = nil // where its state wasn't there yet, the marker says so
 	s.log.Info("the node ended", "how", exit.String(), "lived", lived.Round(time.Millisecond), "forced", exit.Forced)
 	if next := s.onExit; next != nil {
 		s.onExit = nil
@@ -99,7 +100,7 @@ func (s *Supervisor) verdict(e *ending, file upgrade.PlanFile, signer int64) {
 		s.log.Info("the node ended at the height of a plan", "plan", p.Name, "height", p.Height, "evidence", ev)
 		s.ending = nil
 		s.trigger(p, ev)
-	case s.schedule.HaltDue(s.tracker.Known(), time.Now()):
+	case s.schedule.HaltDue(s.tracker.Known(), time.Now()) || s.haltedItself(signer):
 		s.ending = nil
 		s.halt(nil)
 	case verdict == upgrade.Unclear:
@@ -174,18 +175,14 @@ func (s *Supervisor) crashed(exit Exit, lived time.Duration) {
 		s.countRestart(&exit, false)
 		s.restartIn(d.Delay, d.Reason)
 	}
-	if s.o.Snapshots == nil || s.o.SnapshotOn == nil || !s.o.SnapshotOn("exit") {
-		then()
-		return
-	}
-	s.do("snapshot", s.afterTidying(func(ctx context.Context) error { return s.snapshotAt(ctx, "exit") }), func(err error) {
-		if err != nil {
-			s.log.Warn("cannot take a snapshot after the node's end", "error", err)
-		}
-		if !s.stopping {
-			then()
-		}
-	})
+	s.takeAtExit(was, then)
+}
+
+// haltedItself tells whether the node has ended at the scheduled halt, as its own configuration wants it: it signs the block
+// of the halt and then ends, before anybody could read its height.
+func (s *Supervisor) haltedItself(signer int64) bool {
+	h := s.schedule.Halt
+	return h != nil && h.Height > 0 && signer == h.Height && OwnHalt(s.commandOf()) == h.Height
 }
 
 // crashLoop tells whether the node ends again and again; a life that is long enough ends that.

@@ -10,41 +10,6 @@ import (
 	"nodevisor/upgrade"
 )
 
-// halt stops the node where an operator wanted it stopped, takes the snapshot and holds. The schedule forgets the halt
-// last: a crash in between halts again.
-func (s *Supervisor) halt(answer func(error)) {
-	if answer == nil {
-		answer = func(error) {}
-	}
-	when := "now"
-	if h := s.schedule.Halt; h != nil {
-		when = h.When()
-	}
-	s.log.Info("halting", "at", when)
-	s.atRest(func(time.Time) {
-		s.do("halt", s.afterTidying(func(ctx context.Context) error {
-			if err := errors.Join(s.o.Recorder.Flush(), s.snapshotAt(ctx, "halt")); err != nil {
-				return err
-			}
-			if err := s.o.Engine.Hold("halted at "+when+" as an operator asked for", "supervisor resume"); err != nil {
-				return err
-			}
-			return s.o.Engine.SetHalt(nil, upgrade.Unknown)
-		}), func(err error) {
-			answer(err)
-			switch {
-			case s.stopping && s.journal.Hold == nil:
-			case err != nil:
-				s.holdFor(err)
-			default:
-				s.o.Event(alert.Halted, "at "+when+"; next: supervisor resume")
-				s.summarize()
-				s.held()
-			}
-		})
-	})
-}
-
 // atRest runs next with the node gone: at once, or after a graceful stop. begun is the old node's end. No job runs when it
 // is called, and none when next is. Where the end of `run` was asked for, next is never run.
 func (s *Supervisor) atRest(next func(begun time.Time)) {
@@ -103,7 +68,7 @@ func (s *Supervisor) holdWritten(reason, next string) func(error) {
 }
 
 // held stops acting. The node is at rest here, always. Where the end of `run` was asked for, that decides the code: the
-// hold is found again by the next start.
+// hold is found again by the next start. What is only sealed is completed meanwhile; after a halt before `run` ends, too.
 func (s *Supervisor) held() {
 	s.state = Held
 	s.due = nil // found again in the journal or by its evidence
@@ -111,7 +76,11 @@ func (s *Supervisor) held() {
 	s.settleApply(&hint.Error{Op: "apply the upgrade", Err: errors.New(h.Reason), Hint: h.Hint})
 	s.log.Error("held: the node is not started", "reason", h.Reason, "hint", h.Hint)
 	s.o.Event(alert.Held, h.Reason+"; next: "+h.Hint)
-	if s.o.Config.Hold == HoldExit && !s.stopping {
+	switch {
+	case s.stopping:
+	case s.o.Config.Hold == HoldWait || s.completing:
+		s.tidy()
+	default:
 		s.finish(ExitHeld)
 	}
 }

@@ -42,7 +42,7 @@ func (s *Supervisor) Run(ctx context.Context) int {
 		s.alive()
 	}
 	s.boot()
-	for !s.done || s.job != nil || s.acting > 0 {
+	for !s.done || s.job != nil || s.acting > 0 || s.tidying != nil {
 		s.publish()
 		s.wait()
 	}
@@ -96,6 +96,8 @@ func (s *Supervisor) wait() {
 		s.alive()
 	case <-s.roomTimer.C:
 		s.summarize()
+	case <-s.tidyTimer.C:
+		s.untidy = true
 	case <-s.asked:
 		s.asked = nil
 		s.requestStop()
@@ -183,6 +185,7 @@ func (s *Supervisor) finish(code int) {
 		return
 	}
 	s.done, s.code = true, code
+	s.breakTidying()
 	if s.state != Held {
 		s.state = Stopped
 	}

@@ -38,7 +38,8 @@ func (s *Supervisor) start() {
 	s.restartTimer.Stop()
 	s.state = Starting
 	var started *Child
-	var version upgrade.Version
+	version := s.version
+	restores := false
 	tee := s.wantsLines()
 	if s.o.Lines != nil {
 		s.o.Lines.Reset()
@@ -47,10 +48,16 @@ func (s *Supervisor) start() {
 	s.do("start", func(ctx context.Context) error {
 		units(ctx)
 		var err error
+		if restores, err = s.beginRestore(ctx); err != nil {
+			return err
+		}
 		started, version, err = s.startNode(ctx, tee)
 		return err
 	}, func(err error) {
 		s.version = version
+		if started != nil && restores {
+			s.restoreBegan(started)
+		}
 		switch {
 		case started != nil:
 			s.started(started)
@@ -132,7 +139,7 @@ func (s *Supervisor) wantsLines() bool {
 func (s *Supervisor) started(c *Child) {
 	s.child, s.exited = c, c.Exited()
 	s.life, s.endLife = context.WithCancel(s.ctx)
-	s.began, s.ending = true, nil
+	s.began, s.ending, s.completing = true, nil, false
 	s.trial = s.journal.Upgrade != nil
 	s.tale.nodeText = ""
 	s.tracker.NodeStarted()

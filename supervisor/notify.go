@@ -113,6 +113,7 @@ func (s *Supervisor) extension() time.Duration {
 
 // becameHealthy is called when a height of the node was read, or it said that it is ready.
 func (s *Supervisor) becameHealthy() {
+	s.restored()
 	if s.child == nil || s.tale.healthy == s.child {
 		return
 	}

@@ -24,6 +24,7 @@ func (s *Supervisor) publish() {
 	}
 	st.State, st.Restarts, st.CrashLoop, st.LastExit = s.state, s.restarts, s.crashLoop(), s.lastExit
 	st.Snapshots, st.Disk, st.Progress = s.snapshots, s.disk, s.progress
+	s.tellOfSnapshots(st)
 	if s.child != nil {
 		st.PID, st.StartedAt = new(s.child.Pid()), new(s.child.StartedAt().UTC())
 	}
@@ -40,10 +41,14 @@ func (s *Supervisor) publish() {
 // settleState turns starting into running, and begins what waits for a running node.
 func (s *Supervisor) settleState() {
 	switch {
+	case s.state == Held && s.untidy && s.job == nil:
+		s.tidy()
 	case s.child == nil:
 	case s.state == Starting && time.Since(s.child.StartedAt()) >= okayAfter:
 		s.state = Running
-		s.tidy()
+		if s.tidyPause == 0 { // else its timer does it: a node that is started again is no reason to try sooner
+			s.tidy()
+		}
 	case s.state == Running && s.untidy && s.job == nil && s.onExit == nil:
 		s.tidy()
 	}
@@ -55,6 +60,8 @@ func (s *Supervisor) message(st *Status) string {
 	switch {
 	case st.Hold != nil:
 		return "HELD: " + st.Hold.Reason
+	case s.restore != nil && s.child != nil:
+		return "the node restores its state, up " + time.Since(s.child.StartedAt()).Round(time.Second).String()
 	case s.state == WaitingForBinary && s.due != nil:
 		return fmt.Sprintf("the height of %s has come; waiting: %s", s.due.plan.Name, s.notReady)
 	case s.state == Running && s.child != nil && u != nil && u.Phase == upgrade.OnProbation:

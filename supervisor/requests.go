@@ -263,31 +263,6 @@ func (s *Supervisor) settleApply(err error) {
 	}
 }
 
-func (s *Supervisor) opHalt(r request) {
-	var h *upgrade.Halt
-	switch b := r.body; {
-	case b.Cancel:
-	case b.Now:
-		h = &upgrade.Halt{Time: time.Now().UTC()}
-	default:
-		h = &upgrade.Halt{Height: b.Height, Time: b.Time}
-	}
-	known := s.tracker.Known()
-	s.do("halt", func(context.Context) error { return s.o.Engine.SetHalt(h, known) }, func(err error) {
-		switch {
-		case err != nil:
-			finishRequest(r, err, "")
-		case h == nil:
-			finishRequest(r, nil, "no halt is scheduled any more")
-		case r.body.Now && s.state != Held:
-			s.halt(func(err error) { finishRequest(r, err, "halted") })
-		default:
-			s.readHeight()
-			finishRequest(r, nil, "halting at %s", h.When())
-		}
-	})
-}
-
 // opRollback undoes the upgrade in flight, or the last one where nothing was built on it. Afterwards: held.
 func (s *Supervisor) opRollback(r request) {
 	known := s.tracker.Known()

@@ -12,13 +12,16 @@ import (
 
 // snapshotOp is what the loop must know of a request to the store; the rest is the store's.
 type snapshotOp struct {
-	Op     string `json:"op"`
-	To     string `json:"to"`
-	DryRun bool   `json:"dry_run"`
+	Op     string            `json:"op"`
+	To     string            `json:"to"`
+	Into   map[string]string `json:"into"`
+	DryRun bool              `json:"dry_run"`
 }
 
 // replaces tells whether the request puts other data in the place of the node's.
-func (o snapshotOp) replaces() bool { return o.Op == "restore" && o.To == "" && !o.DryRun }
+func (o snapshotOp) replaces() bool {
+	return o.Op == "restore" && o.To == "" && len(o.Into) == 0 && !o.DryRun
+}
 
 // opSnapshots hands a request to the store of snapshots. With Stop the node is stopped for it and started again; after a
 // restore it stays stopped, held: which version the data belongs to is the operator's to say.
@@ -81,6 +84,7 @@ func (s *Supervisor) snapshotJob(r request, op snapshotOp, begun time.Time) {
 		return s.o.Engine.Hold("a snapshot was restored", "supervisor resume, or supervisor upgrade use VERSION and then supervisor resume")
 	}), func(err error) {
 		s.summarize()
+		s.untidy = s.untidy || op.Op == "create" // one that was taken beneath the node is completed beneath it, too
 		if err != nil {
 			r.answer(client.Reply{}, err)
 		} else {

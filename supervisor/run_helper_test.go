@@ -32,6 +32,9 @@ type runConfig struct {
 	Args, Env  []string
 	EnvOf      map[string][]string // more for a version, by its name
 	SnapshotOn []string            // nil: no store at all
+	TemplateOn []string
+	Templates  string // a program that makes a template of a snapshot: its id and height are the arguments
+	Restoring  bool   // the file "restoring" in the home is the marker of a root that restores
 	Systemd    systemdConfig
 }
 
@@ -113,6 +116,16 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 			engine.Snapshots, o.Room = store, store.Room
 		}
 	}
+	if c.TemplateOn != nil {
+		o.Templates, o.DescribeTemplate = testTemplates(c), testTemplates(c).describe
+		o.TemplateOn = func(event string) bool { return slices.Contains(c.TemplateOn, event) }
+		if o.TemplateOn("upgrade") {
+			engine.Templates = o.Templates
+		}
+	}
+	if c.Restoring {
+		o.Restoring = c.restoring(log)
+	}
 	o.Engine = upgrade.NewEngine(engine)
 	join := c.joinSystemd(&o)
 	s = New(o)
@@ -185,8 +198,15 @@ func (s *testStore) Do(ctx context.Context, raw json.RawMessage, atRest bool) (a
 	case r.Op == "restore" && (atRest || r.DryRun):
 		return s.Store.Restore(ctx, r.ID, snapshot.RestoreOptions{DryRun: r.DryRun})
 	case r.Op == "create" && atRest:
-		id := snapshot.NewID(time.Now(), r.Label, r.Height)
-		return id, s.Create(ctx, id, r.Label, r.Height)
+		id := r.ID
+		if id == "" {
+			id = snapshot.NewID(time.Now(), r.Label, r.Height)
+		}
+		err := s.Create(ctx, id, r.Label, r.Height)
+		if ctx.Err() != nil {
+			err = errors.Join(err, s.Abandon(id))
+		}
+		return id, err
 	}
 	return nil, fmt.Errorf("cannot %s a snapshot: not now", r.Op)
 }

@@ -140,8 +140,12 @@ type PhaseDuration struct {
 
 // SnapshotStatus sums up the snapshots.
 type SnapshotStatus struct {
-	Count int           `json:"count"`
-	Last  *LastSnapshot `json:"last"`
+	Count   int           `json:"count"`
+	Last    *LastSnapshot `json:"last"`
+	Method  *string       `json:"method"`  // how the next one is taken: the slowest of its sources'
+	Problem *string       `json:"problem"` // why those that are only sealed can't be completed
+	Note    *string       `json:"-"`       // what an operator should know of the next one
+	Blocked *string       `json:"-"`       // why no snapshot could be put back now, and so no upgrade undone
 }
 
 // LastSnapshot is the newest snapshot.

@@ -13,8 +13,10 @@ import (
 
 // stopped is what a request to end `run` did to the node.
 type stopped struct {
-	forced bool // it had to be killed
-	trial  bool // it was on probation: its attempt is given back
+	forced    bool          // it had to be killed
+	trial     bool          // it was on probation: its attempt is given back
+	restoring bool          // it was restoring its state
+	took      time.Duration // from the request to its end
 }
 
 // passOn hands a signal that only the node understands to it, always.
@@ -45,6 +47,10 @@ func (s *Supervisor) requestStop() { s.stopNode(s.stopSignal()) }
 func (s *Supervisor) stopNode(sig syscall.Signal) {
 	again := s.stopping
 	s.stopping = true
+	if !again {
+		s.askedAt = time.Now()
+	}
+	restoring := s.restore != nil
 	s.restartTimer.Stop()
 	if s.o.Notify != nil {
 		s.o.Notify.Stopping()
@@ -68,7 +74,7 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 		if exit.Forced {
 			s.log.Error("the node did not stop in time and was killed", "timeout", s.o.Config.StopTimeout)
 		}
-		s.stopped = &stopped{forced: exit.Forced, trial: s.trial}
+		s.stopped = &stopped{forced: exit.Forced, trial: s.trial, restoring: restoring, took: time.Since(s.askedAt)}
 	}
 	s.hangUp()
 	switch {
@@ -77,7 +83,7 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 		s.cancelUnits()
 		s.child.Terminate(syscall.SIGKILL, 0)
 	case sig == syscall.SIGINT && s.child.SharesTerminal():
-		s.child.Terminate(0, s.o.Config.StopTimeout) // Ctrl-C has reached it already
+		s.child.Terminate(0, s.stopTimeout()) // Ctrl-C has reached it already
 		s.terminate()
 	default:
 		s.terminate()
@@ -100,12 +106,15 @@ func (s *Supervisor) endRun() {
 	if was.forced {
 		code = 1
 	}
+	last := s.snapshots.Last
 	s.do("stop", s.afterTidying(func(ctx context.Context) error {
 		var given error
 		if was.trial {
 			given = s.o.Engine.GiveBack()
 		}
-		return errors.Join(given, s.o.Recorder.Flush(), s.o.Lock.ClearNode(), s.snapshotAt(ctx, "stop"))
+		recorded := errors.Join(given, s.o.Recorder.Flush(), s.o.Lock.ClearNode())
+		s.takeAtStop(ctx, was, last)
+		return recorded
 	}), func(err error) {
 		if err != nil {
 			s.log.Error("cannot record the stop", "error", err)

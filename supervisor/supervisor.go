@@ -44,40 +44,44 @@ type Snapshots interface {
 
 // Options is what a Supervisor is made of.
 type Options struct {
-	Config      Config
-	Layout      upgrade.Layout
-	Upgrade     upgrade.Config
-	Engine      *upgrade.Engine
-	Checker     *upgrade.Checker
-	Heights     *source.Heights
-	Lines       *source.Lines
-	LinesFor    bool // the node's lines are always read: a height comes from its log
-	Recorder    *source.Recorder
-	Lock        *Lock
-	Snapshots   Snapshots // nil: there is nothing to snapshot
-	SnapshotOn  func(event string) bool
-	Room        func(ctx context.Context) error                  // room for the snapshot of an upgrade; nil: none is taken
-	Fetch       upgrade.Fetcher                                  // nil: downloads are off
-	ChainPlan   func(ctx context.Context) (*upgrade.Plan, error) // nil: the chain isn't asked
-	Command     func(v upgrade.Version) (args, env []string)     // what a version is started with
-	Reload      func(inFlight bool) (Reloaded, error)            // re-reads the configuration, see Reloaded
-	Notify      Notifier                                         // nil: nobody
-	NotifyEvery time.Duration                                    // how often it hears of the loop; 0 = aliveEvery
-	ReadyWhen   ReadyWhen                                        // "" = ReadyStarted
-	NodeSocket  string                                           // the node gets it as NOTIFY_SOCKET and is ready when it says so; see NodeSaid
-	Units       map[Moment][]UnitAction                          // other units of the host, in the order in which they are acted upon
-	Event       func(event, text string)                         // an operator is to be told (see package alert); nil: nobody
-	Told        func() alert.Counts                              // what became of that; nil: not counted
-	Metrics     string                                           // the address of the metrics listener; "" = none
-	Log         *slog.Logger
-	Socket      string // the control socket's path
-	SocketMode  os.FileMode
-	SocketGroup int    // a group that may read the status; -1 = none
-	Version     string // this program's
-	ConfigFile  string
-	Stdin       *os.File
-	Stdout      *os.File
-	Stderr      *os.File
+	Config           Config
+	Layout           upgrade.Layout
+	Upgrade          upgrade.Config
+	Engine           *upgrade.Engine
+	Checker          *upgrade.Checker
+	Heights          *source.Heights
+	Lines            *source.Lines
+	LinesFor         bool // the node's lines are always read: a height comes from its log
+	Recorder         *source.Recorder
+	Lock             *Lock
+	Snapshots        Snapshots // nil: there is nothing to snapshot
+	SnapshotOn       func(event string) bool
+	Templates        upgrade.Exporter                                 // nil: no genesis templates are made
+	TemplateOn       func(event string) bool                          // at which events besides upgrades
+	DescribeTemplate func(snapshot string) (*TemplateStatus, error)   // of a template that was made
+	Restoring        *Restoring                                       // nil: no start restores
+	Room             func(ctx context.Context) error                  // room for the snapshot of an upgrade; nil: none is taken
+	Fetch            upgrade.Fetcher                                  // nil: downloads are off
+	ChainPlan        func(ctx context.Context) (*upgrade.Plan, error) // nil: the chain isn't asked
+	Command          func(v upgrade.Version) (args, env []string)     // what a version is started with
+	Reload           func(inFlight bool) (Reloaded, error)            // re-reads the configuration, see Reloaded
+	Notify           Notifier                                         // nil: nobody
+	NotifyEvery      time.Duration                                    // how often it hears of the loop; 0 = aliveEvery
+	ReadyWhen        ReadyWhen                                        // "" = ReadyStarted
+	NodeSocket       string                                           // the node gets it as NOTIFY_SOCKET and is ready when it says so; see NodeSaid
+	Units            map[Moment][]UnitAction                          // other units of the host, in the order in which they are acted upon
+	Event            func(event, text string)                         // an operator is to be told (see package alert); nil: nobody
+	Told             func() alert.Counts                              // what became of that; nil: not counted
+	Metrics          string                                           // the address of the metrics listener; "" = none
+	Log              *slog.Logger
+	Socket           string // the control socket's path
+	SocketMode       os.FileMode
+	SocketGroup      int    // a group that may read the status; -1 = none
+	Version          string // this program's
+	ConfigFile       string
+	Stdin            *os.File
+	Stdout           *os.File
+	Stderr           *os.File
 }
 
 // Supervisor is one `run`. All fields below the channels belong to the loop.
@@ -118,29 +122,35 @@ type Supervisor struct {
 	began    bool // the node was started once in this life of ours
 	trial    bool // the node that was started last is on probation
 
-	job       *job     // the one job that touches the engine
-	waiting   []func() // what is to be done when it has ended
-	stopping  bool     // an operator asked for the end of `run`
-	stopped   *stopped // what that did to the node; nil = nothing yet, or no node ran
-	due       *trigger
-	applied   func(error) // answers a waiting `upgrade apply`
-	journal   upgrade.Journal
-	schedule  upgrade.Schedule
-	ready     map[upgrade.Version]upgrade.Readiness
-	last      *LastUpgrade
-	snapshots SnapshotStatus
-	disk      DiskStatus
-	progress  *ProgressStatus
-	since     time.Time
-	tally     *tally
-	observed  *observer // nil: nobody can ask for metrics
-	watcher   *source.Watcher
-	lowDisk   bool // the operator was told
-	tidying   *tidying
-	untidy    bool        // a tidying was broken off
-	notReady  string      // what was last said of the next plan
-	imported  upgrade.Key // the plan of the file that was last tried to be taken over
-	tale      telling
+	job        *job      // the one job that touches the engine
+	waiting    []func()  // what is to be done when it has ended
+	stopping   bool      // an operator asked for the end of `run`
+	askedAt    time.Time // when
+	stopped    *stopped  // what that did to the node; nil = nothing yet, or no node ran
+	due        *trigger
+	applied    func(error) // answers a waiting `upgrade apply`
+	journal    upgrade.Journal
+	schedule   upgrade.Schedule
+	ready      map[upgrade.Version]upgrade.Readiness
+	last       *LastUpgrade
+	snapshots  SnapshotStatus
+	disk       DiskStatus
+	progress   *ProgressStatus
+	since      time.Time
+	tally      *tally
+	observed   *observer // nil: nobody can ask for metrics
+	watcher    *source.Watcher
+	lowDisk    bool                      // the operator was told
+	restore    *restoring                // nil: the node that runs doesn't restore
+	halted     []func(HaltResult, error) // answers those who wait for a halt
+	completing bool                      // `run` ends only once the snapshot of the halt is completed
+	tidying    *tidying
+	tidyPause  time.Duration // before a tidying that failed is tried again; 0 = none failed
+	untold     string        // why snapshots can't be completed; "" = they can
+	untidy     bool          // a tidying was broken off
+	notReady   string        // what was last said of the next plan
+	imported   upgrade.Key   // the plan of the file that was last tried to be taken over
+	tale       telling
 
 	leaving     *Child        // the node whose stop has begun
 	acting      int           // how many moments of other units are being acted on beside the loop
@@ -155,6 +165,7 @@ type Supervisor struct {
 	chainTimer    *time.Timer
 	readTimer     *time.Timer
 	roomTimer     *time.Timer
+	tidyTimer     *time.Timer
 	reading       bool
 	checking      bool
 	looking       bool
@@ -186,7 +197,7 @@ func New(o Options) *Supervisor {
 		policy:      NewRestarts(o.Config, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		heightTimer: idle(), restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
 		tale:      telling{timer: idle()},
-		roomTimer: idle(), since: time.Now(), tally: newTally(),
+		roomTimer: idle(), tidyTimer: idle(), since: time.Now(), tally: newTally(),
 	}
 }
 

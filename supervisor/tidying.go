@@ -2,13 +2,12 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
+	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
-	"nodevisor/upgrade"
 )
 
 // tidying is the completing and pruning of snapshots while the node runs: the one thing besides a job that changes the
@@ -18,11 +17,17 @@ type tidying struct {
 	ended  chan struct{}
 }
 
-// tidy completes sealed snapshots and prunes old ones in the background, while the node runs.
+// A tidying that failed is tried again after tidyPause, which doubles up to tidyPauseMax: what is in its way (a server that
+// is away, a full disk) takes a person, and each try may read all of a database.
+const tidyPause, tidyPauseMax = time.Minute, time.Hour
+
+// tidy completes sealed snapshots and prunes old ones in the background: while the node runs, or while it is held and the
+// supervisor stays.
 func (s *Supervisor) tidy() {
-	if s.o.Snapshots == nil || s.tidying != nil || s.child == nil {
+	if s.o.Snapshots == nil || s.tidying != nil || s.child == nil && s.state != Held || s.stopping || s.done {
 		return
 	}
+	s.tidyTimer.Stop()
 	ctx, cancel := context.WithCancel(s.ctx)
 	t := &tidying{cancel: cancel, ended: make(chan struct{})}
 	s.tidying, s.untidy = t, false
@@ -41,12 +46,36 @@ func (s *Supervisor) tidy() {
 			if s.job == nil {
 				s.progress = nil
 			}
-			if err != nil && !broken {
-				s.log.Warn("cannot complete the snapshots", "error", err)
-			}
 			s.summarize()
+			if !broken {
+				s.tidied(err)
+				s.endCompleted()
+			}
 		})
 	})
+}
+
+// tidied takes the end of a tidying that nobody broke off. What fails is shown until it succeeds.
+func (s *Supervisor) tidied(err error) {
+	if err == nil {
+		s.tidyPause, s.untold = 0, ""
+		return
+	}
+	s.tidyPause = min(max(tidyPause, 2*s.tidyPause), tidyPauseMax)
+	s.tidyTimer.Reset(s.tidyPause)
+	s.log.Error("cannot complete the snapshots; trying again", "error", err, "hint", hint.Of(err), "pause", s.tidyPause)
+	s.untold = err.Error()
+}
+
+// endCompleted ends a `run` that a halt keeps only until its snapshot is completed, or can't be: the next one does it.
+func (s *Supervisor) endCompleted() {
+	if !s.completing {
+		return
+	}
+	s.completing = false
+	if s.state == Held && s.o.Config.Hold == HoldExit && !s.stopping {
+		s.finish(ExitHeld)
+	}
 }
 
 // breakTidying ends a tidying soon, without waiting for it.
@@ -106,19 +135,20 @@ func (s *Supervisor) sayRoom() {
 	s.lowDisk = low
 }
 
-// snapshotAt takes a snapshot where the configuration asks for one at that event. It is for a job: the node is at rest.
-func (s *Supervisor) snapshotAt(ctx context.Context, event string) error {
-	if s.o.Snapshots == nil || s.o.SnapshotOn == nil || !s.o.SnapshotOn(event) {
-		return nil
+// tellOfSnapshots puts into the status what an operator must know of the snapshots: that they can't be completed, that the
+// next one will cost the node time, and that none could be put back.
+func (s *Supervisor) tellOfSnapshots(st *Status) {
+	if s.untold != "" {
+		st.Snapshots.Problem = new(s.untold)
+		st.Warnings = append(st.Warnings, "a snapshot can't be completed, and is tried again: "+s.untold)
 	}
-	height := upgrade.Unknown
-	if r, ok := s.o.Recorder.Last(); ok {
-		height = r.Height
+	if note := s.snapshots.Note; note != nil {
+		st.Warnings = append(st.Warnings, *note)
 	}
-	request, err := json.Marshal(map[string]any{"op": "create", "label": event, "height": max(0, height)})
-	if err != nil {
-		return err
+	if why := s.snapshots.Blocked; why != nil && st.Rollback.Possible {
+		st.Rollback = RollbackStatus{Reason: why}
 	}
-	_, err = s.o.Snapshots.Do(ctx, request, true)
-	return err
+	if h := st.Halt; h != nil && h.Height != nil && OwnHalt(s.commandOf()) == *h.Height {
+		h.Exact = true
+	}
 }

@@ -88,7 +88,7 @@ func (s *Supervisor) terminate() {
 	s.leaving = c
 	s.actOn(BeforeStop, func() {
 		if s.child == c {
-			c.Terminate(s.stopSignal(), s.o.Config.StopTimeout)
+			c.Terminate(s.stopSignal(), s.stopTimeout())
 		}
 	})
 }

@@ -170,6 +170,20 @@ func (e *Engine) SetHalt(h *Halt, known int64) error {
 	return e.reschedule(func(s *Schedule) { s.Halt = h })
 }
 
+// HaltSnapshot gives the scheduled halt the id of its snapshot, durably, and returns it; one that has an id keeps it.
+func (e *Engine) HaltSnapshot(id string) (string, error) {
+	h := e.s.Halt
+	if h == nil {
+		return id, nil
+	}
+	if h.Snapshot != "" {
+		return h.Snapshot, nil
+	}
+	named := *h
+	named.Snapshot = id
+	return id, e.reschedule(func(s *Schedule) { s.Halt = &named })
+}
+
 // HaltDue tells whether the scheduled halt has come.
 func (s Schedule) HaltDue(height int64, clock time.Time) bool {
 	switch h := s.Halt; {

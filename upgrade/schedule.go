@@ -38,6 +38,8 @@ type Skip struct {
 type Halt struct {
 	Height int64     `json:"height,omitempty"`
 	Time   time.Time `json:"time,omitzero"`
+	// Snapshot is the id of what is taken there, chosen before it is made: a halt that a crash interrupted makes no second one.
+	Snapshot string `json:"snapshot,omitempty"`
 }
 
 // When renders the halt's height or time.

@@ -65,7 +65,9 @@ func (s *session) snapshots(ctx context.Context, r snapshotRequest, stop bool) (
 }
 
 // replacesData tells whether the request puts a snapshot in the place of the node's data.
-func (r snapshotRequest) replacesData() bool { return r.Op == "restore" && r.To == "" && !r.DryRun }
+func (r snapshotRequest) replacesData() bool {
+	return r.Op == "restore" && r.To == "" && len(r.Into) == 0 && !r.DryRun
+}
 
 // holdForRestore holds before the data is replaced: killed in between, nobody starts a version on data that may be
 // another's. undo takes the hold away again where the restore failed and nothing was held before.
@@ -94,7 +96,8 @@ func newSnapshotCreate(a *app) *cobra.Command {
 	var stop bool
 	cmd := &cobra.Command{
 		Use: "create", Short: "Take a snapshot", Args: exactArgs(0, "no arguments"),
-		Long: "Prints the id alone on stdout. While the node runs it needs --stop: stop, freeze, start; the downtime is printed.",
+		Long: `Prints the id alone on stdout. While the node runs it needs --stop: stop, freeze, start; the downtime is printed. Where
+every source is a database with mode = "dump" it needs none: each is dumped from one moment, beneath the node.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.load(cmd.Context(), false)
 			if err != nil {
@@ -217,7 +220,7 @@ func newSnapshotVerify(a *app) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&deep, "deep", false, "also restore into a scratch place, where a source knows how")
+	cmd.Flags().BoolVar(&deep, "deep", false, "also restore each database into a scratch one, compare it table by table, and drop it")
 	return cmd
 }
 
@@ -226,10 +229,13 @@ func newSnapshotRestore(a *app) *cobra.Command {
 	var stop, yes bool
 	var signer string
 	cmd := &cobra.Command{
-		Use: "restore ID|PATH", Short: "Put a snapshot in the place of the data, or elsewhere with --to", Args: exactArgs(1, "an id or a path"),
+		Use: "restore ID|PATH", Short: "Put a snapshot in the place of the data, or elsewhere with --to and --into", Args: exactArgs(1, "an id or a path"),
 		Long: `The data of before is kept beside it, under a name that is printed. The signer's state is never taken back: the live
 one wins where it is at least as high; without a live one --signer-state snapshot is needed. While the node runs it needs
---stop; afterwards the node stays stopped, held.`,
+--stop; afterwards the node stays stopped, held.
+
+A database is restored into a fresh one, compared row by row, and swapped in by renaming. Where the server grants no
+CREATEDB, --into NAME=DSN fills an existing empty database instead; the node and the other sources stay as they are.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.load(cmd.Context(), false)
 			if err != nil {
@@ -240,6 +246,11 @@ one wins where it is at least as high; without a live one --signer-state snapsho
 				return usagef("--signer-state is snapshot, or not given")
 			}
 			r.Signer = signer == "snapshot"
+			if len(r.Into) == 0 {
+				r.Into = nil
+			} else if r.To != "" {
+				return usagef("--to and --into exclude each other")
+			}
 			if r.replacesData() {
 				if err := a.confirm(yes, "Replace the node's data by the snapshot "+r.ID+"?"); err != nil {
 					return err
@@ -254,6 +265,7 @@ one wins where it is at least as high; without a live one --signer-state snapsho
 	}
 	f := cmd.Flags()
 	f.StringVar(&r.To, "to", "", "a directory that is empty or doesn't exist; the node's data stays")
+	f.StringToStringVar(&r.Into, "into", nil, "NAME=DSN: the database of that source into this empty one; may be repeated")
 	f.StringVar(&signer, "signer-state", "", "snapshot: take the snapshot's, where there is no live one")
 	f.BoolVar(&r.DryRun, "dry-run", false, "say what would be done, and do nothing")
 	f.BoolVar(&stop, "stop", false, "stop the node for it")

@@ -34,14 +34,15 @@ func openSnapshots(s *session, observe func(phase string, done, total int64)) (*
 
 // snapshotRequest is what the snapshot commands ask of the store, through the control socket or under the lock.
 type snapshotRequest struct {
-	Op     string `json:"op"` // create, restore, pin, unpin, delete, prune, verify
-	ID     string `json:"id,omitempty"`
-	Label  string `json:"label,omitempty"`
-	Height int64  `json:"height,omitempty"`
-	To     string `json:"to,omitempty"`
-	Signer bool   `json:"signer_from_snapshot,omitempty"`
-	DryRun bool   `json:"dry_run,omitempty"`
-	Deep   bool   `json:"deep,omitempty"`
+	Op     string            `json:"op"`           // create, restore, pin, unpin, delete, prune, verify
+	ID     string            `json:"id,omitempty"` // create: under this one; "" = a new one
+	Label  string            `json:"label,omitempty"`
+	Height int64             `json:"height,omitempty"`
+	To     string            `json:"to,omitempty"`
+	Into   map[string]string `json:"into,omitempty"` // restore: databases by the source's name, and the empty ones they go into
+	Signer bool              `json:"signer_from_snapshot,omitempty"`
+	DryRun bool              `json:"dry_run,omitempty"`
+	Deep   bool              `json:"deep,omitempty"`
 }
 
 // Create seals a snapshot of the data at rest.
@@ -119,10 +120,10 @@ func (s *snapshots) Do(ctx context.Context, raw json.RawMessage, atRest bool) (a
 	case "create":
 		return s.create(ctx, r, atRest)
 	case "restore":
-		if !atRest && r.To == "" && !r.DryRun {
+		if !atRest && r.replacesData() {
 			return nil, needsStop("restore", "--stop (stops the node, restores, and holds)")
 		}
-		return s.Store.Restore(ctx, r.ID, snapshot.RestoreOptions{To: r.To, SignerStateFromSnapshot: r.Signer, DryRun: r.DryRun})
+		return s.Store.Restore(ctx, r.ID, snapshot.RestoreOptions{To: r.To, Into: r.Into, SignerStateFromSnapshot: r.Signer, DryRun: r.DryRun})
 	case "pin":
 		return s.after(r.ID, s.Pin(r.ID))
 	case "unpin":
@@ -143,11 +144,17 @@ func needsStop(op, next string) error {
 	return hint.New(op, "the snapshot", "the node is running, and a directory can only be copied while it is at rest", "add "+next)
 }
 
-// create takes a snapshot by hand and completes it at once where the node doesn't run; a running supervisor completes it
-// after the restart.
+// create seals a snapshot: of the node at rest, or beneath it where every source allows that. One that is broken off leaves
+// nothing behind. It is completed by whoever asked for it, or by the running supervisor.
 func (s *snapshots) create(ctx context.Context, r snapshotRequest, atRest bool) (any, error) {
+	create := s.Create
 	if !atRest {
-		return nil, needsStop("create", "--stop (stops the node, takes the snapshot, starts the node again)")
+		if !s.Live() {
+			return nil, needsStop("create", "--stop (stops the node, takes the snapshot, starts the node again)")
+		}
+		create = func(ctx context.Context, id, label string, height int64) error {
+			return s.CreateLive(ctx, id, label, max(0, height))
+		}
 	}
 	if err := s.Check(); err != nil {
 		return nil, err
@@ -155,8 +162,14 @@ func (s *snapshots) create(ctx context.Context, r snapshotRequest, atRest bool) 
 	if err := s.Room(ctx); err != nil {
 		return nil, err
 	}
-	id := snapshot.NewID(time.Now(), r.Label, r.Height)
-	if err := s.Create(ctx, id, r.Label, r.Height); err != nil {
+	id := r.ID
+	if id == "" {
+		id = snapshot.NewID(time.Now(), r.Label, r.Height)
+	}
+	if err := create(ctx, id, r.Label, r.Height); err != nil {
+		if ctx.Err() != nil {
+			err = errors.Join(err, s.Abandon(id))
+		}
 		return nil, err
 	}
 	return s.info(id)

@@ -33,6 +33,7 @@ type Request struct {
 	Cancel     bool            `json:"cancel,omitempty"`
 	Force      bool            `json:"force,omitempty"`
 	Restore    bool            `json:"restore,omitempty"`
+	Wait       bool            `json:"wait,omitempty"`    // halt: answer when it has come
 	Confirm    bool            `json:"confirm,omitempty"` // upgrade resume: trust the version on probation
 	BinaryOnly bool            `json:"binary_only,omitempty"`
 	Stop       bool            `json:"stop,omitempty"` // the node may be stopped for it

@@ -1,0 +1,16 @@
+package main
+
+import (
+	"nodevisor/genesis"
+	"nodevisor/supervisor"
+)
+
+// describe is what a halt says of the template that it made.
+func (x *exporter) describe(snapshot string) (*supervisor.TemplateStatus, error) {
+	dir := genesis.PathOf(x.store.Dir(), snapshot)
+	t, err := genesis.ReadTemplate(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &supervisor.TemplateStatus{Path: dir, ChainID: t.ChainID, Canonical: t.Canonical, SHA256: t.SHA256}, nil
+}
