@@ -163,7 +163,7 @@ func (x *examination) snapshots(ctx context.Context) {
 		}
 		return
 	}
-	if !x.databases(ctx, store) {
+	if !x.databases(ctx, store.Store) {
 		return // the forecast would say the same again
 	}
 	f, err := store.Forecast(ctx)
