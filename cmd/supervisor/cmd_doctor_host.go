@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -161,144 +158,4 @@ func (x *examination) clock() {
 	default:
 		x.ok("clock", "synchronised")
 	}
-}
-
-// service is what doctor reads of a systemd unit.
-type service struct {
-	mainPID                 int
-	killMode, restart       string
-	preventCodes            []string
-	stopTimeout             time.Duration
-	stopKnown, stopInfinite bool
-}
-
-// unit compares the unit's settings with what a stop needs. The unit is --unit's, or that of the running supervisor (or
-// Cosmovisor) where it is the unit's main process.
-func (x *examination) unit(ctx context.Context) {
-	name, pid := x.flags.unit, 0
-	if name == "" {
-		if x.holders.Supervisor != nil {
-			pid = x.holders.Supervisor.Pid
-		}
-		if pid == 0 {
-			x.unknown("unit", "supervisor --unit NAME doctor", "no unit was named, and no supervisor runs whose unit could be looked up")
-			return
-		}
-		if name = unitOf(pid); name == "" {
-			x.unknown("unit", "supervisor --unit NAME doctor", "the running supervisor belongs to no unit of systemd's")
-			return
-		}
-	}
-	s, err := readService(ctx, name)
-	switch {
-	case err != nil:
-		x.unknown("unit", "", "%s: %v", name, err)
-		return
-	case pid != 0 && s.mainPID != pid:
-		x.unknown("unit", "supervisor --unit NAME doctor", "the running supervisor is not the main process of %s", name)
-		return
-	}
-	x.judgeService(name, s)
-}
-
-func (x *examination) judgeService(name string, s service) {
-	before := len(x.checks)
-	edit := func(line string) string { return fmt.Sprintf("systemctl edit %s, [Service] %s", name, line) }
-	need := x.cfg.Node.StopTimeout
-	switch {
-	case !s.stopKnown:
-		x.unknown("unit", "", "%s: TimeoutStopSec can't be read", name)
-	case !s.stopInfinite && s.stopTimeout <= need:
-		x.fail("unit", edit(fmt.Sprintf("TimeoutStopSec=%ds", int((need+30*time.Second).Seconds()))),
-			"%s: TimeoutStopSec is %s, and the node may take %s (stop_timeout): systemd would kill it before", name, s.stopTimeout, need)
-	}
-	switch s.killMode {
-	case "none":
-		x.fail("unit", edit("KillMode=mixed"), "%s: with KillMode=none the node survives a stop", name)
-	case "process":
-		x.warn("unit", edit("KillMode=mixed"), "%s: with KillMode=process the node outlives a supervisor that was killed; the next start is refused then", name)
-	case "control-group":
-		x.warn("unit", edit("KillMode=mixed"), "%s: KillMode=control-group signals the node behind the supervisor's back", name)
-	}
-	codes := []string{"78", "79"}
-	if s.restart != "" && s.restart != "no" && s.restart != "on-abnormal" && s.restart != "on-abort" && s.restart != "on-watchdog" &&
-		slices.ContainsFunc(codes, func(c string) bool { return !slices.Contains(s.preventCodes, c) }) {
-		x.warn("unit", edit("RestartPreventExitStatus=78 79"), "%s: Restart=%s starts again and again what is held or configured wrongly", name, s.restart)
-	}
-	if len(x.checks) == before {
-		x.ok("unit", "%s: TimeoutStopSec, KillMode and Restart fit", name)
-	}
-}
-
-func readService(ctx context.Context, name string) (service, error) {
-	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "systemctl", "show", "--no-pager", "-p", "MainPID", "-p", "KillMode", "-p", "Restart",
-		"-p", "RestartPreventExitStatus", "-p", "TimeoutStopUSec", "--", name)
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
-	if err != nil {
-		return service{}, fmt.Errorf("cannot ask systemd: %w", err)
-	}
-	return parseService(string(out)), nil
-}
-
-func parseService(text string) service {
-	var s service
-	for line := range strings.Lines(text) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		switch key {
-		case "MainPID":
-			s.mainPID, _ = strconv.Atoi(value) // 0 where it doesn't run
-		case "KillMode":
-			s.killMode = value
-		case "Restart":
-			s.restart = value
-		case "RestartPreventExitStatus":
-			s.preventCodes = strings.Fields(value)
-		case "TimeoutStopUSec":
-			s.stopInfinite = value == "infinity"
-			s.stopTimeout, s.stopKnown = parseTimespan(value)
-			s.stopKnown = s.stopKnown || s.stopInfinite
-		}
-	}
-	return s
-}
-
-// parseTimespan reads what systemctl prints for a span: "1min 30s", "500ms", "2h" (systemd.time(7)).
-func parseTimespan(text string) (total time.Duration, ok bool) {
-	const day = 24 * time.Hour
-	units := map[string]time.Duration{
-		"us": time.Microsecond, "µs": time.Microsecond, "ms": time.Millisecond, "s": time.Second, "min": time.Minute,
-		"h": time.Hour, "d": day, "w": 7 * day, "month": 2629800 * time.Second, "y": 31557600 * time.Second,
-	}
-	for _, word := range strings.Fields(text) {
-		digits := strings.TrimRight(word, "abcdefghijklmnopqrstuvwxyzµ")
-		n, err := strconv.ParseFloat(digits, 64)
-		unit, known := units[word[len(digits):]]
-		if err != nil || !known || n < 0 {
-			return 0, false
-		}
-		total += time.Duration(n * float64(unit))
-	}
-	return total, text != ""
-}
-
-// unitOf is the systemd service that a process belongs to, by its control group (cgroups(7)); "" where it is none. A user's
-// own manager is a service too, and not meant.
-func unitOf(pid int) string {
-	return serviceOf(linesOf("/proc/" + strconv.Itoa(pid) + "/cgroup"))
-}
-
-func serviceOf(groups []string) string {
-	for _, line := range groups {
-		parts := strings.SplitN(line, ":", 3)
-		if len(parts) < 3 || (parts[0] != "0" && parts[1] != "name=systemd") {
-			continue
-		}
-		if name := filepath.Base(parts[2]); strings.HasSuffix(name, ".service") && !strings.HasPrefix(name, "user@") {
-			return name
-		}
-	}
-	return ""
 }

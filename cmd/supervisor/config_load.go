@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -96,25 +94,10 @@ func Load(o LoadOptions) (Config, Origin, error) {
 	for _, err := range flatten(l.cfg.Validate()) {
 		l.problems = append(l.problems, &Problem{At: l.whence(err.Error()), Err: err})
 	}
-	l.warnOfIdle()
 	if len(l.problems) > 0 {
 		return l.cfg, l.origin, &ConfigError{Problems: l.problems}
 	}
 	return l.cfg, l.origin, nil
-}
-
-// warnOfIdle names what is understood and does nothing yet: an operator must not rely on it. What would leave a snapshot
-// or a template incomplete is refused by Validate instead.
-func (l *loader) warnOfIdle() {
-	idle := map[string]bool{
-		"[systemd]": l.cfg.Systemd.NodeNotify || l.cfg.Systemd.Ready != DefaultConfig().Systemd.Ready,
-		"[[unit]]":  len(l.cfg.Units) > 0,
-	}
-	for _, key := range slices.Sorted(maps.Keys(idle)) {
-		if idle[key] {
-			l.warn("%s is set, and has no effect in this version", key)
-		}
-	}
 }
 
 // loader is one Load.

@@ -49,12 +49,22 @@ func runtimeDir(environ []string) string {
 	return filepath.Join(os.TempDir(), "nodevisor-"+strconv.Itoa(uid))
 }
 
+// serviceDir is the runtime directory that systemd gave this service alone (RuntimeDirectory=, systemd.exec(5)), else
+// runtimeDir: with PrivateTmp= nobody else would see the latter.
+func serviceDir(environ []string) string {
+	if dir, _, _ := strings.Cut(environMap(environ)["RUNTIME_DIRECTORY"], ":"); filepath.IsAbs(dir) {
+		return dir
+	}
+	return runtimeDir(environ)
+}
+
 func newRegistry(environ []string) registry {
-	r := registry{dir: runtimeDir(environ)}
+	r := registry{dir: serviceDir(environ)}
+	r.more, _ = filepath.Glob("/run/nodevisor-*") // of services; one that we may not read is passed over
 	if os.Geteuid() == 0 {
 		users, _ := filepath.Glob("/run/user/*/nodevisor") // the pattern is well-formed: no error
 		temps, _ := filepath.Glob(filepath.Join(os.TempDir(), "nodevisor-*"))
-		r.more = append(users, temps...)
+		r.more = append(r.more, append(users, temps...)...)
 	}
 	return r
 }

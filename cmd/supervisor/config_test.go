@@ -391,15 +391,3 @@ func TestValidateRefuses(t *testing.T) {
 		require.EqualError(t, cfg.Validate(), c.want)
 	}
 }
-
-// What is understood and does nothing yet is said: nobody may rely on it.
-func TestWhatHasNoEffectYetIsSaid(t *testing.T) {
-	home := newHome(t)
-	_, origin, err := Load(LoadOptions{Environ: []string{
-		"DAEMON_HOME=" + home, "DAEMON_NAME=simd", "SUPERVISOR_METRICS_LISTEN=127.0.0.1:9464", "SUPERVISOR_SYSTEMD_NODE_NOTIFY=true",
-	}})
-	require.NoError(t, err)
-	assert.Equal(t, []string{
-		"[systemd] is set, and has no effect in this version",
-	}, origin.Warnings)
-}

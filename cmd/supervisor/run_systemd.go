@@ -57,7 +57,7 @@ func (l systemdLink) close() {
 
 // listenNode makes the node's notify socket in the runtime directory, where its path is short.
 func (s *session) listenNode() (*systemd.NodeSocket, error) {
-	dir := runtimeDir(s.environ)
+	dir := serviceDir(s.environ)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,246 @@
+package systemd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"nodevisor/internal/hint"
+)
+
+// maxUnit caps what is read of a unit's file, in bytes.
+const maxUnit = 1 << 20
+
+// File is a unit as it lies on disk, with its drop-ins: its lines in the order in which systemd reads them.
+type File struct {
+	Path  string
+	lines []line
+}
+
+// line is one assignment, or what stands between them.
+type line struct {
+	section    string
+	key, value string // key "" = a comment or an empty line, which is raw
+	raw        string
+}
+
+// Change is one difference between a unit and the migrated one.
+type Change struct {
+	Old, New string // lines; "" = none
+	Why      string
+}
+
+// String is one line for people.
+func (c Change) String() string {
+	switch {
+	case c.Old == "":
+		return fmt.Sprintf("+ %s  (%s)", c.New, c.Why)
+	case c.New == "":
+		return fmt.Sprintf("- %s  (%s)", c.Old, c.Why)
+	}
+	return fmt.Sprintf("~ %s -> %s  (%s)", c.Old, c.New, c.Why)
+}
+
+// ReadFile reads a unit and the drop-ins beside it (FILE.d/*.conf).
+func ReadFile(path string) (*File, error) {
+	f := &File{Path: path}
+	if err := f.read(path); err != nil {
+		return nil, err
+	}
+	dropIns, _ := filepath.Glob(filepath.Join(path+".d", "*.conf")) // the pattern is well-formed
+	slices.Sort(dropIns)
+	for _, d := range dropIns {
+		if err := f.read(d); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+func (f *File) read(path string) error {
+	fail := func(err error) error {
+		return &hint.Error{Op: "read unit", Path: path, Err: err, Hint: "systemctl cat NAME shows where a unit's files lie"}
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return fail(err)
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxUnit+1))
+	switch {
+	case err != nil:
+		return fail(err)
+	case len(text) > maxUnit:
+		return fail(errors.New("larger than 1 MiB: no unit"))
+	case bytes.IndexByte(text, 0) >= 0:
+		return fail(errors.New("not a text"))
+	}
+	lines, err := parse(string(text))
+	if err != nil {
+		return fail(err)
+	}
+	if path == f.Path {
+		f.lines = lines
+		return nil
+	}
+	for _, l := range lines {
+		if l.key != "" || l.raw != "" && !strings.HasPrefix(l.raw, "[") {
+			f.insert(l)
+		}
+	}
+	return nil
+}
+
+// parse reads the lines of one file: systemd.syntax(7). A line that ends with a backslash goes on with the next.
+func parse(text string) (lines []line, err error) {
+	section, open := "", ""
+	for n, raw := range strings.Split(strings.TrimSuffix(strings.ReplaceAll(text, "\r\n", "\n"), "\n"), "\n") {
+		trimmed := strings.TrimSpace(raw)
+		comment := trimmed == "" || trimmed[0] == '#' || trimmed[0] == ';'
+		switch {
+		case open != "" && comment && trimmed != "":
+			continue // comments within a line that goes on are dropped
+		case open != "":
+			trimmed = open + " " + trimmed
+			open = ""
+		case comment:
+			lines = append(lines, line{section: section, raw: trimmed})
+			continue
+		}
+		if cut, ok := strings.CutSuffix(trimmed, `\`); ok {
+			open = strings.TrimSpace(cut)
+			continue
+		}
+		if strings.HasPrefix(trimmed, "[") && strings.HasSuffix(trimmed, "]") {
+			section = trimmed[1 : len(trimmed)-1]
+			lines = append(lines, line{section: section, raw: trimmed})
+			continue
+		}
+		key, value, ok := strings.Cut(trimmed, "=")
+		if !ok || section == "" {
+			return nil, fmt.Errorf("line %d: %.60q is no KEY=VALUE in a [Section]", n+1, trimmed)
+		}
+		lines = append(lines, line{section: section, key: strings.TrimSpace(key), value: strings.TrimSpace(value)})
+	}
+	return lines, nil
+}
+
+// insert puts a line at the end of its section, which is made where it is missing: before [Install], as people write it.
+func (f *File) insert(l line) {
+	at := -1
+	for i, have := range f.lines {
+		if have.section == l.section && (have.key != "" || have.raw != "") {
+			at = i
+		}
+	}
+	if at < 0 {
+		at = slices.IndexFunc(f.lines, func(have line) bool { return have.section == "Install" }) - 1
+		if at < 0 {
+			at = len(f.lines) - 1
+		}
+		f.lines = slices.Insert(f.lines, at+1, line{section: l.section, raw: "[" + l.section + "]"}, l, line{section: l.section})
+		return
+	}
+	f.lines = slices.Insert(f.lines, at+1, l)
+}
+
+// Values are what the unit assigns to a key, in order; an empty assignment forgets what came before.
+func (f *File) Values(section, key string) (values []string) {
+	for _, l := range f.lines {
+		if l.section != section || l.key != key {
+			continue
+		}
+		if l.value == "" {
+			values = nil
+			continue
+		}
+		values = append(values, l.value)
+	}
+	return values
+}
+
+// String is the unit's text.
+func (f *File) String() string {
+	var b strings.Builder
+	for _, l := range f.lines {
+		if l.key == "" {
+			b.WriteString(l.raw + "\n")
+		} else {
+			b.WriteString(l.key + "=" + l.value + "\n")
+		}
+	}
+	return b.String()
+}
+
+// set makes value the only one of a key.
+func (f *File) set(s Setting) *Change {
+	var old []string
+	place := -1
+	for i, l := range f.lines {
+		if l.section == s.Section && l.key == s.Key {
+			old = append(old, s.Key+"="+l.value)
+			place = i
+		}
+	}
+	if place < 0 {
+		f.insert(line{section: s.Section, key: s.Key, value: s.Value})
+		return &Change{New: s.Key + "=" + s.Value, Why: s.Why}
+	}
+	same := f.lines[place].value == s.Value
+	f.lines[place].value = s.Value
+	f.lines = slices.DeleteFunc(f.lines, func(l line) bool { return l.section == s.Section && l.key == s.Key && l.value != s.Value })
+	if same {
+		return nil
+	}
+	return &Change{Old: strings.Join(old, ", "), New: s.Key + "=" + s.Value, Why: s.Why}
+}
+
+// remove takes a key out of a section.
+func (f *File) remove(section, key, why string) (changes []Change) {
+	f.lines = slices.DeleteFunc(f.lines, func(l line) bool {
+		gone := l.section == section && l.key == key
+		if gone {
+			changes = append(changes, Change{Old: key + "=" + l.value, Why: why})
+		}
+		return gone
+	})
+	return changes
+}
+
+// Words splits a value into its words: quotes of both kinds hold blanks together, anywhere in a word, and a backslash
+// takes the character after it as it is (systemd.syntax(7), "QUOTING").
+func Words(value string) (words []string) {
+	var word strings.Builder
+	open, within := rune(0), false
+	runes := []rune(value)
+	for i := 0; i < len(runes); i++ {
+		switch r := runes[i]; {
+		case r == '\\' && i+1 < len(runes):
+			i++
+			word.WriteRune(runes[i])
+			within = true
+		case open != 0 && r == open:
+			open = 0
+		case open == 0 && (r == '"' || r == '\''):
+			open, within = r, true
+		case open == 0 && (r == ' ' || r == '\t'):
+			if within {
+				words = append(words, word.String())
+			}
+			word.Reset()
+			within = false
+		default:
+			word.WriteRune(r)
+			within = true
+		}
+	}
+	if within {
+		words = append(words, word.String())
+	}
+	return words
+}
