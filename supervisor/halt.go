@@ -143,7 +143,7 @@ func (r *HaltResult) measure(h upgrade.Halt, stands, own int64) {
 
 // Text is the result in words.
 func (r HaltResult) Text() string {
-	parts := []string{"halted at " + r.At + " as an operator asked for"}
+	parts := []string{strings.Replace("halted at "+r.At+" as an operator asked for", "at now", "now", 1)}
 	if r.Height != nil {
 		parts = append(parts, fmt.Sprintf("the last known height is %d", *r.Height))
 	}

@@ -10,6 +10,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/internal/progress"
 	"nodevisor/snapshot"
+	"nodevisor/snapshot/manifest"
 	"nodevisor/supervisor"
 )
 
@@ -92,8 +93,26 @@ func (s *snapshots) Summary(ctx context.Context) (supervisor.SnapshotStatus, sup
 	}
 	if f, err := s.Forecast(ctx); err == nil {
 		disk.Free, disk.Needed, disk.MinFree = &f.Free, &f.Needed, &f.MinFree
+		if f.Method != "" {
+			sum.Method = &f.Method
+		}
 	}
+	s.askDatabases(ctx, &sum)
 	return sum, disk, nil
+}
+
+// askDatabases puts into the status what an upgrade would meet: a dump in the window where a clone was hoped for, and what
+// would forbid to put a database back. A server that is away is the forecast's to tell.
+func (s *snapshots) askDatabases(ctx context.Context, sum *supervisor.SnapshotStatus) {
+	if sum.Method != nil && *sum.Method == manifest.Dump {
+		sum.Note = new("the next snapshot dumps a database while the node is down; supervisor doctor says what a clone, which is faster, lacks")
+	}
+	for _, db := range s.Databases() {
+		if err := db.Bound(ctx); err != nil && !errors.Is(err, manifest.ErrAway) {
+			sum.Blocked = new("the database " + db.Name() + " can't be put back: " + err.Error())
+			return
+		}
+	}
 }
 
 // Tidy completes what is only sealed. Completing prunes.
