@@ -225,6 +225,10 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 		Socket: s.cfg.ControlSocket(s.environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
 		Version: version, ConfigFile: s.origin.File, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
 	}
+	if x := newExporter(s, store); x != nil {
+		o.Templates, o.TemplateOn, o.DescribeTemplate = x, s.templateOn, x.describe
+	}
+	o.Restoring = s.restoring(recorder)
 	link := s.joinSystemd(&o)
 	sup = supervisor.New(o)
 	link.serve(sup.NodeSaid)
