@@ -1,0 +1,127 @@
+package main
+
+import (
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/genesis"
+	"nodevisor/internal/pgtest"
+	"nodevisor/snapshot/postgres"
+)
+
+// oldNetwork is a stopped node's database, of a state that Kwil's own tool wrote, and the home of its supervisor.
+func oldNetwork(t *testing.T, server *pgtest.Cluster, set string) (home string) {
+	t.Helper()
+	f, err := os.Open(pairs["v0.9"][1])
+	require.NoError(t, err)
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	require.NoError(t, err)
+	old := postgres.NewGenesisTarget("/old", server.DSN("old"), "", "")
+	require.NoError(t, old.Prepare(t.Context()))
+	require.NoError(t, old.Load(t.Context(), z, nil))
+	server.Exec("old", "CREATE SCHEMA kwild_chain; CREATE TABLE kwild_chain.chain (height bigint, app_hash bytea); INSERT INTO kwild_chain.chain VALUES (41, '\\x00');"+
+		"INSERT INTO kwild_voting.voters VALUES ('\\x01', '\\x"+strings.Repeat("ab", 32)+"', 7);"+
+		"CREATE TABLE kwild_accts.nasty (t text); INSERT INTO kwild_accts.nasty VALUES ('-- lost'), ('  '), (''), ('\\.')")
+	home = newHome(t)
+	config := fmt.Sprintf("[node]\nname = \"kwild\"\nhome = %q\n[[snapshot.source]]\nname = \"kwild\"\nkind = \"postgres\"\ndsn = %q\n"+
+		"[genesis]\nkind = \"kwil\"\nversion = \"v0.9\"\nfrom = %q\n%s\n", home, server.DSN("old"), mustAbs(t, pairs["v0.9"][0]), set)
+	require.NoError(t, os.MkdirAll(filepath.Join(home, "supervisor"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(home, "supervisor", "supervisor.toml"), []byte(config), 0o600))
+	return home
+}
+
+func mustAbs(t *testing.T, path string) string {
+	t.Helper()
+	path, err := filepath.Abs(path)
+	require.NoError(t, err)
+	return path
+}
+
+// The whole way: a stopped node's database becomes a pair, the pair a new root, and every row arrives, also those that
+// Kwil's own tool loses (R1).
+func TestGenesisFromDatabaseToRoot(t *testing.T) {
+	server := pgtest.Start(t)
+	home := oldNetwork(t, server, "")
+	out := filepath.Join(t.TempDir(), "pair")
+	stdout, stderr, code := runHere(t, "--home", home, "genesis", "create", "--out", out, "--set", "chain_id=new-net", "--json")
+	require.Zero(t, code, stdout+stderr)
+	var made templateAnswer
+	require.NoError(t, json.Unmarshal([]byte(stdout), &made))
+	assert.Equal(t, "new-net", made.ChainID)
+	assert.EqualValues(t, 41, *made.Height)
+	assert.Equal(t, "kwildb-snapshot.sql.gz", *made.State)
+	stdout, stderr, code = runHere(t, "genesis", "validate", out, "--json")
+	require.Zero(t, code, stdout+stderr)
+
+	// The old network's parameters are carried; what changes is shown.
+	stdout, _, code = runHere(t, "genesis", "diff", pairs["v0.9"][0], out, "--json")
+	require.Zero(t, code)
+	var changes []genesis.Change
+	require.NoError(t, json.Unmarshal([]byte(stdout), &changes))
+	var paths []string
+	for _, c := range changes {
+		paths = append(paths, c.Path)
+	}
+	assert.Subset(t, paths, []string{"app_hash", "chain_id"})
+	assert.NotContains(t, strings.Join(paths, " "), "consensus_params")
+
+	root := filepath.Join(t.TempDir(), "root")
+	stdout, stderr, code = runHere(t, "genesis", "init", "--root-dir", root, "--genesis", filepath.Join(out, "genesis.json"),
+		"--genesis-state", filepath.Join(out, *made.State), "--dsn", server.DSN("new"), "--restore-now")
+	require.Zero(t, code, stdout+stderr)
+	for _, query := range []string{"SELECT t FROM kwild_accts.nasty ORDER BY 1", "SELECT count(*)::text FROM kwild_voting.resolution_types"} {
+		assert.Equal(t, server.Query("old", query), server.Query("new", query), query)
+	}
+
+	// Done again the state and the document are the same, but for the time.
+	_, stderr, code = runHere(t, "--home", home, "genesis", "create", "--out", out+"2", "--set", "chain_id=new-net", "--set", "genesis_time=2026-01-01T00:00:00Z")
+	require.Zero(t, code, stderr)
+	sameFile(t, filepath.Join(out, *made.State), filepath.Join(out+"2", *made.State))
+}
+
+func TestGenesisCreateRefusesABusyDatabase(t *testing.T) {
+	server := pgtest.Start(t)
+	home := oldNetwork(t, server, "")
+	out := filepath.Join(t.TempDir(), "pair")
+	create := func(args ...string) (string, int) {
+		stdout, stderr, code := runHere(t, append([]string{"--home", home, "genesis", "create", "--out", out}, args...)...)
+		return stdout + stderr, code
+	}
+	text, code := create()
+	require.Zero(t, code, text)
+	before, err := genesis.SumFile(filepath.Join(out, "genesis.json"))
+	require.NoError(t, err)
+
+	node := server.Connect("old") // as the node's session
+	text, code = create()
+	assert.NotZero(t, code)
+	assert.Contains(t, text, "others are connected")
+	assert.Contains(t, text, "Hint: ")
+	require.NoError(t, node.Close(t.Context()))
+	text, code = create("--set", "app_hash=AAAA")
+	assert.NotZero(t, code, text)
+	text, code = create("--set", "validators=[]")
+	assert.NotZero(t, code, text)
+	server.StopServer()
+	text, code = create()
+	assert.NotZero(t, code, text)
+	server.StartServer()
+
+	// R7: what was there before is still there, whole.
+	after, err := genesis.SumFile(filepath.Join(out, "genesis.json"))
+	require.NoError(t, err)
+	assert.Equal(t, before, after)
+	read, err := genesis.ReadTemplate(out)
+	require.NoError(t, err)
+	require.NoError(t, read.Verify(out))
+	assert.NoDirExists(t, out+".partial")
+}
