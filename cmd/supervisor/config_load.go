@@ -189,6 +189,7 @@ func (l *loader) checkIdentity(skipDirs bool) {
 	c.Node.Home = filepath.Clean(c.Node.Home)
 	if !skipDirs {
 		l.checkDirs()
+		l.checkGenesis()
 	}
 }
 
