@@ -303,7 +303,7 @@ func (a *app) confirm(yes bool, question string) error {
 		return err
 	}
 	if word != "y" && word != "Y" && word != "yes" {
-		return errors.New("not confirmed; nothing was changed")
+		return &hint.Error{Op: "go on", Err: errors.New("not confirmed; nothing was changed"), Hint: "answer y, or add --yes"}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +20,8 @@ func newInit(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "init [BINARY]", GroupID: "node", Short: "Create what is missing of the tree, install the first binary, write supervisor.toml",
 		Long: `Creates what is missing: the tree of versions, the first version from BINARY, the link "current", the
-supervisor's own directory and its configuration file. It never asks, and leaves alone what is there, and says so.`,
+supervisor's own directory and its configuration file, which --config may name. It never asks, leaves alone what is there
+and says so, and ends with the two commands that come next.`,
 		Example: "  DAEMON_HOME=/var/lib/simd DAEMON_NAME=simd supervisor init /usr/local/bin/simd",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -62,7 +64,45 @@ func (s *session) init(cmd *cobra.Command, binary string) error {
 	if err := s.linkFirst(); err != nil {
 		return err
 	}
-	return s.writeConfig()
+	if err := s.writeConfig(); err != nil {
+		return err
+	}
+	s.sayNext()
+	return nil
+}
+
+// sayNext ends the first run with the two commands that come next, written so that they can be copied.
+func (s *session) sayNext() {
+	self := "supervisor --home " + shellQuote(s.layout.Home)
+	if s.flags.config != "" {
+		self = "supervisor --config " + shellQuote(s.flags.config)
+	}
+	v, err := s.layout.Current()
+	if err != nil || !s.layout.HasBinary(v) {
+		s.say("\nThe tree of %s is there, its first binary isn't yet. Next:\n", s.layout.Home)
+		s.say("  %s init BINARY\n      installs the node's binary; what is there already stays", self)
+		s.say("  %s doctor\n      looks at everything that the first start needs, and changes nothing", self)
+		return
+	}
+	s.say("\nReady: %s, version %s, in %s. Next:\n", s.layout.Node, v, s.layout.Home)
+	s.say("  %s doctor\n      looks at everything that the first start needs, changes nothing, and names what mends each failure", self)
+	if name, ok := s.instance(); ok {
+		s.say("  systemctl enable --now nodevisor@%s\n      starts the node, now and at every boot; supervisor status says how it is", name)
+		return
+	}
+	args := " start"
+	if len(s.cfg.Node.Args) > 0 {
+		args = ""
+	}
+	s.say("  %s run%s\n      starts the node here, until Ctrl-C; %s unit prints the service that does so at every boot", self, args, self)
+}
+
+// instance is the NAME for which nodevisor@NAME.service reads this configuration, where packages put them.
+func (s *session) instance() (name string, ok bool) {
+	dir, file := filepath.Split(s.flags.config)
+	name, ok = strings.CutSuffix(file, ".toml")
+	_, err := os.Stat("/usr/lib/systemd/system/nodevisor@.service")
+	return name, ok && dir == "/etc/nodevisor/" && err == nil
 }
 
 func checkExecutable(path string) error {

@@ -136,8 +136,8 @@ func (l *loader) readFile(o LoadOptions) {
 		return
 	}
 	text, err := readCapped(path, maxConfigSize)
-	if errors.Is(err, fs.ErrNotExist) && !named {
-		return
+	if errors.Is(err, fs.ErrNotExist) && (!named || o.SkipDirs) {
+		return // `init` makes it
 	}
 	if err != nil {
 		l.bad(at, fmt.Errorf("cannot read configuration: %w", err))

@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"strings"
+	"syscall"
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
@@ -39,10 +42,13 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code)
 
 // execute runs one command line and returns the process's exit code.
 func execute(ctx context.Context, a *app) int {
-	err := newRoot(a).ExecuteContext(ctx)
+	cmd, err := newRoot(a).ExecuteContextC(ctx)
 	a.meter.Close()
 	if err == nil {
 		return exitOK
+	}
+	if isFlagError(err) { // of a flag before the command: cobra hands it on as it is
+		err = flagError(cmd, err)
 	}
 	if own := (exitError{}); errors.As(err, &own) {
 		return own.code
@@ -51,8 +57,29 @@ func execute(ctx context.Context, a *app) int {
 	if a.running {
 		code = runCode(code)
 	}
-	a.report(err, code)
+	a.report(err, code, cmd.CommandPath())
 	return code
+}
+
+// nextStep is the hint of an error that has none of its own: a person is never left without a next command. path is that
+// of the command that failed.
+func nextStep(err error, path string) string {
+	usage, config := (*usageError)(nil), (*ConfigError)(nil)
+	switch {
+	case errors.As(err, &usage):
+		return path + " --help"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "make room, for example: supervisor snapshot prune"
+	case errors.Is(err, syscall.EROFS):
+		return "mount it writable"
+	case errors.Is(err, fs.ErrPermission):
+		return asRightUser
+	case errors.As(err, &config):
+		return "correct it, then: supervisor doctor"
+	case errors.Is(err, upgrade.ErrHeld), errors.Is(err, supervisor.ErrLocked), strings.HasSuffix(path, " doctor"):
+		return "supervisor status"
+	}
+	return "supervisor doctor"
 }
 
 // exitCode maps an error to a command's exit code.
@@ -85,10 +112,13 @@ func runCode(code int) int {
 }
 
 // report prints an error: a JSON document on stdout with --json, else the text and its hint on stderr.
-func (a *app) report(err error, code int) {
+func (a *app) report(err error, code int, path string) {
 	next := hint.Of(err)
 	if remote := (*client.Failure)(nil); errors.As(err, &remote) {
 		next = remote.Hint
+	}
+	if next == "" {
+		next = nextStep(err, path)
 	}
 	if a.flags.json {
 		_ = writeJSON(a.stdout, map[string]any{"error": client.Failure{Message: err.Error(), Hint: next, Code: code}})
@@ -107,6 +137,15 @@ func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// advised is an error whose text stands as it is, with the command that shows how it is done right.
+type advised struct {
+	error
+	next string
+}
+
+// Unwrap carries the hint to hint.Of.
+func (e advised) Unwrap() error { return &hint.Error{Op: "go on", Err: e.error, Hint: e.next} }
 
 // writeJSON prints one document, indented for people, on one stream.
 func writeJSON(w io.Writer, v any) error {

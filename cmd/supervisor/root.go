@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
 
@@ -26,7 +28,7 @@ func newRoot(a *app) *cobra.Command {
 	root.SetArgs(a.args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(flagError)
 	f := root.PersistentFlags()
 	f.StringVar(&a.flags.home, "home", "", "the node's home directory (DAEMON_HOME)")
 	f.StringVar(&a.flags.config, "config", "", "the configuration file (SUPERVISOR_CONFIG)")
@@ -42,6 +44,14 @@ func newRoot(a *app) *cobra.Command {
 	for _, add := range commands {
 		root.AddCommand(add(a))
 	}
+	root.InitDefaultCompletionCmd() // now, so that a shell it doesn't know is refused as any unknown command is
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Args = onlyCommands
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
+	addCompletions(a, root)
 	return root
 }
 
@@ -62,18 +72,45 @@ func onlyCommands(cmd *cobra.Command, args []string) error {
 	for _, c := range cmd.Commands() {
 		names = append(names, c.Name())
 	}
-	meant := ""
+	e := advised{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()), cmd.CommandPath() + " --help"}
 	if name := closest(args[0], names); name != "" {
-		meant = fmt.Sprintf(" (did you mean %q?)", name)
+		e = advised{fmt.Errorf("%w (did you mean %q?)", e.error, name), cmd.CommandPath() + " " + name}
 	}
-	return usagef("unknown command %q for %q%s\nRun '%s --help' for usage", args[0], cmd.CommandPath(), meant, cmd.CommandPath())
+	return &usageError{e}
+}
+
+// isFlagError tells what the flags' parser says from everything else.
+func isFlagError(err error) bool {
+	usage, unknown, missing := (*usageError)(nil), (*pflag.NotExistError)(nil), (*pflag.ValueRequiredError)(nil)
+	value, syntax := (*pflag.InvalidValueError)(nil), (*pflag.InvalidSyntaxError)(nil)
+	return !errors.As(err, &usage) &&
+		(errors.As(err, &unknown) || errors.As(err, &missing) || errors.As(err, &value) || errors.As(err, &syntax))
+}
+
+// flagError says which flag was probably meant.
+func flagError(cmd *cobra.Command, err error) error {
+	help := cmd.CommandPath() + " --help"
+	unknown := (*pflag.NotExistError)(nil)
+	if !errors.As(err, &unknown) {
+		return &usageError{advised{err, help}}
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	if name := closest(unknown.GetSpecifiedName(), names); name != "" && len(unknown.GetSpecifiedName()) > 1 {
+		err = fmt.Errorf("%w (did you mean \"--%s\"?)", err, name)
+	}
+	return &usageError{advised{err, help}}
 }
 
 // exactArgs is cobra.ExactArgs with our exit code.
 func exactArgs(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {
-			return usagef("%s needs %s\nRun '%s --help' for usage", cmd.CommandPath(), what, cmd.CommandPath())
+			return &usageError{advised{fmt.Errorf("%s needs %s", cmd.CommandPath(), what), cmd.CommandPath() + " --help"}}
 		}
 		return nil
 	}
