@@ -120,7 +120,7 @@ func or(given, otherwise string) string {
 }
 
 func noKind() error {
-	return &usageError{hint.New("make a template", "", "[genesis] kind is not set",
+	return &usageError{err: hint.New("make a template", "", "[genesis] kind is not set",
 		`set [genesis] kind = "kwil", "cosmos" or "command" in the configuration`)}
 }
 

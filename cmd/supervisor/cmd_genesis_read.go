@@ -117,7 +117,7 @@ itself. --binary lets a node of the Cosmos SDK judge the document with its own v
 				kind, version = d.Detect()
 			}
 			if kind == "" {
-				return &usageError{hint.New("validate", path, "its kind can't be seen by its shape", "add --kind kwil, cosmos or command")}
+				return &usageError{err: hint.New("validate", path, "its kind can't be seen by its shape", "add --kind kwil, cosmos or command")}
 			}
 			if !slices.Contains(genesis.Kinds(), kind) {
 				return usagef("--kind is kwil, cosmos or command")

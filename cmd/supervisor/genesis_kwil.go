@@ -113,7 +113,7 @@ func (x *exporter) database() (snapshot.SourceConfig, error) {
 	if len(found) == 1 {
 		return found[0], nil
 	}
-	return snapshot.SourceConfig{}, &usageError{hint.New("find the node's database", "", fmt.Sprintf("%d sources of kind postgres fit", len(found)),
+	return snapshot.SourceConfig{}, &usageError{err: hint.New("find the node's database", "", fmt.Sprintf("%d sources of kind postgres fit", len(found)),
 		"configure one as [[snapshot.source]], and name it in [genesis] source where there are several")}
 }
 

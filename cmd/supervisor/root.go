@@ -58,7 +58,7 @@ func newRoot(a *app) *cobra.Command {
 // commands lists every command, in the order of the help.
 var commands = []func(*app) *cobra.Command{
 	newRun, newInit, newUninit, newStatus, newDoctor, newResume, newHalt, newReload, newUnit,
-	newUpgrade, newRollback, newSnapshot,
+	newUpgrade, newRollback, newSnapshot, newGenesis,
 	newAddUpgrade, newAddBatchUpgrade, newPrepareUpgrade, newShowUpgradeInfo, newConfig, newVersion,
 	newMan,
 }
