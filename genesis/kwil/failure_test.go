@@ -284,3 +284,15 @@ func TestKilledInTheMiddle(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, entries, 1, "nothing is left beside it")
 }
+
+// TestR6WrongPassword: it is said, and the password isn't.
+func TestR6WrongPassword(t *testing.T) {
+	c := pgtest.Start(t, pgtest.HBA("local all all scram-sha-256"))
+	file := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(file, []byte("correct-horse-7\n"), 0o600))
+	o := postgres.Options{Name: "kwild", Config: postgres.Config{DSN: c.DSN("postgres"), PasswordFile: file}, Bin: c.Bin}
+	_, err := postgres.OpenKwil(t.Context(), o, postgres.KwilOptions{Version: postgres.KwilV09})
+	require.ErrorContains(t, err, "password is wrong or missing")
+	assert.Contains(t, hint.Of(err), "password_file")
+	assert.NotContains(t, fmt.Sprintf("%+v %s", err, hint.Of(err)), "correct-horse-7")
+}

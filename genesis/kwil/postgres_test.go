@@ -313,6 +313,16 @@ func TestR9SameHashTwice(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, sum(first), sum(second))
 	assert.Equal(t, first.File, second.File, "the archive as well")
+
+	db.Exec("postgres", "CREATE DATABASE frozen TEMPLATE "+db.name)
+	q, err := postgres.OpenKwil(t.Context(), db.options(), postgres.KwilOptions{Version: postgres.KwilV09, Database: "frozen"})
+	require.NoError(t, err)
+	defer q.Close()
+	clone, err := build(t.Context(), filepath.Join(t.TempDir(), "pair"), kwil.PairOptions{
+		Height: q.State().Height, Dump: q.Dump, Document: kwil.Options{Version: kwil.V09, Old: db.old},
+	})
+	require.NoError(t, err)
+	assert.Equal(t, sum(first), sum(clone), "a frozen clone has the same state")
 }
 
 // TestOneMoment: what changes between the look at the height and the dump is in neither.
