@@ -178,7 +178,8 @@ func (c *Cluster) Stop() {
 
 // DSN is a connection string for a database, as the superuser.
 func (c *Cluster) DSN(database string) string {
-	return fmt.Sprintf("host=%s port=%d user=postgres dbname=%s", c.Dir, c.Port, database)
+	quoted := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(database)
+	return fmt.Sprintf("host=%s port=%d user=postgres dbname='%s'", c.Dir, c.Port, quoted)
 }
 
 // Connect opens a connection that ends with the test.

@@ -222,8 +222,7 @@ func waitFor(t testing.TB, what string, fact func() bool) {
 }
 
 func TestClientPrograms(t *testing.T) {
-	c := pgtest.Start(t)
-	v := newServer(Options{Name: "src", Config: Config{DSN: c.DSN("postgres")}})
+	v := newServer(Options{Name: "src", Config: Config{DSN: "host=127.0.0.1 port=1 user=u"}})
 	client, err := v.CheckClient(t.Context(), "pg_dump", "15.18")
 	require.NoError(t, err)
 	assert.Regexp(t, `^\d+\.\d+`, client)
@@ -231,7 +230,7 @@ func TestClientPrograms(t *testing.T) {
 	require.ErrorContains(t, err, "older than the server's 99.1")
 	assert.Contains(t, hint.Of(err), "version 99 or newer")
 
-	empty := newServer(Options{Name: "src", Bin: t.TempDir(), Config: Config{DSN: c.DSN("postgres")}})
+	empty := newServer(Options{Name: "src", Bin: t.TempDir(), Config: Config{DSN: "host=127.0.0.1 port=1 user=u"}})
 	_, err = empty.ClientVersion(t.Context(), "pg_dump")
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.Contains(t, hint.Of(err), "pg_bin")
