@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/alert"
 )
 
 // Moment is a point of the node's life at which other units of the host are acted upon.
@@ -73,7 +74,7 @@ func (s *Supervisor) turn(at Moment) (act func(context.Context), over chan struc
 			if err := a.Do(ctx); err != nil {
 				s.log.Warn("another unit was not acted upon; going on without", "unit", a.Name, "action", a.Action, "at", string(at),
 					"error", err, "hint", hint.Of(err))
-				s.o.Event("unit", err.Error())
+				s.o.Event(alert.UnitFailed, err.Error())
 			}
 		}
 	}, over

@@ -100,7 +100,8 @@ func (s *session) run(ctx context.Context) (int, error) {
 	if s.args == nil && len(s.cfg.Node.Args) == 0 && len(s.cfg.Versions) == 0 {
 		s.log.Warn("the node is started without arguments", "hint", "supervisor run start, or [node] args")
 	}
-	s.environ = systemd.Environ(s.environ) // no program that is started here speaks for us
+	// No program that is started here speaks for us, after a reload neither.
+	s.environ, s.app.environ = systemd.Environ(s.environ), systemd.Environ(s.app.environ)
 	if err := s.checkPermissions(); err != nil {
 		return 0, err
 	}

@@ -22,6 +22,7 @@ const (
 	RolledBack = "rolled back"         // an upgrade was undone
 	LowDisk    = "disk below min_free" // the next snapshot has no room
 	NotReady   = "not ready"           // an upgrade is to come and can't be carried out
+	UnitFailed = "unit failed"         // another unit of the host was not acted upon; the node goes on
 )
 
 const (
