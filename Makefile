@@ -15,7 +15,7 @@ SUDO     = $(shell test "$$(id -u)" = 0 || echo sudo)
 MISSING  = $(if $(RACE),,gcc(no race detector)) $(foreach w,$(WANTED),$(shell command -v $(firstword $(subst :, ,$(w))) >/dev/null || echo $(lastword $(subst :, ,$(w)))))
 
 .DEFAULT_GOAL := build
-.PHONY: build test demo lint e2e cover fuzz deb rpm packages packages-check deps clean help
+.PHONY: build test demo demo-postgres lint e2e cover fuzz deb rpm packages packages-check deps clean help
 
 build: ## all programs, into build/
 	@mkdir -p build
@@ -28,6 +28,9 @@ test: ## go vet, then unit tests and scripts, under the race detector where ther
 
 demo: ## an upgrade of a running node, with its timeline
 	go run ./testdata/demo
+
+demo-postgres: ## the same with the node's blocks in PostgreSQL; then a bad upgrade, its rollback, and the proof
+	go run ./testdata/demo -postgres
 
 lint: $(TOOLS)/golangci-lint-$(LINT) ## golangci-lint, pinned; built once, into .nodevisor-tools/
 	$< run ./...

@@ -79,7 +79,11 @@ func open(s *settings) (*node, error) {
 	}
 	if err == nil && s.postgres != "" {
 		if n.db, err = openDatabase(s.postgres); err == nil {
-			err = n.db.fits(store.state, s.handled)
+			next := ""
+			if p := n.planAt(store.state.Applied + 1); p != nil {
+				next = p.Name
+			}
+			err = n.db.fits(store.state, next, s.handled)
 		}
 	}
 	if err != nil {

@@ -80,8 +80,9 @@ func (d *database) read(ctx context.Context) error {
 	return err
 }
 
-// fits refuses tables of another version, and tables that are not of the same moment as the store.
-func (d *database) fits(st chainState, handled []string) error {
+// fits refuses tables of another version, and tables that are not of the same moment as the store. next is the upgrade
+// that the block in hand brings; "" = none.
+func (d *database) fits(st chainState, next string, handled []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), databaseTimeout)
 	defer cancel()
 	for _, name := range d.done {
@@ -95,7 +96,7 @@ func (d *database) fits(st chainState, handled []string) error {
 			return fmt.Errorf("the table of blocks doesn't fit: the column of the migration %s is missing", name)
 		}
 	}
-	if n := len(d.done); n > 0 && !slices.Contains(handled, d.done[n-1]) {
+	if n := len(d.done); n > 0 && !slices.Contains(handled, d.done[n-1]) && !slices.Contains(handled, next) {
 		return fmt.Errorf("wrong app version %s, the tables were migrated for %s", version, d.done[n-1])
 	}
 	// The row is written before the store's record: a kill in between leaves the table one block ahead.

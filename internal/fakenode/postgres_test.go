@@ -36,7 +36,7 @@ func reopened(t *testing.T, dsn string, st chainState, handled ...string) error 
 		return err
 	}
 	t.Cleanup(func() { _ = d.close() })
-	return d.fits(st, handled)
+	return d.fits(st, "v9", handled)
 }
 
 func TestDatabase(t *testing.T) {
@@ -73,6 +73,7 @@ func TestDatabase(t *testing.T) {
 		chain(t, d, &st, 7, "v2")
 		require.NoError(t, reopened(t, dsn, st, "v2"))
 		assert.ErrorContains(t, reopened(t, dsn, st, "v1"), "wrong app version v1, the tables were migrated for v2")
+		require.NoError(t, reopened(t, dsn, st, "v9"), "the next version's binary, at its height")
 		assert.Equal(t, []string{"migrated"}, pg.Query("node", `SELECT DISTINCT of_v2 FROM blocks`))
 	})
 	t.Run("damaged", func(t *testing.T) {

@@ -2,7 +2,10 @@
 // a node, starts the first, lets the chain reach the height of the plan, and prints what happened when. Everything lies
 // in a temporary directory and is gone afterwards.
 //
-//	go run ./testdata/demo [-v] [-keep]
+// With -postgres the node's blocks lie in a PostgreSQL database, on a throw-away server. The upgrade clones it; a second
+// upgrade damages it on purpose and is rolled back, and the database is shown to be what it was.
+//
+//	go run ./testdata/demo [-postgres] [-v] [-keep]
 package main
 
 import (
@@ -67,6 +70,9 @@ type demo struct {
 	dir, supervisor string
 	env             []string
 	verbose         bool
+	pg              *cluster // nil: the blocks are in files alone
+	over            bool     // run has ended by itself
+	upgrades        string   // what the chain will ask for
 	run             *exec.Cmd
 	ended           chan error // what `supervisor run` ended with
 	node            int        // the node's pid, as last seen
@@ -75,9 +81,10 @@ type demo struct {
 func main() {
 	verbose := flag.Bool("v", false, "show the output of the supervisor and the node")
 	keep := flag.Bool("keep", false, "keep the directory")
+	postgres := flag.Bool("postgres", false, "the blocks lie in PostgreSQL; a bad upgrade follows, and is rolled back")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := tell(ctx, *verbose, *keep)
+	err := tell(ctx, *postgres, *verbose, *keep)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo failed:", err)
@@ -85,7 +92,7 @@ func main() {
 	}
 }
 
-func tell(ctx context.Context, verbose, keep bool) (err error) {
+func tell(ctx context.Context, postgres, verbose, keep bool) (err error) {
 	dir, err := os.MkdirTemp("", "nodevisor-demo-")
 	if err != nil {
 		return err
@@ -103,6 +110,21 @@ func tell(ctx context.Context, verbose, keep bool) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storyLimit)
 	defer cancel()
+	d.upgrades = fmt.Sprintf("%s@%d", upgradeName, upgradeHeight)
+	if postgres {
+		var more context.CancelFunc
+		ctx, more = context.WithTimeout(context.WithoutCancel(ctx), 4*storyLimit)
+		defer more()
+		d.upgrades += fmt.Sprintf(";%s@%d", badName, badHeight)
+		defer func() {
+			if d.pg != nil {
+				err = errors.Join(err, d.pg.stop())
+			}
+		}()
+		if err := d.preparePostgres(ctx); err != nil {
+			return err
+		}
+	}
 	if err := d.prepare(ctx); err != nil {
 		return err
 	}
@@ -110,25 +132,34 @@ func tell(ctx context.Context, verbose, keep bool) (err error) {
 		return err
 	}
 	last, err := d.watch(ctx)
+	if err == nil {
+		report(last)
+	}
+	if err == nil && postgres {
+		err = d.tellPostgres(ctx)
+	}
 	if stopErr := d.stop(); err == nil {
 		err = stopErr
 	}
 	if err != nil {
 		d.showLog()
-		return err
 	}
-	report(last)
-	return nil
+	return err
 }
+
+func (d *demo) home() string { return filepath.Join(d.dir, "home") }
+
+func (d *demo) binary(version string) string { return filepath.Join(d.dir, "bin", version, "fakenode") }
 
 // build makes the three programs.
 func (d *demo) build(ctx context.Context) error {
-	fmt.Println("building the supervisor and two versions of a node ...")
+	fmt.Println("building the supervisor and versions of a node ...")
 	for out, args := range map[string][]string{
 		"supervisor":  {"./cmd/supervisor"},
 		"fetch":       {"./cmd/fetch"},
 		"v1/fakenode": {"-ldflags", "-X main.version=v1", "./internal/fakenode"},
 		"v2/fakenode": {"-ldflags", "-X main.version=v2", "./internal/fakenode"},
+		"v3/fakenode": {"-ldflags", "-X main.version=v3", "./internal/fakenode"},
 	} {
 		args = append([]string{"build", "-trimpath", "-buildvcs=false", "-o", filepath.Join(d.dir, "bin", out)}, args...)
 		cmd := exec.CommandContext(ctx, "go", args...)
@@ -142,7 +173,6 @@ func (d *demo) build(ctx context.Context) error {
 
 // prepare makes the home, installs the first version and stages the second.
 func (d *demo) prepare(ctx context.Context) error {
-	home := filepath.Join(d.dir, "home")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -156,16 +186,16 @@ func (d *demo) prepare(ctx context.Context) error {
 			d.env = append(d.env, e)
 		}
 	}
-	d.env = append(d.env, "DAEMON_HOME="+home, "DAEMON_NAME=fakenode",
+	d.env = append(d.env, "DAEMON_HOME="+d.home(), "DAEMON_NAME=fakenode",
 		"SUPERVISOR_UPGRADE_PROBATION_UP="+probation.String(), "FAKENODE_BLOCK_TIME="+blockTime.String(),
-		fmt.Sprintf("FAKENODE_UPGRADE=%s@%d", upgradeName, upgradeHeight))
+		"FAKENODE_UPGRADE="+d.upgrades)
 
-	v1 := filepath.Join(d.dir, "bin", "v1", "fakenode")
+	v1 := d.binary("v1")
 	if _, err := d.output(ctx, v1, "init", "--rpc", rpc); err != nil {
 		return err
 	}
-	fmt.Print("\n$ export DAEMON_HOME=", home, " DAEMON_NAME=fakenode\n")
-	for _, args := range [][]string{{"init", v1}, {"upgrade", "add", upgradeName, filepath.Join(d.dir, "bin", "v2", "fakenode")}} {
+	fmt.Print("\n$ export DAEMON_HOME=", d.home(), " DAEMON_NAME=fakenode\n")
+	for _, args := range [][]string{{"init", v1}, {"upgrade", "add", upgradeName, d.binary(upgradeName)}} {
 		fmt.Println("$ supervisor", strings.Join(args, " "))
 		if _, err := d.output(ctx, d.supervisor, args...); err != nil {
 			return err
@@ -199,14 +229,16 @@ func (d *demo) output(ctx context.Context, name string, args ...string) ([]byte,
 func (d *demo) logPath() string { return filepath.Join(d.dir, "run.log") }
 
 // start runs the supervisor, in a process group of its own: a Ctrl-C is handled here, once.
-func (d *demo) start() error {
-	fmt.Print("$ supervisor run start\n\n")
-	d.run = exec.Command(d.supervisor, "run", "start")
+func (d *demo) start(more ...string) error {
+	args := append([]string{"run", "start"}, more...)
+	fmt.Print("$ supervisor ", strings.Join(args, " "), "\n\n")
+	d.over = false
+	d.run = exec.Command(d.supervisor, args...)
 	d.run.Env, d.run.SysProcAttr = d.env, &syscall.SysProcAttr{Setpgid: true}
 	if d.verbose {
 		d.run.Stdout, d.run.Stderr = os.Stdout, os.Stderr
 	} else {
-		log, err := os.Create(d.logPath())
+		log, err := os.OpenFile(d.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 		if err != nil {
 			return err
 		}
@@ -274,6 +306,9 @@ func (s *status) at() string {
 
 // stop ends the supervisor as an operator would. What doesn't end in time is killed, and that is a failure.
 func (d *demo) stop() error {
+	if d.over {
+		return d.endNode()
+	}
 	_ = d.run.Process.Signal(syscall.SIGTERM)
 	select {
 	case err := <-d.ended:
