@@ -119,7 +119,7 @@ func (s *Supervisor) takeAtStop(ctx context.Context, was *stopped, last *LastSna
 // takeAtExit takes what is asked for where the node ended by itself, and then does next. In a crash loop it does so no more:
 // the data is the same, and each copy would be room and time that the node needs.
 func (s *Supervisor) takeAtExit(inLoop bool, next func()) {
-	if !s.takenOn(atExit) || s.restore != nil {
+	if !s.takenOn(atExit) || s.half {
 		next()
 		return
 	}

@@ -34,7 +34,7 @@ func (s *Supervisor) ended(exit Exit) {
 	s.chainTimer.Stop()
 	s.breakTidying()
 	s.lastExit = describeExit(exit, s.version)
-	s.restore = nil // where its state wasn't there yet, the marker says so
+	s.half, s.restore = s.restore != nil, nil // where its state wasn't there yet, the marker says so
 	s.log.Info("the node ended", "how", exit.String(), "lived", lived.Round(time.Millisecond), "forced", exit.Forced)
 	if next := s.onExit; next != nil {
 		s.onExit = nil

@@ -142,6 +142,7 @@ type Supervisor struct {
 	watcher    *source.Watcher
 	lowDisk    bool                      // the operator was told
 	restore    *restoring                // nil: the node that runs doesn't restore
+	half       bool                      // the node that ended last hadn't restored all of its state
 	halted     []func(HaltResult, error) // answers those who wait for a halt
 	completing bool                      // `run` ends only once the snapshot of the halt is completed
 	tidying    *tidying
