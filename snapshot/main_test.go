@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -75,6 +76,11 @@ func child(what string) int {
 	o := Options{Config: DefaultConfig(), Home: home}
 	o.Config.MinFree = "0"
 	o.Config.Dir = os.Getenv("SNAPSHOT_TEST_DIR")
+	if text := os.Getenv("SNAPSHOT_TEST_SOURCES"); text != "" {
+		if err := json.Unmarshal([]byte(text), &o.Config.Sources); err != nil {
+			panic(err)
+		}
+	}
 	s, err := Open(o)
 	if err == nil {
 		fmt.Println(os.Getpid()) // the parent counts from here

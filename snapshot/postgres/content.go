@@ -83,7 +83,11 @@ func contentOf(ctx context.Context, at string, total int64, observe manifest.Obs
 	if err != nil {
 		return nil, err
 	}
-	return a.Content(ctx, readers(), func(done int64) { observe("snapshot content", min(done, total), total) })
+	tables, err := a.Content(ctx, readers(), func(done int64) { observe("snapshot content", min(done, total), total) })
+	if err == nil {
+		observe("snapshot content", total, total) // lists and the table of contents aren't among what was read
+	}
+	return tables, err
 }
 
 // compareContent compares the content of a database with what is recorded of the archive that it was restored from: the

@@ -79,7 +79,7 @@ func (s *Source) archive(ctx context.Context, dst, from string, db *manifest.Dat
 	if major(client) >= 16 {
 		compression = zstdFast
 	}
-	c := &clientRun{server: s.server, log: s.o.Log, op: "dump", program: "pg_dump", database: from, observe: s.o.Observe, phase: "dump", total: db.Size}
+	c := &clientRun{server: s.server, log: s.o.Log, op: "dump", program: "pg_dump", database: from, version: db.ServerVersion, observe: s.o.Observe, phase: "dump", total: db.Size}
 	run := func() error {
 		level := compression
 		if major(client) < 16 {

@@ -32,6 +32,7 @@ type clientRun struct {
 	op       string // for errors: "dump"
 	program  string
 	database string
+	version  string // the server's; "" = not known
 	observe  manifest.Observe
 	phase    string
 	total    int64 // bytes, as good as they are known
@@ -44,7 +45,7 @@ func (c *clientRun) run(ctx context.Context, args ...string) error {
 	if err != nil {
 		return err
 	}
-	addOptions(cmd)
+	addOptions(cmd, c.version)
 	kind(cmd)
 	stop := c.watch(ctx)
 	res, err := proc.Output(ctx, cmd, 4<<10)
@@ -61,12 +62,16 @@ func (c *clientRun) run(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// addOptions joins textOptions to the options that the connection string has.
-func addOptions(cmd *exec.Cmd) {
+// addOptions joins textOptions to the options that the connection string has. The server is to notice when the program was
+// killed, also while its session waits for a lock; servers before 14 don't know how.
+func addOptions(cmd *exec.Cmd, version string) {
 	options := ""
+	if major(version) >= 14 {
+		options = "-c client_connection_check_interval=1s "
+	}
 	for _, kv := range cmd.Env {
 		if v, ok := strings.CutPrefix(kv, "PGOPTIONS="); ok {
-			options = v + " "
+			options += v + " "
 		}
 	}
 	cmd.Env = append(cmd.Env, "PGOPTIONS="+options+textOptions)
@@ -102,7 +107,7 @@ func (c *clientRun) explain(ctx context.Context, err error, stderr string) error
 		return false
 	}
 	switch {
-	case has("lock timeout"):
+	case has("lock timeout"), has("LOCK TABLE") && has("statement timeout"): // --lock-wait-timeout is a statement_timeout
 		e.Hint = "another session holds a lock: SELECT pid, application_name, query FROM pg_stat_activity WHERE state <> 'idle'"
 	case has("server version mismatch"):
 		e.Hint = "install PostgreSQL's client programs of the server's version or newer, and set [snapshot] pg_bin to their directory"

@@ -317,16 +317,17 @@ func (s *Source) load(ctx context.Context, v *Server, database, at string, rec m
 	if err := conn.QueryRow(ctx, "SELECT current_setting('server_version')").Scan(&version); err != nil {
 		return nil, v.explain(ctx, "restore into", err)
 	}
+	needed := version
 	if major(rec.Database.ClientVersion) > major(version) {
-		version = rec.Database.ClientVersion // the archive's form is pg_dump's
+		needed = rec.Database.ClientVersion // the archive's form is pg_dump's
 	}
-	if _, err := v.CheckClient(ctx, "pg_restore", version); err != nil {
+	if _, err := v.CheckClient(ctx, "pg_restore", needed); err != nil {
 		return nil, err
 	}
 	if !slices.Contains(args, "--single-transaction") {
 		args = append(args, fmt.Sprintf("--jobs=%d", jobs()))
 	}
-	c := &clientRun{server: v, log: s.o.Log, op: "restore into", program: "pg_restore", database: database, observe: s.o.Observe, phase: "restore", total: rec.Database.Size}
+	c := &clientRun{server: v, log: s.o.Log, op: "restore into", program: "pg_restore", database: database, version: version, observe: s.o.Observe, phase: "restore", total: rec.Database.Size}
 	if err := c.run(ctx, append(args, "--format=directory", "--exit-on-error", "--no-password", "--dbname="+conninfo(database), at)...); err != nil {
 		return nil, err
 	}

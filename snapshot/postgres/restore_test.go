@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	_ "embed"
 	"log/slog"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot/datadir"
 	"nodevisor/snapshot/manifest"
-	"nodevisor/snapshot/swap"
 )
 
 // everything is a database with what a dump can lose.
@@ -168,5 +166,3 @@ func eventually(t testing.TB, what string, fact func() bool) {
 		}
 	}
 }
-
-var _ = []any{context.Background, swap.Staging}
