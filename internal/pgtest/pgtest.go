@@ -196,7 +196,7 @@ func (c *Cluster) Exec(database, sql string) {
 	c.tb.Helper()
 	conn, err := pgx.Connect(context.Background(), c.DSN(database))
 	require.NoError(c.tb, err)
-	defer conn.Close(context.Background())
+	defer func() { _ = conn.Close(context.Background()) }()
 	_, err = conn.Exec(context.Background(), sql)
 	require.NoError(c.tb, err, sql)
 }
@@ -213,7 +213,7 @@ func (c *Cluster) Query(database, sql string) []string {
 	c.tb.Helper()
 	conn, err := pgx.Connect(context.Background(), c.DSN(database))
 	require.NoError(c.tb, err)
-	defer conn.Close(context.Background())
+	defer func() { _ = conn.Close(context.Background()) }()
 	rows, err := conn.Query(context.Background(), sql)
 	require.NoError(c.tb, err)
 	var all []string

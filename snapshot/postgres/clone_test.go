@@ -154,6 +154,26 @@ func TestRetireKeepsTheNewestOfTheVerified(t *testing.T) {
 	}
 }
 
+// What died between its creation and its comment goes, unless somebody is at it.
+func TestLeftOversWithoutAMarkAreSwept(t *testing.T) {
+	c := pgtest.Start(t)
+	s := newSource(t, c.DSN("postgres"), nil)
+	half := func() string {
+		name := s.freshName()
+		c.Exec("postgres", fmt.Sprintf("CREATE DATABASE %s CONNECTION LIMIT %d", name, s.limit()))
+		return name
+	}
+	half()
+	busy := half()
+	maker := c.Connect("postgres")
+	_, err := maker.Exec(t.Context(), "SELECT pg_advisory_lock(hashtextextended($1, 0))", busy)
+	require.NoError(t, err)
+	require.NoError(t, s.Retire("none"))
+	assert.Equal(t, []string{busy}, clonesOf(c))
+	require.NoError(t, maker.Close(t.Context()))
+	waitFor(t, "the lock's end", func() bool { return s.Retire("none") == nil && len(clonesOf(c)) == 0 })
+}
+
 func TestAServerThatIsAwayCanBePutOff(t *testing.T) {
 	c := pgtest.Start(t)
 	s := newSource(t, c.DSN("postgres"), nil)

@@ -1,8 +1,6 @@
 package postgres
 
 import (
-	"context"
-	"errors"
 	"path/filepath"
 	"testing"
 
@@ -78,6 +76,3 @@ func TestFreezeClonesWhereRightsAndRoomAreProven(t *testing.T) {
 func clonesOf(c *pgtest.Cluster) []string {
 	return c.Query("postgres", "SELECT datname::text FROM pg_database WHERE datname LIKE 'sv\\_%' ORDER BY 1")
 }
-
-var _ = context.Background
-var _ = errors.New

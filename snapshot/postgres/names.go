@@ -81,13 +81,22 @@ func (s *Source) limit() int32 {
 }
 
 // newMark describes a database that is about to be made for a snapshot.
-func (s *Source) newMark(role, real, id string) mark {
-	return mark{By: AppName, Role: role, Name: real, Snapshot: id, Source: s.o.Name, Home: s.o.Home}
+func (s *Source) newMark(role, database, id string) mark {
+	return mark{By: AppName, Role: role, Name: database, Snapshot: id, Source: s.o.Name, Home: s.o.Home}
 }
 
 // create makes a database of ours and comments it. options are those of CREATE DATABASE, beginning with a blank, without
 // CONNECTION LIMIT; identifiers in them are quoted by the caller. The connection is no transaction.
 func (s *Source) create(ctx context.Context, conn *pgx.Conn, name, options string, m mark) error {
+	// Until the comment is there, the lock tells sweep that somebody is at it. It goes with the session.
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended($1, 0))", name); err != nil {
+		return err
+	}
+	defer func() {
+		if ctx.Err() == nil {
+			_, _ = conn.Exec(ctx, "SELECT pg_advisory_unlock(hashtextextended($1, 0))", name)
+		}
+	}()
 	stmt := fmt.Sprintf("CREATE DATABASE %s%s CONNECTION LIMIT %d", quoted(name), options, s.limit())
 	if _, err := conn.Exec(ctx, stmt); err != nil {
 		return err
@@ -179,4 +188,32 @@ func (s *Source) drop(ctx context.Context, conn *pgx.Conn, o owned) error {
 		_, err = conn.Exec(ctx, "DROP DATABASE IF EXISTS "+quoted(o.Name)+" WITH (FORCE)") // FORCE: 13 and newer
 	}
 	return err
+}
+
+// sweep drops what was being created when its maker died: a database of ours without a mark, that nobody is at.
+func (s *Source) sweep(ctx context.Context, conn *pgx.Conn) error {
+	all, err := s.ours(ctx, conn)
+	if err != nil {
+		return err
+	}
+	for _, o := range all {
+		if o.Mark != nil {
+			continue
+		}
+		var free bool
+		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", o.Name).Scan(&free); err != nil {
+			return err
+		}
+		if !free {
+			continue
+		}
+		now, err := s.find(ctx, conn, o.Name) // it may have got its mark in between
+		if err == nil && now != nil && now.Mark == nil {
+			err = s.drop(ctx, conn, *now)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

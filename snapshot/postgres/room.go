@@ -25,9 +25,6 @@ type room struct {
 	missing string          // what is lacking; "" = it fits, or isn't known
 }
 
-// proven tells whether a clone is known to fit.
-func (r room) proven() bool { return r.missing == "" && r.unseen == "" }
-
 // roomFor reads what a clone of the database that conn is connected to would take: its size on each of its tablespaces.
 // The size is taken from the server, without touching a table that may be locked. dir is where the archive goes.
 func (s *Source) roomFor(ctx context.Context, conn *pgx.Conn, size int64, dir string) (room, error) {

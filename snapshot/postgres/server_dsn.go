@@ -87,8 +87,12 @@ func parseKeywords(s string) (map[string]string, error) {
 		quoted := strings.HasPrefix(s, "'")
 		s = strings.TrimPrefix(s, "'")
 		var value strings.Builder
+		end := space
+		if quoted {
+			end = "'"
+		}
 		i := 0
-		for ; i < len(s) && !(quoted && s[i] == '\'') && (quoted || !strings.ContainsRune(space, rune(s[i]))); i++ {
+		for ; i < len(s) && strings.IndexByte(end, s[i]) < 0; i++ {
 			if s[i] == '\\' && i+1 < len(s) {
 				i++
 			}

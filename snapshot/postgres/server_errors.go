@@ -49,51 +49,51 @@ func (v *Server) explain(ctx context.Context, op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	cause, next := v.diagnose(ctx, err)
+	next, cause := v.diagnose(ctx, err)
 	return &hint.Error{Op: op, Path: v.Where(), Err: cause, Hint: next}
 }
 
-func (v *Server) diagnose(ctx context.Context, err error) (cause error, next string) {
+func (v *Server) diagnose(ctx context.Context, err error) (next string, cause error) {
 	var pg *pgconn.PgError
 	switch {
 	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Errorf("%w: %w", context.Cause(ctx), err), ""
+		return "", fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	case errors.As(err, &pg):
 		return v.diagnoseState(pg, err)
 	case isTLS(err):
-		return fmt.Errorf("TLS: %w", err), "set sslmode and sslrootcert in " + v.key() + " as the server's ssl settings and certificate are"
+		return "set sslmode and sslrootcert in " + v.key() + " as the server's ssl settings and certificate are", fmt.Errorf("TLS: %w", err)
 	case isAway(err):
-		return fmt.Errorf("%w: %w", manifest.ErrAway, err), "start it: systemctl start postgresql; then look at host and port in " + v.key()
+		return "start it: systemctl start postgresql; then look at host and port in " + v.key(), fmt.Errorf("%w: %w", manifest.ErrAway, err)
 	}
-	return err, ""
+	return "", err
 }
 
-func (v *Server) diagnoseState(pg *pgconn.PgError, err error) (error, string) {
+func (v *Server) diagnoseState(pg *pgconn.PgError, err error) (next string, cause error) {
 	switch pg.Code {
 	case stateBadPassword:
-		return fmt.Errorf("the password is wrong or missing: %w", err), "put the role's password into password_file, PGPASSFILE or the credential " + v.source + ".password"
+		return "put the role's password into password_file, PGPASSFILE or the credential " + v.source + ".password", fmt.Errorf("the password is wrong or missing: %w", err)
 	case stateBadRole:
 		if pg.Routine == "ClientAuthentication" { // by its name: the text is in the server's language
-			return fmt.Errorf("the server's pg_hba.conf doesn't let us in: %w", err), "add a line for this role and address to pg_hba.conf, or use the host and sslmode that it expects"
+			return "add a line for this role and address to pg_hba.conf, or use the host and sslmode that it expects", fmt.Errorf("the server's pg_hba.conf doesn't let us in: %w", err)
 		}
-		return fmt.Errorf("there is no such role, or it may not log in here: %w", err), "correct user in " + v.key() + ", or CREATE ROLE … LOGIN"
+		return "correct user in " + v.key() + ", or CREATE ROLE … LOGIN", fmt.Errorf("there is no such role, or it may not log in here: %w", err)
 	case stateNoDatabase:
-		return fmt.Errorf("there is no such database: %w", err), "correct dbname in " + v.key() + "; psql -l lists what is there"
+		return "correct dbname in " + v.key() + "; psql -l lists what is there", fmt.Errorf("there is no such database: %w", err)
 	case stateNoRights:
-		return fmt.Errorf("the role lacks a right: %w", err), "supervisor doctor (it lists the rights that are needed)"
+		return "supervisor doctor (it lists the rights that are needed)", fmt.Errorf("the role lacks a right: %w", err)
 	case stateTooMany:
-		return fmt.Errorf("the server has no connection left: %w", err), "raise max_connections, or end idle sessions"
+		return "raise max_connections, or end idle sessions", fmt.Errorf("the server has no connection left: %w", err)
 	case stateDiskFull:
-		return fmt.Errorf("the server's disk is full: %w", err), "make room where the server's data lies, or set mode = \"dump\""
+		return "make room where the server's data lies, or set mode = \"dump\"", fmt.Errorf("the server's disk is full: %w", err)
 	case stateLockTimeout:
-		return fmt.Errorf("another session holds a lock: %w", err), "SELECT pid, application_name, query FROM pg_stat_activity WHERE state <> 'idle'"
+		return "SELECT pid, application_name, query FROM pg_stat_activity WHERE state <> 'idle'", fmt.Errorf("another session holds a lock: %w", err)
 	case stateStarting, stateShutdown, stateCrash:
-		return fmt.Errorf("%w: %w", manifest.ErrAway, err), "wait until it has started: pg_isready"
+		return "wait until it has started: pg_isready", fmt.Errorf("%w: %w", manifest.ErrAway, err)
 	}
 	if strings.HasPrefix(pg.Code, "08") {
-		return fmt.Errorf("%w: %w", manifest.ErrAway, err), "pg_isready"
+		return "pg_isready", fmt.Errorf("%w: %w", manifest.ErrAway, err)
 	}
-	return err, ""
+	return "", err
 }
 
 func isTLS(err error) bool {

@@ -1,0 +1,112 @@
+package postgres
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/pgtest"
+)
+
+// verdicts shows each check as "name ok|fail|unknown".
+func verdicts(checks []Check) (all []string, by map[string]Check) {
+	by = map[string]Check{}
+	for _, c := range checks {
+		verdict := "unknown"
+		if c.OK != nil {
+			verdict = map[bool]string{true: "ok", false: "fail"}[*c.OK]
+		}
+		all, by[c.Name] = append(all, c.Name+" "+verdict), c
+	}
+	return all, by
+}
+
+func TestCheckOfADatabaseThatIsFine(t *testing.T) {
+	c := pgtest.Start(t)
+	c.Create("chain", chainSQL)
+	s := newSource(t, c.DSN("chain"), func(o *Options) { o.Disconnect = []string{"grafana"} })
+	all, by := verdicts(s.Check(t.Context(), t.TempDir()))
+	assert.Equal(t, []string{
+		"server ok", "pg_dump ok", "pg_restore ok", "connections ok", "rights ok", "disconnect ok", "method ok", "prepared ok", "rollback ok", "sessions ok",
+	}, all)
+	assert.Contains(t, by["method"].Detail, "by clone: rights and room are there")
+	for _, check := range by {
+		assert.Empty(t, check.Fix, check.Name)
+	}
+	assert.Empty(t, clonesOf(c), "it changes nothing")
+}
+
+func TestCheckFindsWhatAWindowWouldFailOn(t *testing.T) {
+	cleanEnv(t)
+	c := pgtest.Start(t, pgtest.TCP())
+	c.Exec("postgres", "CREATE ROLE node LOGIN PASSWORD 'x'")
+	c.Exec("postgres", "CREATE DATABASE chain OWNER node")
+	c.Exec("chain", "SELECT pg_create_logical_replication_slot('kept', 'pgoutput')")
+	stay(t, c.DSN("chain"), "grafana")
+	password := writeFile(t, t.TempDir()+"/password", "x", 0o600)
+	s := newSource(t, c.TCPDSN("chain", "node"), func(o *Options) {
+		o.PasswordFile, o.Disconnect = password, []string{"indexer"}
+	})
+	all, by := verdicts(s.Check(t.Context(), t.TempDir()))
+	assert.Equal(t, []string{
+		"password ok", "server ok", "pg_dump ok", "pg_restore ok", "connections ok", "rights fail", "disconnect unknown", "method unknown", "prepared ok",
+		"rollback fail", "sessions unknown",
+	}, all)
+	assert.Contains(t, by["rights"].Fix, `ALTER ROLE "node" CREATEDB`)
+	assert.Contains(t, by["disconnect"].Fix, `GRANT pg_signal_backend TO "node"`)
+	assert.Contains(t, by["method"].Detail, "by dump: role node lacks CREATEDB")
+	assert.Contains(t, by["rollback"].Detail, "replication slot kept")
+	assert.Contains(t, by["sessions"].Detail, "grafana (pid ")
+	assert.Contains(t, by["sessions"].Fix, `disconnect = ["grafana"]`)
+
+	// Each line that mends it does.
+	c.Exec("postgres", `ALTER ROLE "node" CREATEDB; GRANT pg_signal_backend TO "node"; SELECT pg_drop_replication_slot('kept'); GRANT pg_read_all_settings TO node`)
+	c.Exec("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'grafana'")
+	waitFor(t, "the session's end", func() bool {
+		_, by = verdicts(s.Check(t.Context(), t.TempDir()))
+		return by["sessions"].OK != nil
+	})
+	for _, check := range by {
+		require.NotNil(t, check.OK, check.Detail)
+		assert.True(t, *check.OK, check.Detail)
+	}
+
+	require.NoError(t, chmod(password, 0o644))
+	all, by = verdicts(s.Check(t.Context(), t.TempDir()))
+	assert.Equal(t, []string{"password fail"}, all)
+	assert.Contains(t, by["password"].Fix, "chmod 600 "+password)
+}
+
+func TestCheckOfAServerThatCannotBeAsked(t *testing.T) {
+	s := newSource(t, "host="+t.TempDir()+" dbname=chain user=node", nil)
+	all, by := verdicts(s.Check(t.Context(), t.TempDir()))
+	assert.Equal(t, []string{"server fail"}, all)
+	assert.Contains(t, by["server"].Detail, "doesn't answer")
+	assert.NotEmpty(t, by["server"].Fix)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	all, _ = verdicts(s.Check(ctx, t.TempDir()))
+	assert.Equal(t, []string{"server fail"}, all)
+}
+
+func TestCheckCountsConnections(t *testing.T) {
+	c := pgtest.Start(t, pgtest.Conf("max_connections = 6", "superuser_reserved_connections = 2", "max_wal_senders = 0"))
+	_, by := verdicts(newSource(t, c.DSN("postgres"), nil).Check(t.Context(), t.TempDir()))
+	require.NotNil(t, by["connections"].OK)
+	assert.False(t, *by["connections"].OK)
+	assert.Contains(t, by["connections"].Fix, "max_connections")
+}
+
+func TestCheckNamesMissingAndOldPrograms(t *testing.T) {
+	c := pgtest.Start(t)
+	bin := t.TempDir()
+	writeFile(t, bin+"/pg_dump", "#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n", 0o755)
+	_, by := verdicts(newSource(t, c.DSN("postgres"), func(o *Options) { o.Bin = bin }).Check(t.Context(), t.TempDir()))
+	assert.False(t, *by["pg_dump"].OK)
+	assert.Contains(t, by["pg_dump"].Detail, "version 9.6.24, older than the server's")
+	assert.False(t, *by["pg_restore"].OK)
+	assert.True(t, strings.Contains(by["pg_restore"].Fix, "postgresql-client"), by["pg_restore"].Fix)
+}
