@@ -179,7 +179,7 @@ func (s *session) handOn(ctx context.Context, from, dir string, set []assignment
 		if err := applySet(doc, set); err != nil {
 			return err
 		}
-		if err := validateDocument(doc, t.Kind, t.Version); err != nil {
+		if err := errors.Join(validateDocument(doc, t.Kind, t.Version), namesState(doc, &t)); err != nil {
 			return err
 		}
 		t.Defaults = slices.DeleteFunc(slices.Clone(t.Defaults), func(d string) bool {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -80,10 +79,22 @@ func (x *exporter) settle(at string, t *genesis.Template, set []assignment) erro
 	if err := validateDocument(doc, t.Kind, t.Version); err != nil {
 		return err
 	}
-	if hash, err := kwil.StateHash(kwil.Version(t.Version), doc.Canonical()); err != nil || hex.EncodeToString(hash) != *t.StateSum {
-		return errors.Join(err, hint.New("set the state's hash", "", "it is computed from the state", "take app_hash and state_hash out of --set and [genesis] set"))
+	if err := namesState(doc, t); err != nil {
+		return err
 	}
 	return atomicfile.WriteFile(path, doc.Text(), 0o600)
+}
+
+// namesState refuses a document of Kwil's that doesn't name the template's own state.
+func namesState(doc *genesis.Document, t *genesis.Template) error {
+	if t.Kind != genesis.Kwil || t.StateSum == nil {
+		return nil
+	}
+	hash, err := kwil.StateHash(kwil.Version(t.Version), doc.Canonical())
+	if err == nil && hex.EncodeToString(hash) != *t.StateSum {
+		err = hint.New("set the state's hash", "", "it is computed from the state", "take app_hash and state_hash out of --set and [genesis] set")
+	}
+	return err
 }
 
 // identity are the values without which no document can be rendered, where an operator or the configuration gives them.

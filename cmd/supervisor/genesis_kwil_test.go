@@ -74,6 +74,15 @@ func TestGenesisFromDatabaseToRoot(t *testing.T) {
 	assert.Subset(t, paths, []string{"app_hash", "chain_id"})
 	assert.NotContains(t, strings.Join(paths, " "), "consensus_params")
 
+	// Beside a snapshot it would be handed on in the same way; the state's hash stays the state's.
+	s := &session{app: newApp(nil, nil, nil, os.Stdout, os.Stderr)}
+	handed, err := s.handOn(t.Context(), out, out+"-handed", []assignment{{"chain_id", "other-net"}})
+	require.NoError(t, err)
+	assert.Equal(t, "other-net", handed.ChainID)
+	sameFile(t, filepath.Join(out, *made.State), filepath.Join(out+"-handed", *made.State))
+	_, err = s.handOn(t.Context(), out, out+"-handed", []assignment{{"app_hash", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}})
+	require.ErrorContains(t, err, "computed from the state")
+
 	root := filepath.Join(t.TempDir(), "root")
 	stdout, stderr, code = runHere(t, "genesis", "init", "--root-dir", root, "--genesis", filepath.Join(out, "genesis.json"),
 		"--genesis-state", filepath.Join(out, *made.State), "--dsn", server.DSN("new"), "--restore-now")

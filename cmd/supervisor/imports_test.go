@@ -16,6 +16,7 @@ var forbidden = map[string][]string{
 	"nodevisor/upgrade":        {"nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
 	"nodevisor/snapshot/...":   {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/cmd"},
 	"nodevisor/systemd":        {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/snapshot", "nodevisor/cmd"},
+	"nodevisor/genesis/...":    {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/snapshot", "nodevisor/cmd"},
 	"nodevisor/supervisor/...": {"nodevisor/snapshot", "nodevisor/systemd", "nodevisor/cmd", "github.com/spf13/cobra"},
 	"nodevisor/cmd/supervisor": {"github.com/hashicorp/go-getter", "google.golang.org/grpc", "cloud.google.com/go", "github.com/aws/aws-sdk-go-v2"},
 }
