@@ -180,7 +180,7 @@ func (x *examination) snapshots(ctx context.Context) {
 		return
 	}
 	what := fmt.Sprintf("%d files, %s, by %s, in %s; %s are free", f.Files, size(f.Bytes), f.Method, store.Dir(), size(f.Free))
-	if f.Files == 0 {
+	if f.Files == 0 && f.Bytes == 0 { // a database has no files
 		what = fmt.Sprintf("nothing to take yet; they go to %s; %s are free", store.Dir(), size(f.Free))
 	}
 	if f.CrossDevice {
