@@ -155,6 +155,48 @@ func sourceNames(all []RestoredSource) (names []string) {
 	return names
 }
 
+// A snapshot that was sealed alone can be restored too: that is what a rollback before the archive is made needs. Its clone
+// stays, and the archive is made of it afterwards.
+func TestRestoreOfASealedSet(t *testing.T) {
+	for _, mode := range []string{"clone", "dump"} {
+		s := newSet(t, mode)
+		id := create(t, s.Store, "set", 1200)
+		s.goOn(t)
+		_, err := s.Restore(t.Context(), id, RestoreOptions{})
+		require.NoError(t, err)
+		assert.Equal(t, allSnapshot, s.state(t), mode)
+		require.NoError(t, s.Complete(t.Context(), id))
+		r, err := s.Verify(t.Context(), id, true)
+		require.NoError(t, err)
+		assert.True(t, r.OK, "%v", r.Errors)
+	}
+}
+
+// Into fills an empty database of another name, and leaves everything else as it is.
+func TestRestoreInto(t *testing.T) {
+	s := newSet(t, "clone")
+	id := create(t, s.Store, "set", 1200)
+	s.cluster.Exec("postgres", "CREATE DATABASE other")
+	into := RestoreOptions{Into: map[string]string{"beta": s.cluster.DSN("other")}}
+	_, err := s.Restore(t.Context(), id, into)
+	require.ErrorContains(t, err, "no archive of a database", "it is a clone still")
+	require.NoError(t, s.Complete(t.Context(), id))
+	s.goOn(t)
+	done, err := s.Restore(t.Context(), id, into)
+	require.NoError(t, err)
+	require.Len(t, done.Sources, 1)
+	assert.Equal(t, s.cluster.DSN("other"), done.Sources[0].Path)
+	assert.Equal(t, []string{"1200"}, s.cluster.Query("other", "SELECT count(*) FROM blocks"))
+	assert.Equal(t, allLater, s.state(t))
+	_, err = s.Restore(t.Context(), id, RestoreOptions{Into: map[string]string{"data": "x"}})
+	require.ErrorContains(t, err, "no archive of a database")
+	to := filepath.Join(t.TempDir(), "out")
+	_, err = s.Restore(t.Context(), id, RestoreOptions{To: to})
+	require.NoError(t, err)
+	assert.FileExists(t, filepath.Join(to, "alpha", "toc.dat"))
+	assert.Equal(t, allLater, s.state(t))
+}
+
 // A source starts only when those that it comes after are complete, and a set is valid only when every member is.
 func TestAFailingMemberLeavesNoSet(t *testing.T) {
 	s := newSet(t, "clone")

@@ -161,6 +161,7 @@ func (s *Store) checkInto(m *manifest.Manifest, into map[string]string) error {
 
 func into(ctx context.Context, parts []*part, dsns map[string]string) error {
 	for _, p := range parts {
+		p.result.Path = dsns[p.result.Name]
 		if err := p.source.(*postgres.Source).Into(ctx, p.job, dsns[p.result.Name]); err != nil {
 			return err
 		}

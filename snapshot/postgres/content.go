@@ -92,7 +92,7 @@ func contentOf(ctx context.Context, at string, total int64, observe manifest.Obs
 
 // compareContent compares the content of a database with what is recorded of the archive that it was restored from: the
 // same columns in the same form as pg_dump wrote them, so that equal rows are equal text. at is the archive.
-func (v *Server) compareContent(ctx context.Context, database, at string, rec manifest.Source, observe manifest.Observe) ([]manifest.Fault, error) {
+func (v *Server) compareContent(ctx context.Context, database, at string, rec manifest.Source, beside bool, observe manifest.Observe) ([]manifest.Fault, error) {
 	a, err := archive.Open(at)
 	if err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func (v *Server) compareContent(ctx context.Context, database, at string, rec ma
 		}
 		return nil
 	})
-	for range min(jobs(), max(1, len(a.Items))) {
+	for range min(jobs(beside), max(1, len(a.Items))) {
 		g.Go(func() error { return c.worker(gctx, a.Items, got, work) })
 	}
 	if err := g.Wait(); err != nil {

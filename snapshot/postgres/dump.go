@@ -60,7 +60,7 @@ func (s *Source) dump(ctx context.Context, job manifest.Job, database string) (m
 	}
 	rec := manifest.Source{Name: s.o.Name, Kind: Kind, Path: s.Where(), Database: &db}
 	dst := filepath.Join(job.Dir, s.o.Name)
-	if err := s.archive(ctx, dst, db.Name, &db, "--snapshot="+snapshot); err != nil {
+	if err := s.archive(ctx, dst, db.Name, &db, job.Live, "--snapshot="+snapshot); err != nil {
 		return manifest.Source{}, err
 	}
 	err = seal(dst, &rec)
@@ -68,8 +68,8 @@ func (s *Source) dump(ctx context.Context, job manifest.Job, database string) (m
 }
 
 // archive runs pg_dump into dst, which isn't there yet, and records in db what wrote it. from is the database that is
-// read: the live one, or its clone.
-func (s *Source) archive(ctx context.Context, dst, from string, db *manifest.Database, args ...string) error {
+// read: the live one, or its clone; beside says that the node runs.
+func (s *Source) archive(ctx context.Context, dst, from string, db *manifest.Database, beside bool, args ...string) error {
 	client, err := s.server.CheckClient(ctx, "pg_dump", db.ServerVersion)
 	if err != nil {
 		return err
@@ -79,14 +79,14 @@ func (s *Source) archive(ctx context.Context, dst, from string, db *manifest.Dat
 	if major(client) >= 16 {
 		compression = zstdFast
 	}
-	c := &clientRun{server: s.server, log: s.o.Log, op: "dump", program: "pg_dump", database: from, version: db.ServerVersion, observe: s.o.Observe, phase: "dump", total: db.Size}
+	c := &clientRun{server: s.server, log: s.o.Log, op: "dump", program: "pg_dump", database: from, version: db.ServerVersion, beside: beside, observe: s.o.Observe, phase: "dump", total: db.Size}
 	run := func() error {
 		level := compression
 		if major(client) < 16 {
 			level = "1" // it knows no other method, nor a name for this one
 		}
 		return c.run(ctx, append([]string{
-			"--format=directory", "--file=" + dst, "--jobs=" + strconv.Itoa(jobs()), "--compress=" + level,
+			"--format=directory", "--file=" + dst, "--jobs=" + strconv.Itoa(jobs(beside)), "--compress=" + level,
 			"--lock-wait-timeout=" + lockWait, "--no-password",
 		}, args...)...)
 	}
@@ -105,8 +105,14 @@ func (s *Source) archive(ctx context.Context, dst, from string, db *manifest.Dat
 	return nil
 }
 
-// jobs is how many sessions of a server are used at once. It is the node's too: half of our cores, four at most.
-func jobs() int { return min(4, max(2, runtime.NumCPU()/2)) }
+// jobs is how many sessions of a server are used at once: beside the node half of our cores, four at most; while it waits
+// for us all of them, eight at most.
+func jobs(beside bool) int {
+	if beside {
+		return min(4, max(2, runtime.NumCPU()/2))
+	}
+	return min(8, max(2, runtime.NumCPU()))
+}
 
 // archiveSize is the room that the archive of a database of that size is counted with, in bytes. Measured: hashes and
 // JSON a third, random bytes about the size (hex doubles them, the compression halves that again); indexes, which no
@@ -211,7 +217,7 @@ func (s *Source) dumpClone(ctx context.Context, dir, dst string, rec *manifest.S
 	if err != nil {
 		return err
 	}
-	err = s.archive(ctx, partial, *rec.Database.Clone, rec.Database)
+	err = s.archive(ctx, partial, *rec.Database.Clone, rec.Database, true)
 	shut()
 	if err != nil {
 		return err

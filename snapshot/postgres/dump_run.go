@@ -33,20 +33,23 @@ type clientRun struct {
 	program  string
 	database string
 	version  string // the server's; "" = not known
+	beside   bool   // the node runs: it goes first
 	observe  manifest.Observe
 	phase    string
 	total    int64 // bytes, as good as they are known
 }
 
-// run runs the program to its end, at low priority: the node runs beside it, or waits for the disk alone. Its warnings
-// are logged. The error says what it complained of first, and what to do.
+// run runs the program to its end, at low priority where the node runs beside it. Its warnings are logged. The error says
+// what it complained of first, and what to do.
 func (c *clientRun) run(ctx context.Context, args ...string) error {
 	cmd, err := c.server.Program(c.program, c.database, args...)
 	if err != nil {
 		return err
 	}
 	addOptions(cmd, c.version)
-	kind(cmd)
+	if c.beside {
+		kind(cmd)
+	}
 	stop := c.watch(ctx)
 	res, err := proc.Output(ctx, cmd, 4<<10)
 	stop()

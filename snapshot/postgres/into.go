@@ -33,7 +33,7 @@ func (s *Source) Into(ctx context.Context, r manifest.Restore, dsn string) error
 	if err := v.empty(ctx); err != nil {
 		return err
 	}
-	faults, err := s.load(ctx, v, cfg.Database, r.From, r.Record, "--no-owner", "--no-privileges", "--single-transaction")
+	faults, err := s.load(ctx, v, cfg.Database, r.From, r.Record, true, "--no-owner", "--no-privileges", "--single-transaction")
 	if err != nil {
 		return err
 	}

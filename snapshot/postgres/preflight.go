@@ -102,7 +102,7 @@ func (c *checkup) connections() error {
 	if err != nil {
 		return err
 	}
-	if want := jobs() + spare; left < want {
+	if want := jobs(false) + spare; left < want {
 		c.fail("connections", "raise max_connections in postgresql.conf by "+strconv.Itoa(want), "%d are left, a snapshot uses up to %d", max(left, 0), want)
 	} else {
 		c.ok("connections", "%d are left", left)

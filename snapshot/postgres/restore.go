@@ -262,7 +262,7 @@ func (s *Source) fill(ctx context.Context, admin *pgx.Conn, j *journal, r manife
 	if err := s.make(ctx, admin, j, freshOptions(r.Record.Database)+" OWNER "+quoted(j.Database.Owner)); err != nil {
 		return err
 	}
-	faults, err := s.load(ctx, s.server, j.Stage, r.From, r.Record)
+	faults, err := s.load(ctx, s.server, j.Stage, r.From, r.Record, false)
 	if err != nil {
 		return err
 	}
@@ -306,8 +306,8 @@ func literal(text string) string {
 }
 
 // load fills an empty database from the archive at and compares the two. Nothing that pg_restore complains of is passed
-// over, and what it didn't notice, the comparison does.
-func (s *Source) load(ctx context.Context, v *Server, database, at string, rec manifest.Source, args ...string) ([]manifest.Fault, error) {
+// over, and what it didn't notice, the comparison does. beside says that the node runs.
+func (s *Source) load(ctx context.Context, v *Server, database, at string, rec manifest.Source, beside bool, args ...string) ([]manifest.Fault, error) {
 	conn, err := v.Connect(ctx, database)
 	if err != nil {
 		return nil, err
@@ -325,13 +325,13 @@ func (s *Source) load(ctx context.Context, v *Server, database, at string, rec m
 		return nil, err
 	}
 	if !slices.Contains(args, "--single-transaction") {
-		args = append(args, fmt.Sprintf("--jobs=%d", jobs()))
+		args = append(args, fmt.Sprintf("--jobs=%d", jobs(beside)))
 	}
-	c := &clientRun{server: v, log: s.o.Log, op: "restore into", program: "pg_restore", database: database, version: version, observe: s.o.Observe, phase: "restore", total: rec.Database.Size}
+	c := &clientRun{server: v, log: s.o.Log, op: "restore into", program: "pg_restore", database: database, version: version, beside: beside, observe: s.o.Observe, phase: "restore", total: rec.Database.Size}
 	if err := c.run(ctx, append(args, "--format=directory", "--exit-on-error", "--no-password", "--dbname="+conninfo(database), at)...); err != nil {
 		return nil, err
 	}
-	faults, err := v.compareContent(ctx, database, at, rec, s.o.Observe)
+	faults, err := v.compareContent(ctx, database, at, rec, beside, s.o.Observe)
 	if err != nil || len(faults) > 0 {
 		return faults, err
 	}

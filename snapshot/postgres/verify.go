@@ -40,7 +40,7 @@ func (s *Source) VerifyDeep(ctx context.Context, at string, rec manifest.Source)
 	if err := s.create(ctx, admin, name, freshOptions(rec.Database), s.newMark(roleScratch, rec.Database.Name, "")); err != nil {
 		return nil, way.explain(ctx, "create a scratch database on", err)
 	}
-	return s.load(ctx, way, name, at, rec, "--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions")
+	return s.load(ctx, way, name, at, rec, true, "--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions")
 }
 
 // holdScratch tells others that the scratch database is in use: until this session ends.
@@ -77,7 +77,7 @@ func (s *Source) dropScratch(ctx context.Context) error {
 		return err
 	}
 	for _, o := range all {
-		if o.Mark == nil || o.Mark.Role != roleScratch {
+		if o.Mark != nil && o.Mark.Role != roleScratch { // without a mark its maker died as soon as it was made
 			continue
 		}
 		var free bool
