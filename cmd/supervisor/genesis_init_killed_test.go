@@ -73,7 +73,7 @@ func TestGenesisInitKilled(t *testing.T) {
 		took := time.Since(began)
 
 		finished := false
-		const moments = 14
+		const moments = 9
 		for n := range moments {
 			cmd := command()
 			var output safeBuffer
