@@ -59,7 +59,7 @@ put 0644 "$stage/zsh" /usr/share/zsh/site-functions/_supervisor
 put 0644 "$stage/fish" /usr/share/fish/vendor_completions.d/supervisor.fish
 
 doc=/usr/share/doc/nodevisor
-for page in docs/*.md; do put 0644 "$page" "$doc/${page##*/}"; done
+find docs -name '*.md' | while read -r page; do put 0644 "$page" "$doc/${page#docs/}"; done
 put 0644 README.md $doc/README.md
 put 0644 LICENSE $doc/LICENSE
 put 0644 packaging/debian/copyright $doc/copyright
