@@ -15,7 +15,7 @@ SUDO     = $(shell test "$$(id -u)" = 0 || echo sudo)
 MISSING  = $(if $(RACE),,gcc(no race detector)) $(foreach w,$(WANTED),$(shell command -v $(firstword $(subst :, ,$(w))) >/dev/null || echo $(lastword $(subst :, ,$(w)))))
 
 .DEFAULT_GOAL := build
-.PHONY: build test demo demo-postgres lint e2e cover fuzz deb rpm packages packages-check deps clean help
+.PHONY: build test test-postgres demo demo-postgres lint e2e cover fuzz deb rpm packages packages-check deps clean help
 
 build: ## all programs, into build/
 	@mkdir -p build
@@ -25,6 +25,10 @@ test: ## go vet, then unit tests and scripts, under the race detector where ther
 	@test -z "$(strip $(MISSING))" || echo "missing on this machine: $(strip $(MISSING)); make deps installs it"
 	go vet ./...
 	go test $(RACE) -timeout 15m ./...
+
+test-postgres: ## databases against another server: PG_BIN=/usr/lib/postgresql/17/bin; pg_dump on PATH must be as new
+	@test -x "$(PG_BIN)/initdb" || { echo "PG_BIN must name the directory of initdb, pg_ctl and postgres"; exit 2; }
+	PG_BIN=$(PG_BIN) go test $(RACE) -timeout 30m ./internal/pgtest ./snapshot/postgres/...
 
 demo: ## an upgrade of a running node, with its timeline
 	go run ./testdata/demo
