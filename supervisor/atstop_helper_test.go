@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 
 	"nodevisor/internal/hint"
+	"nodevisor/internal/proc"
 )
 
 // testTemplates makes templates by a program of the test's.
@@ -23,9 +25,10 @@ func (c testTemplates) path(snapshot string) string {
 
 func (c testTemplates) Export(ctx context.Context, snapshot string, height int64) error {
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", c.Templates, "template", c.path(snapshot), strconv.FormatInt(height, 10))
-	out, err := cmd.Output()
-	if err != nil {
-		return &hint.Error{Op: "run the export", Err: fmt.Errorf("%w: %s", err, out), Hint: "look at its output"}
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := proc.Run(cmd); err != nil {
+		return &hint.Error{Op: "run the export", Err: fmt.Errorf("%w: %s", err, &out), Hint: "look at its output"}
 	}
 	return nil
 }

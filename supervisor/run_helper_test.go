@@ -30,8 +30,9 @@ type runConfig struct {
 	Upgrade    upgrade.Config
 	Height     source.Config
 	Args, Env  []string
-	EnvOf      map[string][]string // more for a version, by its name
-	SnapshotOn []string            // nil: no store at all
+	EnvOf      map[string][]string     // more for a version, by its name
+	SnapshotOn []string                // nil: no store at all
+	Sources    []snapshot.SourceConfig // nil: the data directory
 	TemplateOn []string
 	Templates  string // a program that makes a template of a snapshot: its id and height are the arguments
 	Restoring  bool   // the file "restoring" in the home is the marker of a root that restores
@@ -155,7 +156,7 @@ func (c runConfig) store(log *slog.Logger) (*testStore, error) {
 		return []string{j.Upgrade.Snapshot}
 	}
 	config := snapshot.DefaultConfig()
-	config.MinFree = "0"
+	config.MinFree, config.Sources = "0", c.Sources
 	store, err := snapshot.Open(snapshot.Options{Config: config, Home: c.Home, Log: log, Protect: protect})
 	if err != nil {
 		return nil, err
@@ -163,7 +164,11 @@ func (c runConfig) store(log *slog.Logger) (*testStore, error) {
 	return &testStore{store}, store.Recover(context.Background())
 }
 
-func (s *testStore) Room(context.Context) error { return nil }
+// Room announces how the snapshot will be taken; there is room for it.
+func (s *testStore) Room(ctx context.Context) error {
+	_, err := s.Forecast(ctx)
+	return err
+}
 
 func (s *testStore) Restore(ctx context.Context, id string) error {
 	_, err := s.Store.Restore(ctx, id, snapshot.RestoreOptions{})
