@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -164,5 +165,26 @@ func eventually(t testing.TB, what string, fact func() bool) {
 		if time.Now().After(deadline) {
 			require.Fail(t, "in vain", what)
 		}
+	}
+}
+
+// Nothing here needs a superuser: the database's owner, with CREATEDB, is enough.
+func TestRoundTripAsTheOwner(t *testing.T) {
+	c := pgtest.Start(t)
+	c.Exec("postgres", "CREATE ROLE node LOGIN CREATEDB; CREATE ROLE reader")
+	c.Exec("postgres", "CREATE DATABASE chain OWNER node")
+	c.Exec("chain", "SET ROLE node; CREATE TABLE a (id serial PRIMARY KEY, t text); INSERT INTO a (t) SELECT md5(i::text) FROM generate_series(1, 100) i; CREATE EXTENSION pgcrypto; SELECT lo_from_bytea(0, 'x')")
+	c.Exec("chain", "SET ROLE node; GRANT SELECT ON a TO reader; REVOKE ALL ON DATABASE chain FROM PUBLIC; GRANT CONNECT ON DATABASE chain TO reader; ALTER DATABASE chain SET work_mem = '7MB'")
+	for _, mode := range []string{ModeDump, ModeClone} {
+		s := chainOf(t, c, t.TempDir(), mode, func(o *Options) { o.DSN = strings.Replace(o.DSN, "user=postgres", "user=node", 1) })
+		dir, rec := taken(t, s, snapshotID)
+		faults, err := s.VerifyDeep(t.Context(), filepath.Join(dir, "kwild"), rec)
+		require.NoError(t, err)
+		assert.Empty(t, faults)
+		c.Exec("chain", "DELETE FROM a")
+		restored(t, s, restoreOf(s, dir, rec))
+		assert.Empty(t, contentNow(t, s, "chain", filepath.Join(dir, "kwild"), rec))
+		assert.Equal(t, []string{"true true false 7MB node"}, c.Query("chain", `SELECT concat_ws(' ', has_table_privilege('reader', 'a', 'SELECT')::text, has_database_privilege('reader', 'chain', 'CONNECT')::text,
+			has_database_privilege('reader', 'chain', 'TEMP')::text, current_setting('work_mem'), pg_get_userbyid(datdba)) FROM pg_database WHERE datname = 'chain'`), mode)
 	}
 }
