@@ -266,3 +266,19 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkRows sums up 64 MiB of rows of 200 bytes, as COPY writes them.
+func BenchmarkRows(b *testing.B) {
+	data := bytes.Repeat([]byte(strings.Repeat("0123456789abcdef\t", 12)[:199]+"\n"), 64<<20/200)
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		var rows Rows
+		for rest := data; len(rest) > 0; {
+			n := min(len(rest), 256<<10)
+			if _, err := rows.Write(rest[:n]); err != nil {
+				b.Fatal(err)
+			}
+			rest = rest[n:]
+		}
+	}
+}
