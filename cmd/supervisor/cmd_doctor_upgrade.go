@@ -157,6 +157,7 @@ func (x *examination) snapshots(ctx context.Context) {
 		x.failErr("snapshots", err)
 		return
 	}
+	x.unfinished(store)
 	if err := store.Check(); err != nil {
 		for _, one := range flatten(err) {
 			x.failErr("snapshots", one)
