@@ -38,7 +38,25 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-var built = sync.OnceValues(func() (artefacts, error) { return build("..", filepath.Join(work, "dist"), nil) })
+// source is a copy of the tree, with what git would have said of it: both builds are made of the same, whoever edits files
+// meanwhile.
+var source = sync.OnceValues(func() (env []string, err error) {
+	script := `mkdir "$0/tree"; git ls-files -co --exclude-standard -z | tar --null --ignore-failed-read -cf - -T - | tar -xf - -C "$0/tree"
+		echo "VERSION=$(packaging/version.sh)"; echo "DESCRIBED=$(git describe --tags --always --dirty)"
+		echo "SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)"`
+	cmd := exec.Command("sh", "-ec", script, work)
+	cmd.Dir, cmd.Stderr = "..", os.Stderr
+	out, err := cmd.Output()
+	return strings.Split(strings.TrimSpace(string(out)), "\n"), err
+})
+
+var built = sync.OnceValues(func() (a artefacts, err error) {
+	env, err := source()
+	if err != nil {
+		return a, err
+	}
+	return build(filepath.Join(work, "tree"), filepath.Join(work, "dist"), env)
+})
 
 // build runs the script in the tree at root.
 func build(root, out string, env []string) (a artefacts, err error) {
@@ -83,13 +101,10 @@ func TestTwoBuildsAreTheSame(t *testing.T) {
 	first := packages(t)
 	tree := filepath.Join(work, "elsewhere", "tree")
 	require.NoError(t, os.MkdirAll(tree, 0o700))
-	run(t, "..", "sh", "-c", `umask 077; git ls-files -co --exclude-standard -z | tar --null --ignore-failed-read -cf - -T - | tar -xf - -C "$0"`, tree)
-	second, err := build(tree, filepath.Join(work, "dist2"), []string{
-		"VERSION=" + strings.TrimSpace(run(t, "..", "packaging/version.sh")),
-		"DESCRIBED=" + strings.TrimSpace(run(t, "..", "git", "describe", "--tags", "--always", "--dirty")),
-		"SOURCE_DATE_EPOCH=" + strings.TrimSpace(run(t, "..", "git", "log", "-1", "--format=%ct")),
-		"TZ=Asia/Tokyo", "LC_ALL=C.UTF-8", "TMPDIR=" + filepath.Dir(tree),
-	})
+	run(t, filepath.Join(work, "tree"), "sh", "-c", `umask 077; tar -cf - . | tar -xf - --no-same-permissions -C "$0"`, tree)
+	env, err := source()
+	require.NoError(t, err)
+	second, err := build(tree, filepath.Join(work, "dist2"), append([]string{"TZ=Asia/Tokyo", "LC_ALL=C.UTF-8", "TMPDIR=" + filepath.Dir(tree)}, env...))
 	require.NoError(t, err)
 	for _, pair := range [][2]string{{first.deb, second.deb}, {first.rpm, second.rpm}, {first.sbom, second.sbom}} {
 		assert.Equal(t, digest(t, pair[0]), digest(t, pair[1]), filepath.Base(pair[0]))
