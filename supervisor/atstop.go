@@ -128,10 +128,10 @@ func (s *Supervisor) takeAtExit(inLoop bool, next func()) {
 		next()
 		return
 	}
-	s.do("snapshot", s.afterTidying(func(ctx context.Context) error {
+	s.do("snapshot", s.unitsDown(s.afterTidying(func(ctx context.Context) error {
 		_, err := s.takeAt(ctx, atExit, s.newSnapshot(atExit))
 		return err
-	}), func(err error) {
+	})), func(err error) {
 		if err != nil && !s.stopping {
 			s.log.Warn("cannot take a snapshot after the node's end", "error", err, "hint", hint.Of(err))
 		}

@@ -42,7 +42,7 @@ func (s *Supervisor) halt(answer func(HaltResult, error)) {
 	}
 	s.log.Info("halting", "at", result.At)
 	s.atRest(func(time.Time) {
-		s.do("halt", s.afterTidying(func(ctx context.Context) error { return s.carryHalt(ctx, h, &result) }), func(err error) {
+		s.do("halt", s.unitsDown(s.afterTidying(func(ctx context.Context) error { return s.carryHalt(ctx, h, &result) })), func(err error) {
 			switch {
 			case s.stopping && s.journal.Hold == nil:
 				answer(result, errOver)

@@ -49,6 +49,7 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	s.publish()
 	s.endLife()
 	close(s.over)
+	s.awaitDumps()
 	return s.code
 }
 

@@ -45,6 +45,7 @@ func (s *Supervisor) start() {
 		s.o.Lines.Reset()
 	}
 	units := s.actWithin(BeforeStart)
+	s.down = false
 	s.do("start", func(ctx context.Context) error {
 		units(ctx)
 		var err error

@@ -119,17 +119,16 @@ func (s *Supervisor) dropDue(name string) {
 func (s *Supervisor) opSkip(r request) {
 	name, known := r.body.Name, s.tracker.Known()
 	height := s.heightOf(name)
-	skip := func(time.Time) {
-		s.do("skip", s.afterTidying(func(ctx context.Context) error {
-			return s.o.Engine.SkipPlan(ctx, name, height, known)
-		}), func(err error) {
+	skip := func(work func(context.Context) error) {
+		s.do("skip", work, func(err error) {
 			finishRequest(r, err, "%s is passed over", name)
 			s.afterOperation(err, name)
 		})
 	}
+	work := s.afterTidying(func(ctx context.Context) error { return s.o.Engine.SkipPlan(ctx, name, height, known) })
 	u := s.journal.Upgrade
 	if u == nil || u.Plan.Name != name || u.Phase == upgrade.Planned {
-		skip(time.Time{})
+		skip(work)
 		return
 	}
 	// What can't be undone is refused while the node still runs.
@@ -140,7 +139,7 @@ func (s *Supervisor) opSkip(r request) {
 		}, "")
 		return
 	}
-	s.atRest(skip)
+	s.atRest(func(time.Time) { skip(s.unitsDown(work)) })
 }
 
 // heightOf finds the height of a pending plan by its name; 0 skips it at any height.
@@ -198,7 +197,7 @@ func (s *Supervisor) opResume(r request) {
 }
 
 func (s *Supervisor) resume(r request, restore func(context.Context) error) {
-	s.do("resume", s.afterTidying(func(ctx context.Context) error {
+	work := s.afterTidying(func(ctx context.Context) error {
 		if err := s.o.Engine.Load(); err != nil {
 			return err
 		}
@@ -206,7 +205,11 @@ func (s *Supervisor) resume(r request, restore func(context.Context) error) {
 			return err
 		}
 		return s.o.Engine.Resume()
-	}), func(err error) {
+	})
+	if r.body.Restore {
+		work = s.unitsDown(work)
+	}
+	s.do("resume", work, func(err error) {
 		finishRequest(r, err, "resumed")
 		if err == nil {
 			s.policy.Reset()

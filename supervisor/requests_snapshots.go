@@ -73,7 +73,7 @@ func (s *Supervisor) tryRestore(r request, op snapshotOp) {
 func (s *Supervisor) snapshotJob(r request, op snapshotOp, begun time.Time) {
 	atRest := s.child == nil
 	var result json.RawMessage
-	s.do("snapshot", s.afterTidying(func(ctx context.Context) error {
+	work := s.afterTidying(func(ctx context.Context) error {
 		out, err := s.o.Snapshots.Do(ctx, r.body.Snapshots, atRest)
 		if err != nil {
 			return err
@@ -82,7 +82,11 @@ func (s *Supervisor) snapshotJob(r request, op snapshotOp, begun time.Time) {
 			return err
 		}
 		return s.o.Engine.Hold("a snapshot was restored", "supervisor resume, or supervisor upgrade use VERSION and then supervisor resume")
-	}), func(err error) {
+	})
+	if atRest && (op.replaces() || op.Op == "create") {
+		work = s.unitsDown(work)
+	}
+	s.do("snapshot", work, func(err error) {
 		s.summarize()
 		s.untidy = s.untidy || op.Op == "create" // one that was taken beneath the node is completed beneath it, too
 		if err != nil {

@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// dumpPatience is how long the end of `run` waits for stacks to be written; a node may end faster than they are.
+const dumpPatience = time.Second
+
 // stopped is what a request to end `run` did to the node.
 type stopped struct {
 	forced    bool          // it had to be killed
@@ -34,9 +37,31 @@ func (s *Supervisor) passOn(sig syscall.Signal) {
 func (s *Supervisor) stopSignalled(sig syscall.Signal) {
 	s.log.Info("stop requested", "signal", sig.String())
 	if sig == syscall.SIGQUIT {
-		s.spawn(func() { os.Stderr.WriteString(allStacks()) }) //nolint:errcheck // nobody reads it
+		s.dump()
 	}
 	s.stopNode(sig)
+}
+
+// dump shows all goroutines beside the loop: a stderr that nobody reads must not keep the node from its signal.
+func (s *Supervisor) dump() {
+	over := make(chan struct{})
+	s.dumps = append(s.dumps, over)
+	s.spawn(func() {
+		defer close(over)
+		os.Stderr.WriteString(allStacks()) //nolint:errcheck // nobody reads it
+	})
+}
+
+// awaitDumps lets what an operator asked for be written before the process ends; a stderr that is full gets dumpPatience.
+func (s *Supervisor) awaitDumps() {
+	enough := time.After(dumpPatience)
+	for _, over := range s.dumps {
+		select {
+		case <-over:
+		case <-enough:
+			return
+		}
+	}
 }
 
 // requestStop begins the end of `run`.
@@ -65,7 +90,6 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 		// The node heard of it before us: what looked like an end by itself was this stop.
 		s.ending = nil
 		s.stopped = &stopped{trial: s.trial}
-		s.actOn(AfterStop, func() {})
 	}
 	if s.child == nil {
 		return
@@ -107,7 +131,7 @@ func (s *Supervisor) endRun() {
 		code = 1
 	}
 	last := s.snapshots.Last
-	s.do("stop", s.afterTidying(func(ctx context.Context) error {
+	s.do("stop", s.unitsDown(s.afterTidying(func(ctx context.Context) error {
 		var given error
 		if was.trial {
 			given = s.o.Engine.GiveBack()
@@ -115,7 +139,7 @@ func (s *Supervisor) endRun() {
 		recorded := errors.Join(given, s.o.Recorder.Flush(), s.o.Lock.ClearNode())
 		s.takeAtStop(ctx, was, last)
 		return recorded
-	}), func(err error) {
+	})), func(err error) {
 		if err != nil {
 			s.log.Error("cannot record the stop", "error", err)
 		}

@@ -122,11 +122,12 @@ type Supervisor struct {
 	began    bool // the node was started once in this life of ours
 	trial    bool // the node that was started last is on probation
 
-	job        *job      // the one job that touches the engine
-	waiting    []func()  // what is to be done when it has ended
-	stopping   bool      // an operator asked for the end of `run`
-	askedAt    time.Time // when
-	stopped    *stopped  // what that did to the node; nil = nothing yet, or no node ran
+	job        *job            // the one job that touches the engine
+	waiting    []func()        // what is to be done when it has ended
+	stopping   bool            // an operator asked for the end of `run`
+	askedAt    time.Time       // when
+	dumps      []chan struct{} // each closed when the stacks that a SIGQUIT asked for are written
+	stopped    *stopped        // what that did to the node; nil = nothing yet, or no node ran
 	due        *trigger
 	applied    func(error) // answers a waiting `upgrade apply`
 	journal    upgrade.Journal
@@ -154,6 +155,7 @@ type Supervisor struct {
 	tale       telling
 
 	leaving     *Child        // the node whose stop has begun
+	down        bool          // the units of a stop were acted upon, or will be, since a node was last started
 	acting      int           // how many moments of other units are being acted on beside the loop
 	unitsOver   chan struct{} // closed when the latest of them is over; nil = there was none
 	unitsCtx    context.Context

@@ -10,8 +10,9 @@ import (
 // Moment is a point of the node's life at which other units of the host are acted upon.
 type Moment string
 
-// The moments. Those of a start come at every start of the node, also after a crash; those of a stop only where the
-// supervisor stops the node.
+// The moments. Those of a start come at every start of the node, also after a crash; those of a stop where the supervisor
+// stops the node, and where it ended by itself and its data is touched before the next start. They come once between two
+// starts.
 const (
 	BeforeStop   Moment = "before-stop"   // before the stop signal
 	AfterStop    Moment = "after-stop"    // the node and all that it left is gone
@@ -57,6 +58,28 @@ func (s *Supervisor) actWithin(at Moment) func(context.Context) {
 	}
 }
 
+// unitsDown makes a job's work of what touches the data of a node at rest: the units of its stop have been acted upon before,
+// also where the node ended by itself. Whoever wants a price feeder down with the node doesn't want it to ask while the
+// data is migrated. A cancelled job waits for none.
+func (s *Supervisor) unitsDown(work func(context.Context) error) func(context.Context) error {
+	before, after, latest := func(context.Context) {}, func(context.Context) {}, s.unitsOver
+	if !s.down {
+		s.down = true
+		before, after = s.actWithin(BeforeStop), s.actWithin(AfterStop)
+	}
+	return func(ctx context.Context) error {
+		before(ctx)
+		after(ctx)
+		if latest != nil {
+			select {
+			case <-latest: // those of a stop of ours, which are acted on beside the loop
+			case <-ctx.Done():
+			}
+		}
+		return work(ctx)
+	}
+}
+
 // turn takes a place in the line: act waits for the turn before, and over, closed by the caller, lets the next one begin.
 func (s *Supervisor) turn(at Moment) (act func(context.Context), over chan struct{}) {
 	before, actions := s.unitsOver, s.o.Units[at]
@@ -86,7 +109,7 @@ func (s *Supervisor) terminate() {
 	if s.leaving == c {
 		return // it was told, or will be
 	}
-	s.leaving = c
+	s.leaving, s.down = c, true
 	s.actOn(BeforeStop, func() {
 		if s.child == c {
 			c.Terminate(s.stopSignal(), s.stopTimeout())

@@ -117,3 +117,63 @@ func TestUnitsAtAnUpgrade(t *testing.T) {
 	assert.Equal(t, []string{"before-stop slow", "after-stop x"}, h.unitsActed())
 	r.stop()
 }
+
+// A node that ends by itself and isn't just started again: the units of a stop are acted upon before its data is touched,
+// both and once, whoever brought it to rest.
+func TestUnitsBeforeTheDataIsTouched(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*testHome){
+		"it exits at the upgrade":  func(h *testHome) { h.set("UPGRADE", "v2@5"); h.set("AT_UPGRADE", "exit") },
+		"it panics at the upgrade": func(h *testHome) { h.set("UPGRADE", "v2@5"); h.set("AT_UPGRADE", "panic") },
+		"it stays at the upgrade":  func(h *testHome) { h.set("UPGRADE", "v2@5") },
+		"snapshot at its end":      func(h *testHome) { h.SnapshotOn = []string{"exit"}; h.set("EXIT_AFTER", "200ms") },
+		"halt":                     func(h *testHome) { h.Args = []string{"start", "--halt-height=60"}; h.set("AT_HALT", "exit0") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t, "v2")
+			h.write("block", "")
+			block := filepath.Join(h.dir, "block")
+			h.Systemd.Units = []unitSpec{{At: BeforeStop, Name: "x"}, {At: AfterStop, Name: "y", Blocking: block}}
+			prepare(h)
+			r := h.start()
+			h.await(trace.FirstBlock, "v1")
+			if name == "halt" {
+				_, err := h.do(client.OpHalt, client.Request{Height: 60})
+				require.NoError(t, err)
+			}
+			h.wait("the units", func() bool { return len(h.unitsActed()) == 2 })
+			require.Equal(t, []string{"before-stop x", "after-stop y"}, h.unitsActed())
+			h.awaitStatus("the node's end", func(st *Status) bool { return st.PID == nil })
+			require.Empty(t, h.taken(), "nothing is touched before they are down")
+			require.NoError(t, os.Remove(block))
+			h.wait("a snapshot", func() bool { return len(h.taken()) > 0 })
+			require.Equal(t, []string{"before-stop x", "after-stop y"}, h.unitsActed()[:2])
+			if name == "halt" {
+				require.Equal(t, ExitHeld, r.exit())
+				return
+			}
+			h.awaitCount(2, trace.Start, "")
+			r.stop()
+		})
+	}
+}
+
+// A stop that comes while the units are acted on before an upgrade is heeded: the next start goes on.
+func TestStopWhileUnitsAreActedOnBeforeAnUpgrade(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.write("block", "")
+	h.Systemd.Units = []unitSpec{{At: BeforeStop, Name: "slow", Blocking: filepath.Join(h.dir, "block")}}
+	h.set("UPGRADE", "v2@5")
+	h.set("AT_UPGRADE", "exit")
+	r := h.start()
+	h.wait("the unit", func() bool { return h.unitsActed()[0] == "before-stop slow" })
+	r.stop()
+	require.Empty(t, h.taken())
+	require.NoError(t, os.Remove(filepath.Join(h.dir, "block")))
+	r = h.start()
+	h.await(trace.FirstBlock, "v2")
+	assert.Equal(t, []string{"before-stop slow", "before-stop slow"}, h.unitsActed(), "again, before the data is touched")
+	r.stop()
+}

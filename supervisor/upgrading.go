@@ -22,12 +22,12 @@ func (s *Supervisor) stopForUpgrade() {
 // known.
 func (s *Supervisor) carry(down time.Time) {
 	s.state = Upgrading
-	s.do("upgrade", s.afterTidying(func(ctx context.Context) error {
+	s.do("upgrade", s.unitsDown(s.afterTidying(func(ctx context.Context) error {
 		if !down.IsZero() {
 			s.o.Engine.StoppedAt(down)
 		}
 		return s.o.Engine.Carry(ctx)
-	}), s.carried)
+	})), s.carried)
 }
 
 func (s *Supervisor) carried(err error) {
@@ -208,7 +208,8 @@ func (s *Supervisor) rollBackByPolicy(why string) {
 // rollBack undoes the upgrade in flight while the node is at rest. One of next and failed is called, unless a stop came.
 func (s *Supervisor) rollBack(binaryOnly bool, next func(), failed func(error)) {
 	s.state = Upgrading
-	s.do("rollback", s.afterTidying(func(ctx context.Context) error { return s.o.Engine.RollBack(ctx, binaryOnly) }), func(err error) {
+	work := func(ctx context.Context) error { return s.o.Engine.RollBack(ctx, binaryOnly) }
+	s.do("rollback", s.unitsDown(s.afterTidying(work)), func(err error) {
 		switch {
 		case s.stopping:
 		case err != nil:
