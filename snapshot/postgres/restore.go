@@ -321,14 +321,25 @@ func (s *Source) load(ctx context.Context, v *Server, database, at string, rec m
 	if major(rec.Database.ClientVersion) > major(version) {
 		needed = rec.Database.ClientVersion // the archive's form is pg_dump's
 	}
-	if _, err := v.CheckClient(ctx, "pg_restore", needed); err != nil {
+	client, err := v.CheckClient(ctx, "pg_restore", needed)
+	if err != nil {
 		return nil, err
 	}
-	if !slices.Contains(args, "--single-transaction") {
+	older, whole := stumbles(client, version), slices.Contains(args, "--single-transaction")
+	if !whole {
 		args = append(args, fmt.Sprintf("--jobs=%d", jobs(beside)))
 	}
+	if !older {
+		args = append(args, "--exit-on-error")
+	}
+	args = append(args, "--format=directory", "--no-password")
 	c := &clientRun{server: v, log: s.o.Log, op: "restore into", program: "pg_restore", database: database, version: version, beside: beside, observe: s.o.Observe, phase: "restore", total: rec.Database.Size}
-	if err := c.run(ctx, append(args, "--format=directory", "--exit-on-error", "--no-password", "--dbname="+conninfo(database), at)...); err != nil {
+	if older && whole {
+		err = v.loadText(ctx, database, append(slices.DeleteFunc(args, func(a string) bool { return a == "--single-transaction" }), at)...)
+	} else {
+		err = c.run(ctx, append(args, "--dbname="+conninfo(database), at)...)
+	}
+	if err != nil && (!older || !onlyStumbled(err)) {
 		return nil, err
 	}
 	faults, err := v.compareContent(ctx, database, at, rec, beside, s.o.Observe)
