@@ -170,6 +170,9 @@ func (s *session) engine(store *snapshots, checker *upgrade.Checker, observe fun
 	}
 	if store != nil && s.snapshotOn("upgrade") {
 		o.Snapshots = store
+		if s.templateOn("upgrade") {
+			o.Templates = newExporter(s, store)
+		}
 	}
 	return upgrade.NewEngine(o)
 }
