@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
@@ -48,12 +49,13 @@ func (e *ExitError) Error() string {
 }
 
 // Output runs a short-lived program (a probe, a script, a query) to its end in a process group of its own, and captures
-// its output: limit bytes of stdout, the tail of stderr. Where cmd.Stdout or cmd.Stderr is set it is left alone and not
-// captured. Nothing of the group outlives the call: at ctx's end all of it is killed at once, and what the program left
-// in it when it ended is killed too.
+// its output: limit bytes of stdout, the tail of stderr. Where cmd.Stdout or cmd.Stderr is set it is not captured, and a
+// writer in cmd.Stdout gets all that the program wrote, however slow it is, until ctx ends. Nothing of the group outlives
+// the call: at ctx's end all of it is killed at once, and what the program left in it when it ended is killed too.
 //
 // cmd must not be made by exec.CommandContext. The result is filled as far as it is known whatever the error: nil for
-// exit code 0; *ExitError for another code or a signal; ctx's cause, wrapped, where ctx ended it; else it couldn't start.
+// exit code 0; *ExitError for another code or a signal; ctx's cause, wrapped, where ctx ended it; the writer's error,
+// wrapped; else it couldn't start.
 func Output(ctx context.Context, cmd *exec.Cmd, limit int) (Result, error) {
 	name := filepath.Base(cmd.Path)
 	if err := context.Cause(ctx); err != nil {
@@ -63,6 +65,10 @@ func Output(ctx context.Context, cmd *exec.Cmd, limit int) (Result, error) {
 	if cmd.Stdout == nil {
 		cmd.Stdout = head
 	}
+	out, err := takeStdout(cmd)
+	if err != nil {
+		return Result{Code: -1}, fmt.Errorf("cannot run %s: %w", name, err)
+	}
 	if cmd.Stderr == nil {
 		cmd.Stderr = tail
 	}
@@ -71,11 +77,14 @@ func Output(ctx context.Context, cmd *exec.Cmd, limit int) (Result, error) {
 	}
 	ownGroup(cmd)
 	began := time.Now()
-	if err := Start(cmd); err != nil {
+	err = Start(cmd)
+	out.started()
+	if err != nil {
 		return Result{Code: -1}, fmt.Errorf("cannot run %s: %w", name, err)
 	}
 	killed := waitGroup(ctx, cmd)
-	err := Wait(cmd)
+	lost := out.finish(ctx)
+	err = Wait(cmd)
 
 	res := Result{Stdout: head.kept, Truncated: head.more, Stderr: tail.bytes(), Code: -1, Took: time.Since(began)}
 	if cmd.ProcessState == nil {
@@ -86,12 +95,27 @@ func Output(ctx context.Context, cmd *exec.Cmd, limit int) (Result, error) {
 		res.Signal = ws.Signal()
 	}
 	switch {
-	case res.Code == 0:
-		return res, nil // also with exec.ErrWaitDelay: the program itself did well
 	case killed && res.Signal == syscall.SIGKILL:
 		return res, fmt.Errorf("%s: killed after %s: %w", name, res.Took.Round(time.Millisecond), context.Cause(ctx))
+	case lost != nil:
+		return res, fmt.Errorf("%s: cannot take its output: %w", name, lost)
+	case res.Code == 0:
+		return res, nil // also with exec.ErrWaitDelay, which is about stdin and stderr: the program itself did well
 	}
 	return res, &ExitError{Program: name, Result: res}
+}
+
+// takeStdout puts a drain between the program and the writer that its output is for; nil where that is a file, which the
+// program gets itself.
+func takeStdout(cmd *exec.Cmd) (*drain, error) {
+	if _, file := cmd.Stdout.(*os.File); file {
+		return nil, nil
+	}
+	out, err := newDrain(cmd.Stdout)
+	if err == nil {
+		cmd.Stdout = out.w
+	}
+	return out, err
 }
 
 func ownGroup(cmd *exec.Cmd) {

@@ -154,3 +154,48 @@ func TestOutputFailures(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	assert.NoFileExists(t, mark, "it ran under an ended context")
 }
+
+// writerFunc is a writer that a test makes slow, or broken.
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// A consumer that is slow when the program ends, longer than pipeDelay, still gets every byte.
+func TestOutputWaitsForASlowWriter(t *testing.T) {
+	var got int
+	cmd := sh("head -c 200000 /dev/zero")
+	cmd.Stdout = writerFunc(func(p []byte) (int, error) {
+		if got += len(p); got == len(p) {
+			time.Sleep(3 * pipeDelay / 2) // the rest lies in the pipe, and the program has ended
+		}
+		return len(p), nil
+	})
+	_, err := Output(t.Context(), cmd, 0)
+	require.NoError(t, err)
+	assert.Equal(t, 200000, got)
+}
+
+// Output that can't be taken is no success, whatever the program's code is.
+func TestOutputSaysWhatAWriterRefused(t *testing.T) {
+	full := errors.New("no room")
+	for _, script := range []string{"echo small", "head -c 300000 /dev/zero", "echo small; exit 3"} {
+		cmd := sh(script)
+		cmd.Stdout = writerFunc(func([]byte) (int, error) { return 0, full })
+		_, err := Output(t.Context(), cmd, 0)
+		require.ErrorIs(t, err, full, script)
+	}
+}
+
+// Nobody is waited for for good: neither a writer that is stuck, nor who holds the pipe from outside of the group.
+func TestOutputIsBoundedByItsContext(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	stuck := make(chan struct{})
+	t.Cleanup(func() { close(stuck) })
+	cmd := sh("echo out")
+	cmd.Stdout = writerFunc(func(p []byte) (int, error) { <-stuck; return len(p), nil })
+	began := time.Now()
+	_, err := Output(ctx, cmd, 0)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Less(t, time.Since(began), 10*time.Second)
+}
