@@ -86,9 +86,6 @@ func (s *session) printUnit(c unitCommand) error {
 	for _, name := range kept {
 		s.say("%s may hold a secret and is left out: put it in a file of mode 0600 and add EnvironmentFile=FILE", name)
 	}
-	if s.cfg.Control.Socket == "" && !systemd.Below(s.cfg.Node.Home, s.cfg.ControlSocket(nil)) {
-		s.say("the path of home is too long for a socket in it: set [control] socket, for a unit has its own /tmp")
-	}
 	fmt.Fprint(s.stdout, service.Render())
 	return nil
 }

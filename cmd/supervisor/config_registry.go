@@ -70,7 +70,8 @@ func newRegistry(environ []string) registry {
 }
 
 // ControlSocket is the path of the control socket: the configured one, else <home>/supervisor/control.sock, else (where
-// that is too long for a socket) a short one in the runtime directory.
+// that is too long for a socket) that of the run that registered for this home, else a short one in the runtime directory:
+// a service has one of its own, of which other commands learn by the registration alone.
 func (c Config) ControlSocket(environ []string) string {
 	if c.Control.Socket != "" {
 		return c.underHome(c.Control.Socket)
@@ -78,7 +79,24 @@ func (c Config) ControlSocket(environ []string) string {
 	if path := filepath.Join(c.Node.Home, "supervisor", "control.sock"); len(path) <= maxSocketPath {
 		return path
 	}
-	return filepath.Join(runtimeDir(environ), homeDigest(c.Node.Home)+".sock")
+	return newRegistry(environ).socketOf(c.Node.Home)
+}
+
+// socketOf is where the run of a home listens, or would. Only its owner, root and we ourselves are believed.
+func (r registry) socketOf(home string) string {
+	believed := []uint32{0, uint32(os.Geteuid())}
+	var st syscall.Stat_t
+	if syscall.Stat(home, &st) == nil {
+		believed = append(believed, st.Uid)
+	}
+	for _, dir := range append([]string{r.dir}, r.more...) {
+		for _, e := range r.list(dir) {
+			if e.Home == filepath.Clean(home) && e.Socket != "" && slices.Contains(believed, e.UID) {
+				return e.Socket
+			}
+		}
+	}
+	return filepath.Join(r.dir, homeDigest(home)+".sock")
 }
 
 func homeDigest(home string) string {

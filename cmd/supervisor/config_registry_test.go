@@ -168,3 +168,24 @@ func TestRegisteredLooksWhereRunsRegister(t *testing.T) {
 	}
 	assert.Contains(t, homes, dir)
 }
+
+// Where the home's path is too long for a socket, a service listens in the directory that systemd gave it alone, and other
+// commands, which have no such directory, find it there.
+func TestSocketOfALongHomeInAService(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Node.Home = filepath.Join(t.TempDir(), strings.Repeat("h", 100))
+	require.NoError(t, os.Mkdir(cfg.Node.Home, 0o700))
+	service := filepath.Join(t.TempDir(), "nodevisor-unit")
+	want := filepath.Join(service, homeDigest(cfg.Node.Home)+".sock")
+	assert.Equal(t, want, cfg.ControlSocket([]string{"RUNTIME_DIRECTORY=" + service}))
+
+	run := registry{dir: service}
+	other := registry{dir: filepath.Join(t.TempDir(), "nodevisor"), more: []string{service}}
+	assert.Equal(t, filepath.Join(other.dir, filepath.Base(want)), other.socketOf(cfg.Node.Home), "nobody is there yet")
+	release, err := run.register(Entry{Home: cfg.Node.Home, Pid: os.Getpid(), Socket: want})
+	require.NoError(t, err)
+	assert.Equal(t, want, other.socketOf(cfg.Node.Home))
+	assert.NotEqual(t, want, other.socketOf(cfg.Node.Home+"2"), "of another home")
+	release()
+	assert.NotEqual(t, want, other.socketOf(cfg.Node.Home), "it is gone")
+}
