@@ -1,0 +1,108 @@
+//go:build faults
+
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	fakenode "nodevisor/internal/fakenode/build"
+)
+
+// outage is how long a full or broken disk stays so: longer than every quick try again.
+const outage = 300 * time.Millisecond
+
+// limit is where counting up ends at last: no upgrade makes so many changes.
+const limit = 2000
+
+// kinds of changes that an error makes sense for.
+const (
+	changes = "any"
+	growing = "write,open,mkdir,symlink,link,rename,fsync"
+	moving  = "rename,link"
+)
+
+// TestKilled kills the program before each of its changes: once, and in every other round again while it recovers.
+func TestKilled(t *testing.T) {
+	each(t, "kill", changes, 0)
+}
+
+// TestBroken makes each change fail once with EIO.
+func TestBroken(t *testing.T) {
+	each(t, "EIO", changes, 0)
+}
+
+// TestBrokenForAWhile lets the disk fail at each change and for some time after it.
+func TestBrokenForAWhile(t *testing.T) {
+	each(t, "EIO", changes, outage)
+}
+
+// TestFull makes each change that needs room fail, for some time.
+func TestFull(t *testing.T) {
+	each(t, "ENOSPC", growing, outage)
+}
+
+// TestOtherDevice makes each move fail as between two file systems.
+func TestOtherDevice(t *testing.T) {
+	each(t, "EXDEV", moving, 0)
+}
+
+// each counts n up until the nth change is never made, in each story, and lets every kth n be met.
+func each(t *testing.T, action, kinds string, lasts time.Duration) {
+	t.Parallel()
+	fakenode.Binary(t, "v1") // the first one compiles the standard library where no cache has it
+	for _, s := range stories {
+		t.Run(s.name, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(*seed, 0))
+			first := 1 + random.IntN(*every)
+			var met, beyond atomic.Int64
+			places := make(chan int)
+			var all sync.WaitGroup
+			for range *workers {
+				m := newMount(t)
+				all.Go(func() {
+					for n := range places {
+						t.Run(fmt.Sprintf("%03d", n), func(t *testing.T) {
+							h := newHome(t, m, s)
+							if h.meet(fault{kinds, n, action, lasts}) {
+								met.Add(1)
+							} else {
+								beyond.Add(1)
+							}
+						})
+					}
+				})
+			}
+			// The number of changes differs a little from run to run: more than one n must be beyond the end.
+			last := 0
+			for n := first; n <= limit && beyond.Load() < 3 && !t.Failed(); n += *every {
+				places <- n
+				last = n
+			}
+			close(places)
+			all.Wait()
+			t.Logf("%s at every %d. change from %d to %d (-seed %d): met %d times", action, *every, first, last, *seed, met.Load())
+			if !t.Failed() {
+				assert.GreaterOrEqual(t, beyond.Load(), int64(1), "there are more changes than %d", limit)
+				assert.Positive(t, met.Load(), "the faults don't reach the program")
+			}
+		})
+	}
+}
+
+// meet lets one life meet the fault, and then recovers; a program that was killed is killed again while it recovers, at
+// another place. It tells whether the fault came.
+func (h *home) meet(f fault) bool {
+	_, hits := h.live(f)
+	if hits > 0 && f.action == "kill" && f.n%2 == 0 {
+		h.live(fault{f.kinds, 1 + f.n*7%40, f.action, f.lasts})
+	}
+	h.recover()
+	return hits > 0
+}

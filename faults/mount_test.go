@@ -1,0 +1,105 @@
+//go:build faults
+
+package faults
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/proc"
+)
+
+// fault is what happens to the nth change of some kinds; the zero value is none.
+type fault struct {
+	kinds  string        // separated by commas; "any" is each of them
+	n      int           // 0 = only counted
+	action string        // kill, or an error's name
+	lasts  time.Duration // how long the disk stays as it is then; 0 = one change fails
+}
+
+func (f fault) String() string {
+	return fmt.Sprintf("%s at %s %d for %s", f.action, f.kinds, f.n, f.lasts)
+}
+
+// mount is a mounted faultfs. Dir is what programs see, below the directory under it, which the test looks at.
+type mount struct {
+	dir, below string
+	in         io.Writer
+	out        *bufio.Scanner
+}
+
+// newMount mounts a faultfs that goes at the test's end.
+func newMount(t *testing.T) *mount {
+	t.Helper()
+	root, err := os.MkdirTemp(memory(), "nv") // short: a socket's path has at most 107 bytes
+	require.NoError(t, err)
+	m := &mount{dir: filepath.Join(root, "m"), below: filepath.Join(root, "b")}
+	require.NoError(t, os.Mkdir(m.dir, 0o755))
+	require.NoError(t, os.Mkdir(m.below, 0o755))
+	cmd := exec.Command(programs.faultfs, programs.supervisor, m.below, m.dir)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, theirs, err := os.Pipe()
+	require.NoError(t, err)
+	cmd.Stdout = theirs
+	require.NoError(t, proc.Start(cmd))
+	theirs.Close()
+	m.in, m.out = in, bufio.NewScanner(out)
+	t.Cleanup(func() {
+		in.Close()
+		if err := proc.Wait(cmd); err != nil && !t.Failed() {
+			t.Errorf("faultfs: %v", err)
+		}
+		out.Close()
+		os.RemoveAll(root)
+	})
+	require.True(t, m.out.Scan(), "faultfs can't mount (is /dev/fuse there?)")
+	require.Equal(t, "mounted", m.out.Text())
+	return m
+}
+
+// memory is a directory in memory where there is one from which programs may be executed: no power is cut here.
+func memory() string {
+	var flags = int64(0x8) // ST_NOEXEC, statfs(2)
+	if st, err := statfs("/dev/shm"); err == nil && st.Flags&flags == 0 {
+		return "/dev/shm"
+	}
+	return ""
+}
+
+func (m *mount) ask(t *testing.T, line string) string {
+	t.Helper()
+	_, err := io.WriteString(m.in, line+"\n")
+	require.NoError(t, err)
+	require.True(t, m.out.Scan(), "faultfs has ended")
+	require.False(t, strings.HasPrefix(m.out.Text(), "error"), m.out.Text())
+	return m.out.Text()
+}
+
+// arm sets the fault, and counts from now on.
+func (m *mount) arm(t *testing.T, f fault) {
+	t.Helper()
+	if f.n == 0 {
+		f = fault{"any", 0, "kill", 0}
+	}
+	m.ask(t, fmt.Sprintf("arm %s %d %s %s", f.kinds, f.n, f.action, f.lasts))
+}
+
+// met tells how many changes there were, how many of them failed, and what the first of those was.
+func (m *mount) met(t *testing.T) (count, hits int, first string) {
+	t.Helper()
+	words := strings.SplitN(m.ask(t, "state"), " ", 5)
+	_, err := fmt.Sscan(words[1]+" "+words[3], &count, &hits)
+	require.NoError(t, err)
+	return count, hits, words[4]
+}
