@@ -6,6 +6,10 @@ TOOLS   := $(CURDIR)/.nodevisor-tools
 LINT    := v2.15.0
 NFPM    := v2.43.0
 FUZZTIME ?= 30s
+# What `make bench` measures, and beside what: see bench/doc.go.
+PARTS     ?= upgrade postgres
+PEER      ?= build/e2e/cosmovisor
+PG_CLIENT ?= $(TOOLS)/postgresql-client-17/bin
 # What tests use beyond Go and make; `make deps` installs it on Debian.
 PACKAGES := gcc libc6-dev git procps strace postgresql prometheus systemd dbus iproute2 rpm
 WANTED   := git:git pgrep:procps strace:strace $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb):postgresql promtool:prometheus systemd-analyze:systemd dbus-daemon:dbus ip:iproute2 rpm:rpm
@@ -15,7 +19,7 @@ SUDO     = $(shell test "$$(id -u)" = 0 || echo sudo)
 MISSING  = $(if $(RACE),,gcc(no race detector)) $(foreach w,$(WANTED),$(shell command -v $(firstword $(subst :, ,$(w))) >/dev/null || echo $(lastword $(subst :, ,$(w)))))
 
 .DEFAULT_GOAL := build
-.PHONY: build test test-postgres demo demo-postgres lint e2e cover fuzz deb rpm packages packages-check deps clean help
+.PHONY: build test test-postgres demo demo-postgres lint e2e cover fuzz bench deb rpm packages packages-check deps clean help
 
 build: ## all programs, into build/
 	@mkdir -p build
@@ -58,6 +62,19 @@ fuzz: ## each fuzz test for FUZZTIME
 			echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
 		done; \
 	done
+
+bench: $(PEER) $(PG_CLIENT) ## Nodevisor beside Cosmovisor, pg_dump and psql, in tables; WRITE=1 puts them into docs/benchmarks.md
+	@mkdir -p build
+	go test -c -o build/bench.test ./bench
+	cd bench && PEER=$(abspath $(PEER)) BENCH_PG_CLIENT=$(PG_CLIENT) BENCH_PARTS="$(PARTS)" BENCH_WRITE=$(if $(WRITE),../docs/benchmarks.md) \
+		BENCH_ROUNDS=$${BENCH_ROUNDS:-5} BENCH_PG_SIZE=$${BENCH_PG_SIZE:-1G} BENCH_TREE=$${BENCH_TREE:-1024x2M} BENCH_IDLE=$${BENCH_IDLE:-30s} \
+		../build/bench.test -test.run '^TestBench$$' -test.timeout 4h
+
+build/e2e/cosmovisor:
+	cd testdata/peer && go build -ldflags '-s -w' -o $(CURDIR)/$@ cosmossdk.io/tools/cosmovisor/cmd/cosmovisor
+
+$(TOOLS)/postgresql-client-17/bin:
+	bench/client.sh $(@D)
 
 deb rpm: $(TOOLS)/nfpm-$(NFPM) ## one kind of package, with its bill of materials and digests, into dist/
 	NFPM=$< packaging/build.sh $@

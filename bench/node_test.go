@@ -1,0 +1,201 @@
+package bench
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	fakenode "nodevisor/internal/fakenode/build"
+	"nodevisor/internal/fakenode/trace"
+)
+
+const (
+	planName   = "v2"
+	planHeight = 3                // the node stops making blocks there, as at a real plan, and its RPC goes on
+	patience   = 60 * time.Second // with a node that must start, or end
+)
+
+// A tool is one supervisor. The commands and variables are Cosmovisor's: Nodevisor takes the same.
+type tool struct{ name, path string }
+
+// A run is one supervisor with its node, on a home of its own.
+type run struct {
+	tool
+	home   string
+	trace  string
+	cmd    *exec.Cmd
+	began  time.Time
+	ended  chan struct{}
+	prefix []string // what the supervisor is run by: strace
+}
+
+// newRun makes a home in dir with the first version installed and the second staged. db, unless empty, is moved into it
+// as the application's database.
+func newRun(t testing.TB, w tool, dir, db string) *run {
+	t.Helper()
+	home, err := os.MkdirTemp(dir, "nodevisor-bench-")
+	require.NoError(t, err)
+	r := &run{tool: w, home: home, trace: filepath.Join(home, "trace")}
+	t.Cleanup(func() { r.end(t) })
+	v1, v2 := filepath.Join(home, "v1", "fakenode"), filepath.Join(home, "v2", "fakenode")
+	fakenode.Install(t, v1, "v1")
+	fakenode.Install(t, v2, "v2")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	r.command(t, v1, "init", "--rpc", l.Addr().String())
+	r.command(t, w.path, "init", v1)
+	r.command(t, w.path, "add-upgrade", planName, v2)
+	if db != "" {
+		require.NoError(t, os.Rename(db, filepath.Join(home, "data", "application.db")))
+		t.Cleanup(func() { r.giveBack(t, db) })
+	}
+	return r
+}
+
+// giveBack takes the database out of the home, for the next run.
+func (r *run) giveBack(t testing.TB, db string) {
+	t.Helper()
+	r.stop(t)
+	err := os.Rename(filepath.Join(r.home, "data", "application.db"), db)
+	if !os.IsNotExist(err) { // else it was given back already
+		require.NoError(t, err)
+	}
+}
+
+func (r *run) env() []string {
+	return []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + r.home, "DAEMON_HOME=" + r.home, "DAEMON_NAME=fakenode",
+		"DAEMON_SHUTDOWN_GRACE=20s", // Cosmovisor's own default kills at once
+		"SUPERVISOR_SNAPSHOT_MIN_FREE=0", "FAKENODE_BLOCK_TIME=20ms",
+		fmt.Sprintf("FAKENODE_STALL_AT=%d", planHeight+1), "FAKENODE_TRACE=" + r.trace,
+	}
+}
+
+func (r *run) command(t testing.TB, name string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env, cmd.Dir = r.env(), r.home
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s %v: %s", name, args, out)
+}
+
+// start starts the supervisor and waits for the node at the plan's height.
+func (r *run) start(t testing.TB) trace.Event {
+	t.Helper()
+	log, err := os.OpenFile(filepath.Join(r.home, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	require.NoError(t, err)
+	defer log.Close()
+	args := append(append([]string{}, r.prefix...), r.path, "run", "start")
+	r.cmd, r.ended = exec.Command(args[0], args[1:]...), make(chan struct{})
+	r.cmd.Env, r.cmd.Dir, r.cmd.Stdout, r.cmd.Stderr = r.env(), r.home, log, log
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	r.began = time.Now()
+	require.NoError(t, r.cmd.Start())
+	go func() {
+		_ = r.cmd.Wait()
+		close(r.ended)
+	}()
+	first := r.wait(t, fakenode.Kind(trace.Start, "v1"))
+	r.wait(t, fakenode.Kind(trace.FirstBlock, "v1"))
+	return first
+}
+
+// wait gives the first such event of the node's life.
+func (r *run) wait(t testing.TB, match func(trace.Event) bool) trace.Event {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		events, err := trace.Read(r.trace)
+		require.NoError(t, err)
+		for _, e := range events {
+			if match(e) {
+				return e
+			}
+		}
+	}
+	log, _ := os.ReadFile(filepath.Join(r.home, "log"))
+	require.FailNow(t, "the node didn't do what was waited for", "%s:\n%s", r.name, log[max(0, len(log)-4<<10):])
+	return trace.Event{}
+}
+
+// announce writes the plan as x/upgrade does, in one go, and says when.
+func (r *run) announce(t testing.TB) time.Time {
+	t.Helper()
+	plan := fmt.Appendf(nil, `{"name":%q,"time":"0001-01-01T00:00:00Z","height":%d,"info":""}`, planName, planHeight)
+	begin := time.Now()
+	require.NoError(t, os.WriteFile(filepath.Join(r.home, "data", "upgrade-info.json"), plan, 0o600))
+	return begin
+}
+
+// stop ends the supervisor, and a node that it left behind: Cosmovisor v1.5.0 may leave one after an upgrade.
+func (r *run) stop(t testing.TB) {
+	t.Helper()
+	if r.cmd == nil {
+		return
+	}
+	_ = r.cmd.Process.Signal(syscall.SIGTERM)
+	if len(r.prefix) > 0 { // strace doesn't pass it on; the supervisor is in its process group
+		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGTERM)
+	}
+	select {
+	case <-r.ended:
+	case <-time.After(patience):
+		_ = r.cmd.Process.Kill()
+		<-r.ended
+	}
+	events, err := trace.Read(r.trace)
+	require.NoError(t, err)
+	for _, e := range events {
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", e.PID)); err == nil && strings.HasPrefix(exe, r.home+"/") {
+			_ = syscall.Kill(e.PID, syscall.SIGKILL)
+		}
+	}
+	r.cmd = nil
+}
+
+// end removes all of it.
+func (r *run) end(t testing.TB) {
+	t.Helper()
+	r.stop(t)
+	require.NoError(t, os.RemoveAll(r.home))
+}
+
+// at is the moment of an event.
+func at(e trace.Event) time.Time { return time.Unix(0, e.Time) }
+
+// processorTime is what a process has used, with the children that it has waited for.
+func processorTime(t testing.TB, pid int) time.Duration {
+	t.Helper()
+	// The clock of another process, exact to the nanosecond: clock_getcpuclockid(3), CPUCLOCK_SCHED in the kernel.
+	var ts unix.Timespec
+	require.NoError(t, unix.ClockGettime(int32(^pid<<3|2), &ts)) //nolint:gosec // pids are small
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	require.NoError(t, err)
+	rest := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	ticks := 0
+	for _, f := range rest[13:15] { // cutime and cstime, in hundredths of a second: proc(5)
+		n := 0
+		_, err := fmt.Sscan(f, &n)
+		require.NoError(t, err)
+		ticks += n
+	}
+	return time.Duration(ts.Nano()) + time.Duration(ticks)*10*time.Millisecond
+}
+
+// memory is one of the figures of a process's status, in bytes.
+func memory(t testing.TB, pid int, name string) float64 {
+	t.Helper()
+	var kb float64
+	_, err := fmt.Sscan(field(t, fmt.Sprintf("/proc/%d/status", pid), name), &kb)
+	require.NoError(t, err)
+	return kb * 1024
+}
