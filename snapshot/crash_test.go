@@ -245,6 +245,9 @@ func crashInRestore(t *testing.T, mounted bool) {
 		}
 		require.Len(t, aside, 1)
 		assert.Equal(t, after, got, "finished: the snapshot's data")
+		r, err := open(t, home).Restore(context.Background(), id, RestoreOptions{Once: "way"})
+		require.NoError(t, err)
+		assert.Empty(t, r.Sources, "done again it has no effect: the data isn't put aside a second time")
 		old := content(t, aside[0])
 		old["."] = before["."] // in a mount point it is a folder of ours
 		assert.Equal(t, before, old, "the data of before is kept whole")

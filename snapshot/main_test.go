@@ -90,7 +90,7 @@ func child(what string) int {
 			"delete":   func() error { return s.Delete(id) },
 			"recover":  func() error { return s.Recover(context.Background()) },
 			"restore": func() error {
-				_, err := s.Restore(context.Background(), id, RestoreOptions{})
+				_, err := s.Restore(context.Background(), id, RestoreOptions{Once: "way"})
 				return err
 			},
 		}[what]()

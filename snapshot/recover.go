@@ -20,6 +20,9 @@ func (s *Store) Recover(ctx context.Context) error {
 	if err := s.recoverRestore(); err != nil {
 		return fmt.Errorf("cannot end an interrupted restore: %w", err)
 	}
+	if err := atomicfile.RemoveTemps(s.state()); err != nil {
+		return fmt.Errorf("cannot tidy up after a restore: %w", err)
+	}
 	partial, err := s.ids(partialSuffix)
 	if err != nil {
 		return err

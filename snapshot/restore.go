@@ -21,6 +21,7 @@ type RestoreOptions struct {
 	To                      string            // each source into a directory of its name in it, instead of in its place
 	Into                    map[string]string // databases, by the source's name, into existing empty ones (DSN); nothing else is restored then
 	SignerStateFromSnapshot bool              // where there is no live signer's state, take the snapshot's
+	Once                    string            // names this restore: done again under the same name it has no effect; "" = always done
 	DryRun                  bool              // check all that can be, say what would be done, and change nothing
 }
 
@@ -65,6 +66,10 @@ func (s *Store) Restore(ctx context.Context, id string, opt RestoreOptions) (Res
 		return RestoreResult{}, err
 	}
 	defer release()
+	if o := s.readOnce(); opt.Once != "" && o.Done && o.Name == opt.Once && o.Snapshot == m.ID {
+		s.log.Info("snapshot was restored already", "snapshot", m.ID)
+		return RestoreResult{ID: m.ID, Sources: []RestoredSource{}}, nil
+	}
 	parts, err := s.parts(ctx, dir, m, opt)
 	switch {
 	case err != nil || opt.DryRun:
@@ -73,7 +78,7 @@ func (s *Store) Restore(ctx context.Context, id string, opt RestoreOptions) (Res
 	case opt.Into != nil:
 		err = into(ctx, parts, opt.Into)
 	default:
-		err = s.replace(ctx, parts)
+		err = s.replace(ctx, parts, opt.Once)
 	}
 	if err != nil {
 		return RestoreResult{}, fmt.Errorf("cannot restore snapshot %s: %w", m.ID, err)
@@ -179,7 +184,7 @@ func extract(ctx context.Context, parts []*part) (err error) {
 }
 
 // replace stages everything, then swaps everything.
-func (s *Store) replace(ctx context.Context, parts []*part) error {
+func (s *Store) replace(ctx context.Context, parts []*part, name string) error {
 	for _, p := range parts {
 		phase, err := p.source.Pending()
 		if err != nil {
@@ -195,6 +200,9 @@ func (s *Store) replace(ctx context.Context, parts []*part) error {
 		}
 	}
 	if err := manifest.Interrupted(ctx, "restore"); err != nil { // the last chance: a swap isn't stopped halfway
+		return errors.Join(err, abort(parts))
+	}
+	if err := s.beginOnce(name, parts[0].job.ID); err != nil {
 		return errors.Join(err, abort(parts))
 	}
 	for _, p := range parts {
@@ -213,6 +221,9 @@ func (s *Store) replace(ctx context.Context, parts []*part) error {
 		if p.result.Signer = signers; before != "" {
 			p.result.Before = &before
 		}
+	}
+	if err := s.swappedOnce(); err != nil {
+		return unfinished(err)
 	}
 	for _, p := range parts {
 		if err := p.source.Done(); err != nil {
@@ -267,12 +278,8 @@ func (s *Store) recoverRestore() error {
 			return err
 		}
 	}
-	for _, step := range recovery(committed) {
-		for _, src := range pending {
-			if err := step(src); err != nil {
-				return err
-			}
-		}
+	if err := s.end(pending, committed); err != nil {
+		return err
 	}
 	if len(pending) > 0 {
 		s.log.Warn("interrupted restore ended", "finished", committed)
@@ -280,14 +287,25 @@ func (s *Store) recoverRestore() error {
 	return nil
 }
 
-// recovery is what each source goes through, each step by all before the next.
-func recovery(committed bool) []func(source) error {
+// end takes the pending sources of a restore to its end, each step by all before the next.
+func (s *Store) end(pending []source, committed bool) error {
+	each := func(step func(source) error) (err error) {
+		for i := 0; i < len(pending) && err == nil; i++ {
+			err = step(pending[i])
+		}
+		return err
+	}
 	if !committed {
-		return []func(source) error{source.Abort}
+		return each(source.Abort)
 	}
-	return []func(source) error{
-		source.Commit,
-		func(src source) error { _, _, err := src.Swap(); return err },
-		source.Done,
+	if err := each(source.Commit); err != nil {
+		return err
 	}
+	if err := each(func(src source) error { _, _, err := src.Swap(); return err }); err != nil {
+		return err
+	}
+	if err := s.swappedOnce(); err != nil {
+		return err
+	}
+	return each(source.Done)
 }

@@ -296,3 +296,23 @@ func TestRestoreUnknown(t *testing.T) {
 		assert.NotEmpty(t, hint.Of(err))
 	}
 }
+
+// A caller that dies between the restore and its record of it asks again, under the same name.
+func TestRestoreOnce(t *testing.T) {
+	home := newHome(t, 1)
+	s := open(t, home)
+	id := completed(t, s, "", 1)
+	restore := func(name string) int {
+		r, err := s.Restore(context.Background(), id, RestoreOptions{Once: name})
+		require.NoError(t, err)
+		return len(r.Sources)
+	}
+	assert.Equal(t, 1, restore("a"))
+	assert.Zero(t, restore("a"), "done already")
+	assert.Equal(t, 1, restore("b"), "another decision")
+	assert.Equal(t, 1, restore("a"), "only the last one is remembered: since then the data was replaced")
+	assert.Equal(t, 1, restore(""))
+	assert.Equal(t, 1, restore("a"), "a restore without a name is another one, too")
+	require.NoError(t, os.WriteFile(s.oncePath(), []byte("{"), 0o600))
+	assert.Equal(t, 1, restore("a"), "a damaged record is none")
+}

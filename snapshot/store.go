@@ -168,7 +168,7 @@ func (s *Store) openDatabase(sl *slot) error {
 		cfg.PasswordFile = s.abs(cfg.PasswordFile)
 	}
 	src, err := postgres.New(postgres.Options{
-		Config: cfg, Name: sl.cfg.Name, Home: s.real, State: s.dir, Bin: s.cfg.PgBin,
+		Config: cfg, Name: sl.cfg.Name, Home: s.real, State: s.state(), Bin: s.cfg.PgBin,
 		Log: s.log, Observe: s.observeBytes, Free: s.usable,
 	})
 	if err != nil {

@@ -170,8 +170,8 @@ func (s *testStore) Room(ctx context.Context) error {
 	return err
 }
 
-func (s *testStore) Restore(ctx context.Context, id string) error {
-	_, err := s.Store.Restore(ctx, id, snapshot.RestoreOptions{})
+func (s *testStore) Restore(ctx context.Context, id, once string) error {
+	_, err := s.Store.Restore(ctx, id, snapshot.RestoreOptions{Once: once})
 	return err
 }
 

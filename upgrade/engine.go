@@ -25,7 +25,8 @@ type Snapshotter interface {
 	// Complete makes a sealed snapshot a verified one, while the node runs.
 	Complete(ctx context.Context, id string) error
 	// Restore puts the snapshot in the place of the data. The node is at rest. Signer state is never taken back.
-	Restore(ctx context.Context, id string) error
+	// once names this way back: called again with it, after a crash, a restore that was done is not done twice.
+	Restore(ctx context.Context, id, once string) error
 	// Room tells, cheaply and before the node is stopped, whether a snapshot can be taken.
 	Room(ctx context.Context) error
 }

@@ -63,6 +63,7 @@ type Upgrade struct {
 	Announced  bool        `json:"announced,omitempty"`
 	Downloaded bool        `json:"downloaded,omitempty"`       // the binary came from the plan's info
 	BinaryOnly bool        `json:"binary_only,omitempty"`      // the rollback leaves the data alone
+	WayBack    string      `json:"way_back,omitempty"`         // names the way back under way: random, a new one for each decision to go
 	Snapshot   string      `json:"snapshot,omitempty"`         // its id, chosen before it is made: made again, it is no second one
 	Skipped    bool        `json:"snapshot_skipped,omitempty"` // no snapshot was wanted
 	Attempts   int         `json:"attempts"`                   // starts of the new version, counted before each

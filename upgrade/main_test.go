@@ -219,7 +219,7 @@ func (s *fakeSnaps) Create(_ context.Context, id, label string, height int64) er
 	return copyFile(s.data, s.path(id))
 }
 
-func (s *fakeSnaps) Restore(_ context.Context, id string) error {
+func (s *fakeSnaps) Restore(_ context.Context, id, _ string) error {
 	s.calls = append(s.calls, "restore "+id)
 	if s.fail != nil {
 		return s.fail

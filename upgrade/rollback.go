@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -50,7 +51,7 @@ func (e *Engine) RollBack(ctx context.Context, binaryOnly bool) error {
 			"supervisor rollback --binary-only (only where the data was not migrated)")
 	}
 	if u.Phase != RollingBack || u.BinaryOnly != only {
-		u.BinaryOnly = only
+		u.BinaryOnly, u.WayBack = only, rand.Text()
 		if err := e.advanceFull(RollingBack); err != nil {
 			return err
 		}
@@ -66,7 +67,7 @@ func (e *Engine) RollBack(ctx context.Context, binaryOnly bool) error {
 func (e *Engine) goBack(ctx context.Context, restore bool) error {
 	u := e.j.Upgrade
 	if restore {
-		if err := e.Snapshots.Restore(ctx, u.Snapshot); err != nil {
+		if err := e.Snapshots.Restore(ctx, u.Snapshot, u.WayBack); err != nil {
 			return fmt.Errorf("cannot restore the snapshot %s: %w", u.Snapshot, err)
 		}
 	}
@@ -119,7 +120,7 @@ func (e *Engine) Restart(ctx context.Context) error {
 		return &hint.Error{Op: "restore the upgrade's snapshot", Err: err, Hint: "supervisor status"}
 	}
 	tries := u.Tries
-	u.BinaryOnly = false
+	u.BinaryOnly, u.WayBack = false, rand.Text()
 	if err := e.advanceFull(RollingBack); err != nil {
 		return err
 	}

@@ -52,8 +52,8 @@ func (s *snapshots) Create(ctx context.Context, id, label string, height int64) 
 }
 
 // Restore puts a snapshot in the place of the data.
-func (s *snapshots) Restore(ctx context.Context, id string) error {
-	_, err := s.Store.Restore(ctx, id, snapshot.RestoreOptions{})
+func (s *snapshots) Restore(ctx context.Context, id, once string) error {
+	_, err := s.Store.Restore(ctx, id, snapshot.RestoreOptions{Once: once})
 	return err
 }
 

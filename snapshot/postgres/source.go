@@ -63,7 +63,7 @@ type Options struct {
 	Config
 	Name    string // the source's, and its folder's in a snapshot
 	Home    string // the node's home, absolute: its digest is in the names of our databases
-	State   string // where the journal of a restore is kept: the store's directory
+	State   string // where the journal of a restore is kept: a directory of this home alone
 	Bin     string // where pg_dump and pg_restore lie; "" = PATH
 	Log     *slog.Logger
 	Free    func(path string) (int64, error) // the room that may be used on path's file system, in bytes; nil: all that is free

@@ -35,9 +35,9 @@ type journal struct {
 	Database manifest.Database `json:"database"` // what the replacement gets beyond its content; without tables
 }
 
-// journalPath is in the store's directory, which several homes may share.
+// journalPath is in a folder of the home's own.
 func (s *Source) journalPath() string {
-	return filepath.Join(s.o.State, ".restore-"+digest8(s.o.Home)+"-"+s.o.Name+".json")
+	return filepath.Join(s.o.State, "restore-"+s.o.Name+".json")
 }
 
 // pending reads the journal; nil: there is none.
