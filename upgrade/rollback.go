@@ -134,14 +134,18 @@ func (e *Engine) Restart(ctx context.Context) error {
 	})
 }
 
-// Resume gives an upgrade fresh attempts and takes the hold away.
+// Resume gives an upgrade fresh attempts and takes the hold away. On the way back the attempts stay what they are: used
+// up, they say that it was the policy's decision to go back, and what follows it.
 func (e *Engine) Resume() error {
 	if e.j.Hold == nil && e.j.Upgrade == nil {
 		return nil
 	}
 	return e.change(atomicfile.Full, func() {
 		if u := e.j.Upgrade; u != nil {
-			u.Attempts, u.Crashes = 0, 0
+			if u.Phase != RollingBack && u.Phase != RolledBack {
+				u.Attempts = 0
+			}
+			u.Crashes = 0
 			u.Tries++
 		}
 		e.j.Hold = nil

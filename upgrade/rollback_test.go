@@ -83,6 +83,27 @@ func TestRollBackWithTheSnapshot(t *testing.T) {
 	assert.NotEmpty(t, hint.Of(err))
 }
 
+// A way back that failed and was resumed is still whose it was: the policy's is known by the attempts that are used up.
+func TestResumeOnTheWayBackKeepsTheAttempts(t *testing.T) {
+	h := newHome(t)
+	h.stage(staged, v2)
+	e := h.engine()
+	h.toProbation(e)
+	used := e.InFlight().Attempts
+	require.Positive(t, used)
+	h.snaps.fail = errDisk
+	require.ErrorIs(t, e.RollBack(t.Context(), false), errDisk)
+	require.NoError(t, e.Hold("the disk", "supervisor resume"))
+	require.NoError(t, e.Resume())
+	assert.Nil(t, h.onDisk().Hold)
+	assert.Equal(t, used, h.onDisk().Upgrade.Attempts)
+	h.snaps.fail = nil
+	require.NoError(t, e.RollBack(t.Context(), false))
+	require.NoError(t, e.Hold("the disk again", "supervisor resume"))
+	require.NoError(t, e.Resume())
+	assert.Equal(t, used, h.onDisk().Upgrade.Attempts)
+}
+
 func TestRollBackOfTheBinaryOnly(t *testing.T) {
 	h := newHome(t)
 	h.snaps = nil
