@@ -56,6 +56,8 @@ type home struct {
 	below upgrade.Layout // as it lies under the mount: to look at, uncounted and unhurt
 	out   string         // the directory of trace and log
 
+	snapshots string // where the store lies
+
 	signed int64 // the highest height that the signer's state was seen at
 	logged int64 // where the log of this life begins
 	lives  []string
@@ -71,6 +73,7 @@ func newHome(t *testing.T, m *mount, s story) *home {
 	h := &home{T: t, story: s, m: m, dir: filepath.Join(m.dir, name), out: out, gone: map[int]bool{}}
 	under := filepath.Join(m.below, name)
 	h.below = upgrade.Layout{Home: under, Root: filepath.Join(under, "cosmovisor"), Node: "simd", Plan: filepath.Join(under, "data", "upgrade-info.json")}
+	h.snapshots = filepath.Join(h.below.State(), "snapshots")
 	for version, program := range map[upgrade.Version]string{"genesis": "v1", "upgrades/v2": "v2"} {
 		at := h.below.Binary(version)
 		shared := filepath.Join(m.below, program)
@@ -181,14 +184,15 @@ func (h *home) over(supervisor int) bool {
 	return slices.ContainsFunc(h.events()[max(0, last):], func(e trace.Event) bool { return e.PPID == supervisor && winner(e) })
 }
 
-// finished tells whether the history has the story's result.
+// finished tells whether the history has the story's result, and the journal has let go of it.
 func (h *home) finished() bool {
 	all, err := upgrade.LoadHistory(h.below.HistoryDir())
-	return err == nil && len(all) > 0 && all[0].Result == h.done
+	j, jerr := upgrade.LoadJournal(h.below.JournalPath())
+	return err == nil && jerr == nil && len(all) > 0 && all[0].Result == h.done && j.Upgrade == nil
 }
 
 func (h *home) manifests() []string {
-	found, _ := filepath.Glob(filepath.Join(h.below.State(), "snapshots", "*", "manifest.json"))
+	found, _ := filepath.Glob(filepath.Join(h.snapshots, "*", "manifest.json"))
 	return found
 }
 

@@ -121,7 +121,7 @@ func (h *home) recover() {
 		j, err := upgrade.LoadJournal(h.below.JournalPath())
 		require.NoError(h, err)
 		switch {
-		case h.finished() && j.Upgrade == nil && (code == 0):
+		case h.finished() && code == 0:
 			h.converged()
 			return
 		case code == held:
