@@ -128,19 +128,12 @@ func (h *home) events() []trace.Event {
 	return all
 }
 
-// live lets the program run until the story is over, or until it ends, or until it is told to stop after a while without
-// an end; and returns its exit code, -1 if it was killed.
+// live lets the program run until the story is over, when it is told to stop, or until it ends; and returns its exit code,
+// -1 if it was killed, and how often the fault was met.
 func (h *home) live(f fault) (code, hits int) {
 	h.Helper()
 	h.m.arm(h.T, f)
-	cmd := h.command("run", "start")
-	h.logged = h.logEnd()
-	require.NoError(h, proc.Start(cmd))
-	ended := make(chan struct{})
-	go func() {
-		_ = proc.Wait(cmd)
-		close(ended)
-	}()
+	cmd, ended := h.begin()
 	asked, deadline := false, time.Now().Add(patience)
 	for over := false; !over; {
 		select {
@@ -158,16 +151,36 @@ func (h *home) live(f fault) (code, hits int) {
 			}
 		}
 	}
-	code = cmd.ProcessState.ExitCode()
 	count, hits, first := h.m.met(h.T)
 	h.m.arm(h.T, fault{})
-	h.lives = append(h.lives, fmt.Sprintf("%s: %d of %d changes met, first %q; code %d", f, hits, count, first, code))
+	return h.ended(cmd, fmt.Sprintf("%s: %d of %d changes met, first %q", f, hits, count, first)), hits
+}
+
+// begin starts the program; the channel is closed at its end.
+func (h *home) begin() (*exec.Cmd, <-chan struct{}) {
+	h.Helper()
+	cmd := h.command("run", "start")
+	h.logged = h.logEnd()
+	require.NoError(h, proc.Start(cmd))
+	ended := make(chan struct{})
+	go func() {
+		_ = proc.Wait(cmd)
+		close(ended)
+	}()
+	return cmd, ended
+}
+
+// ended takes away what an ended program left running, and looks at what it left on the disk.
+func (h *home) ended(cmd *exec.Cmd, how string) (code int) {
+	h.Helper()
+	code = cmd.ProcessState.ExitCode()
+	h.lives = append(h.lives, fmt.Sprintf("%s; code %d", how, code))
 	h.endLeftOvers()
 	h.invariants()
 	for _, e := range h.events() {
 		h.gone[e.PID] = true
 	}
-	return code, hits
+	return code
 }
 
 // over tells whether there is nothing more to come: the result is in the history, its snapshot is verified, and under this
