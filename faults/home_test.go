@@ -42,7 +42,11 @@ var stories = []story{
 	{name: "upgrade", done: upgrade.ResultCommitted},
 	{
 		name: "roll-back", done: upgrade.ResultRolledBack,
-		env:  []string{"SUPERVISOR_UPGRADE_ON_FAILURE=rollback", "SUPERVISOR_RESTART=always", "FAKENODE_UPGRADE=v2@40"}, // late enough for a height to be read
+		// No roll-back by itself without a known height: it is read from the node's lines, where it is never missed.
+		env: []string{
+			"SUPERVISOR_UPGRADE_ON_FAILURE=rollback", "SUPERVISOR_RESTART=always",
+			"SUPERVISOR_HEIGHT_LOG=committed state height=(?P<height>[0-9]+)", "FAKENODE_LOG_HEIGHT=true",
+		},
 		toml: "[version.v2]\nenv = { FAKENODE_CRASH_AT_START = \"3\" }\n",
 	},
 }
