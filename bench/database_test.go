@@ -25,7 +25,7 @@ const (
 	chainName  = "kwild"
 	chainTable = 8
 	// rowBytes is what a row takes on the disk with its part of the index; as SQL it is a little less.
-	rowBytes = 430
+	rowBytes = 370
 )
 
 // A chain is a server with one generated database: a state of Kwil's, and tables of hashes and JSON.
@@ -63,7 +63,7 @@ func newChain(t testing.TB, s settings) *chain {
 	for i := range chainTable {
 		c.Exec(chainName, fmt.Sprintf(`CREATE TABLE ds_bench.t%d (height bigint PRIMARY KEY, hash bytea NOT NULL, parent text NOT NULL, tx jsonb NOT NULL);
 			INSERT INTO ds_bench.t%d SELECT n, h, encode(sha256(h), 'hex'), jsonb_build_object('from', encode(substr(h, 1, 20), 'hex'),
-				'to', encode(sha256(h || '\x01'), 'hex'), 'amount', n * 7919, 'memo', 'transfer ' || n, 'ok', n %% 7 > 0)
+				'to', encode(sha256(h || '\x01'), 'hex'), 'amount', n::bigint * 7919, 'memo', 'transfer ' || n, 'ok', n %% 7 > 0)
 			FROM (SELECT n, sha256(convert_to(%d || '/' || n, 'UTF8')) AS h FROM generate_series(1, %d) n) AS r`, i, i, i, rows))
 	}
 	c.Exec(chainName, "VACUUM ANALYZE")
