@@ -191,7 +191,7 @@ func (h *home) ended(cmd *exec.Cmd, how string) (code int) {
 // supervisor the version that won makes blocks, or (an old version that halts again at the plan's height) was started.
 func (h *home) over(supervisor int) bool {
 	winner := fakenode.Kind(trace.FirstBlock, "v2")
-	if h.done == upgrade.ResultRolledBack {
+	if h.done != upgrade.ResultCommitted {
 		winner = fakenode.Kind(trace.Start, "v1")
 	}
 	if !h.finished() || h.done == upgrade.ResultCommitted && !h.verified() && !h.putOff() {
