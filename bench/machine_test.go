@@ -34,6 +34,9 @@ func describe(t testing.TB, s settings) machine {
 	m.add("kernel", unix.ByteSliceToString(uts.Release[:]))
 	m.add("file system", fileSystem(t, s.dir))
 	m.add("Go", runtime.Version())
+	if p := priority(t); p != "" {
+		m.add("priority", p)
+	}
 	m.add("measured", fmt.Sprintf("%s, %d rounds", time.Now().UTC().Format(time.DateOnly), s.rounds))
 	return m
 }
@@ -47,6 +50,20 @@ func (m *machine) String() string {
 		fmt.Fprintf(&b, "| %s | %s |\n", l[0], l[1])
 	}
 	return b.String()
+}
+
+// priority says what sets this run apart from others on a busy machine; "" = nothing.
+func priority(t testing.TB) string {
+	t.Helper()
+	a, err := unix.SchedGetAttr(0, 0)
+	require.NoError(t, err)
+	switch {
+	case a.Policy == unix.SCHED_FIFO || a.Policy == unix.SCHED_RR:
+		return "real-time: no other program takes the processor away; the disk is shared"
+	case a.Nice != 0:
+		return fmt.Sprintf("nice %d", a.Nice)
+	}
+	return ""
 }
 
 // loadAverage is that of 1 and 5 minutes.
