@@ -53,6 +53,19 @@ func TestOtherDevice(t *testing.T) {
 	each(t, "EXDEV", moving, 0)
 }
 
+// What the proofs found, each at the place where it was found.
+
+// A fresh home whose first link can't be made is still a fresh home at the next start.
+func TestFirstLinkFails(t *testing.T) {
+	h := newHome(t, newMount(t), stories[0])
+	code, hits := h.live(fault{"symlink", 1, "EIO", 0})
+	assert.Equal(t, 1, hits)
+	assert.Equal(t, 1, code)
+	assert.NoFileExists(t, h.below.JournalPath())
+	h.recover()
+	assert.NotContains(t, h.lives, "resume")
+}
+
 // each counts n up until the nth change is never made, in each story, and lets every kth n be met.
 func each(t *testing.T, action, kinds string, lasts time.Duration) {
 	t.Parallel()

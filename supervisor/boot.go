@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -43,6 +44,9 @@ func (s *Supervisor) boot() {
 		case errors.Is(err, errNoGenesis):
 			s.log.Error(err.Error(), "hint", hint.Of(err))
 			s.finish(ExitConfig)
+		case errors.Is(err, errFirstLink):
+			s.log.Error(err.Error(), "hint", hint.Of(err))
+			s.finish(1)
 		case err != nil:
 			s.holdFor(err)
 		case s.journal.Hold != nil:
@@ -54,6 +58,10 @@ func (s *Supervisor) boot() {
 }
 
 var errNoGenesis = errors.New("there is no binary to run")
+
+// errFirstLink ends this life and is no hold: a journal is a trace of a past, and the next start would take the missing
+// link for damage.
+var errFirstLink = errors.New("the first link could not be made")
 
 // firstLink makes `current` on a home that never saw an upgrade. Anywhere else a missing link is damage.
 func (s *Supervisor) firstLink() error {
@@ -67,7 +75,10 @@ func (s *Supervisor) firstLink() error {
 			return &hint.Error{Op: "start", Path: l.Binary(upgrade.Genesis), Err: errNoGenesis, Hint: "supervisor init BINARY"}
 		}
 		s.log.Info("linking the first version", "current", upgrade.Genesis)
-		return l.SwitchTo(upgrade.Genesis)
+		if err := l.SwitchTo(upgrade.Genesis); err != nil {
+			return &hint.Error{Op: "start", Path: l.Link(), Err: fmt.Errorf("%w: %w", errFirstLink, err), Hint: "mend the cause; the next start tries again"}
+		}
+		return nil
 	}
 	return &hint.Error{
 		Op: "tell which version is to run", Path: l.Link(), Err: err,
