@@ -6,20 +6,24 @@ TOOLS   := $(CURDIR)/.nodevisor-tools
 LINT    := v2.15.0
 NFPM    := v2.43.0
 FUZZTIME ?= 30s
+# Of the changes that an upgrade makes to the disk, every Kth is made to fail; and how long make soak interrupts at random.
+EVERY ?= 1
+SOAK  ?= 1h
+FAULTS = cd faults && go test -tags faults -count 1
 # What `make bench` measures, and beside what: see bench/doc.go.
 PARTS     ?= upgrade postgres
 PEER      ?= build/e2e/cosmovisor
 PG_CLIENT ?= $(TOOLS)/postgresql-client-17/bin
 # What tests use beyond Go and make; `make deps` installs it on Debian.
-PACKAGES := gcc libc6-dev git procps strace postgresql prometheus systemd dbus iproute2 rpm
-WANTED   := git:git pgrep:procps strace:strace $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb):postgresql promtool:prometheus systemd-analyze:systemd dbus-daemon:dbus ip:iproute2 rpm:rpm
+PACKAGES := gcc libc6-dev git procps strace postgresql prometheus systemd dbus iproute2 rpm xfsprogs btrfs-progs
+WANTED   := git:git pgrep:procps strace:strace $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb):postgresql promtool:prometheus systemd-analyze:systemd dbus-daemon:dbus ip:iproute2 rpm:rpm mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs
 # The race detector needs cgo and a C compiler.
 RACE     = $(shell test "$$(go env CGO_ENABLED)" = 1 && command -v $$(go env CC) >/dev/null && echo -race)
 SUDO     = $(shell test "$$(id -u)" = 0 || echo sudo)
 MISSING  = $(if $(RACE),,gcc(no race detector)) $(foreach w,$(WANTED),$(shell command -v $(firstword $(subst :, ,$(w))) >/dev/null || echo $(lastword $(subst :, ,$(w)))))
 
 .DEFAULT_GOAL := build
-.PHONY: build test test-postgres demo demo-postgres lint e2e cover fuzz bench deb rpm packages packages-check deps clean help
+.PHONY: build test test-postgres demo demo-postgres lint e2e cover fuzz faults soak bench deb rpm packages packages-check deps clean help
 
 build: ## all programs, into build/
 	@mkdir -p build
@@ -48,7 +52,10 @@ $(TOOLS)/golangci-lint-$(LINT):
 	mv $(TOOLS)/golangci-lint $@
 
 e2e: build ## upgrades of a real chain, with a peer
-	go test -tags e2e -timeout 20m ./e2e/...
+	go test -tags e2e -timeout 20m ./e2e/
+
+e2e-systemd: $(TOOLS)/nfpm-$(NFPM) ## the package on a booted systemd: stops, kills and power cuts in each phase of an upgrade; as root
+	NFPM=$< go test -tags e2e -count 1 -parallel 8 -timeout 10m ./e2e/systemd/
 
 cover: ## build/cover.html: which lines the tests ran
 	@mkdir -p build
@@ -75,6 +82,13 @@ build/e2e/cosmovisor:
 
 $(TOOLS)/postgresql-client-17/bin:
 	bench/client.sh $(@D)
+
+faults: ## a whole upgrade, and a roll-back, with each of their changes to the disk failing (EVERY=20: a sample); file systems in loop devices
+	$(FAULTS) -timeout 2h -args -every $(EVERY) -soak 20s
+	go test -tags loopfs -count 1 -run LoopFS ./snapshot
+
+soak: ## upgrades that are interrupted at random moments, for SOAK
+	$(FAULTS) -run TestSoak -timeout 0 -args -soak $(SOAK)
 
 deb rpm: $(TOOLS)/nfpm-$(NFPM) ## one kind of package, with its bill of materials and digests, into dist/
 	NFPM=$< packaging/build.sh $@

@@ -5,6 +5,7 @@ package faults
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -100,7 +101,7 @@ func each(t *testing.T, action, kinds string, lasts time.Duration) {
 			}
 			close(places)
 			all.Wait()
-			t.Logf("%s at every %d. change from %d to %d (-seed %d): met %d times", action, *every, first, last, *seed, met.Load())
+			report(t, "%s at every %d. change from %d to %d (-seed %d): met %d times", action, *every, first, last, *seed, met.Load())
 			if !t.Failed() {
 				assert.GreaterOrEqual(t, beyond.Load(), int64(1), "there are more changes than %d", limit)
 				assert.Positive(t, met.Load(), "the faults don't reach the program")
@@ -118,4 +119,9 @@ func (h *home) meet(f fault) bool {
 	}
 	h.recover()
 	return hits > 0
+}
+
+// report prints what was done, also where nothing failed.
+func report(t *testing.T, format string, args ...any) {
+	fmt.Fprintf(os.Stderr, t.Name()+": "+format+"\n", args...)
 }

@@ -22,7 +22,6 @@ const forced = 85
 // TestSoak interrupts upgrades at random moments, up to five times each, as long as -soak says, and lets each recover.
 func TestSoak(t *testing.T) {
 	fakenode.Binary(t, "v1")
-	t.Logf("-seed %d", *seed)
 	var rounds, kills atomic.Int64
 	var all sync.WaitGroup
 	end := time.Now().Add(*soak)
@@ -46,7 +45,7 @@ func TestSoak(t *testing.T) {
 		})
 	}
 	all.Wait()
-	t.Logf("%d upgrades, %d interruptions", rounds.Load(), kills.Load())
+	report(t, "%d upgrades, %d interruptions (-seed %d)", rounds.Load(), kills.Load(), *seed)
 	assert.Positive(t, kills.Load())
 }
 

@@ -114,6 +114,34 @@ func TestDocsNameRealTests(t *testing.T) {
 	}
 }
 
+// The page of fault cases names each test with its file; all cases are there, and none is without a test.
+func TestDocsFaultCases(t *testing.T) {
+	text, err := os.ReadFile("../../docs/fault-cases.md")
+	require.NoError(t, err)
+	rows := regexp.MustCompile(`(?m)^\| (\d+) \|.*$`).FindAllStringSubmatch(string(text), -1)
+	require.Len(t, rows, 48)
+	file, name := regexp.MustCompile("`([a-z_/]+_test\\.go)` ((?:`\\w+`(?:, )?)+)"), regexp.MustCompile("`(\\w+)`")
+	for i, row := range rows {
+		require.Equal(t, fmt.Sprint(i+1), row[1])
+		groups := file.FindAllStringSubmatch(row[0], -1)
+		require.NotEmpty(t, groups, "case %d is shown by nothing", i+1)
+		for _, g := range groups {
+			source, err := os.ReadFile(filepath.Join("../..", g[1]))
+			require.NoError(t, err, "case %d", i+1)
+			for _, n := range name.FindAllStringSubmatch(g[2], -1) {
+				require.Contains(t, string(source), "func "+n[1]+"(", "case %d: no such test in %s", i+1, g[1])
+			}
+		}
+		if _, list, ok := strings.Cut(row[0], "script"); ok {
+			for _, n := range regexp.MustCompile("^s? ((?:`\\w+`(?:, )?)+)").FindAllStringSubmatch(list, -1) {
+				for _, s := range name.FindAllStringSubmatch(n[1], -1) {
+					require.FileExists(t, filepath.Join("../../testdata/script", s[1]+".txtar"))
+				}
+			}
+		}
+	}
+}
+
 // parses tells whether a command line would be taken: command, flags and number of arguments.
 func parses(args []string) error {
 	root := newRoot(testApp())
