@@ -23,7 +23,7 @@ SUDO     = $(shell test "$$(id -u)" = 0 || echo sudo)
 MISSING  = $(if $(RACE),,gcc(no race detector)) $(foreach w,$(WANTED),$(shell command -v $(firstword $(subst :, ,$(w))) >/dev/null || echo $(lastword $(subst :, ,$(w)))))
 
 .DEFAULT_GOAL := build
-.PHONY: build test test-postgres demo demo-postgres lint e2e cover fuzz faults soak bench deb rpm packages packages-check deps clean help
+.PHONY: build test test-postgres demo demo-postgres lint e2e e2e-systemd cover fuzz faults soak bench deb rpm packages packages-check deps clean help
 
 build: ## all programs, into build/
 	@mkdir -p build
