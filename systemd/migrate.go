@@ -18,8 +18,9 @@ const maxUnit = 1 << 20
 
 // File is a unit as it lies on disk, with its drop-ins: its lines in the order in which systemd reads them.
 type File struct {
-	Path  string
-	lines []line
+	Path    string
+	DropIns []string // the files that were read after Path, and are part of the lines
+	lines   []line
 }
 
 // line is one assignment, or what stands between them.
@@ -46,20 +47,35 @@ func (c Change) String() string {
 	return fmt.Sprintf("~ %s -> %s  (%s)", c.Old, c.New, c.Why)
 }
 
-// ReadFile reads a unit and the drop-ins beside it (FILE.d/*.conf).
+// ReadFile reads a unit and its drop-ins: those beside it (FILE.d/*.conf), and of a unit that a package brought also those
+// that an operator wrote.
 func ReadFile(path string) (*File, error) {
 	f := &File{Path: path}
 	if err := f.read(path); err != nil {
 		return nil, err
 	}
-	dropIns, _ := filepath.Glob(filepath.Join(path+".d", "*.conf")) // the pattern is well-formed
-	slices.Sort(dropIns)
-	for _, d := range dropIns {
+	for _, dir := range dropInDirs(path) {
+		found, _ := filepath.Glob(filepath.Join(dir, "*.conf")) // the pattern is well-formed
+		slices.Sort(found)
+		f.DropIns = append(f.DropIns, found...)
+	}
+	for _, d := range f.DropIns {
 		if err := f.read(d); err != nil {
 			return nil, err
 		}
 	}
 	return f, nil
+}
+
+// dropInDirs are the directories of a unit's drop-ins. `systemctl edit` writes to /etc, wherever the unit itself lies
+// (systemd.unit(5), "UNIT FILE LOAD PATH").
+func dropInDirs(path string) []string {
+	dirs := []string{path + ".d"}
+	switch filepath.Dir(path) {
+	case "/lib/systemd/system", "/usr/lib/systemd/system", "/usr/local/lib/systemd/system":
+		dirs = append(dirs, filepath.Join("/etc/systemd/system", filepath.Base(path)+".d"))
+	}
+	return dirs
 }
 
 func (f *File) read(path string) error {

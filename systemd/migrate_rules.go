@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -33,10 +34,15 @@ func (f *File) Migrate(s Service) (changes []Change, err error) {
 		{"RemainAfterExit", "a supervisor that ended is not active"},
 		{"ExecStop", "the supervisor stops the node when systemd signals it"},
 		{"TimeoutSec", "start and stop have times of their own"},
-		{"StartLimitInterval", "it is StartLimitIntervalSec= in [Unit]"},
-		{"StartLimitBurst", "it belongs to [Unit]"},
 	} {
 		changes = append(changes, f.remove("Service", r[0], r[1])...)
+	}
+	for _, r := range [][3]string{
+		{"Unit", "StartLimitInterval", "StartLimitIntervalSec"},
+		{"Service", "StartLimitInterval", "StartLimitIntervalSec"},
+		{"Service", "StartLimitBurst", "StartLimitBurst"},
+	} {
+		changes = append(changes, f.move(r[0], r[1], r[2])...)
 	}
 	for _, want := range s.settings() {
 		if value, ok := f.merged(want); ok {
@@ -103,19 +109,37 @@ func (f *File) moveSignal() (changes []Change) {
 	return append(changes, Change{New: "Environment=" + entry, Why: "the node gets the signal that it got before"})
 }
 
+// move takes a key that systemd had elsewhere, or under another name, to where it is now, in [Unit], with its value.
+func (f *File) move(section, key, name string) (changes []Change) {
+	have := f.Values(section, key)
+	changes = f.remove(section, key, "it is "+name+"= in [Unit]")
+	if len(have) == 0 || len(f.Values("Unit", name)) > 0 {
+		return changes
+	}
+	last := have[len(have)-1]
+	f.insert(line{section: "Unit", key: name, value: last})
+	return append(changes, Change{New: name + "=" + last, Why: "as it was"})
+}
+
+// Command refuses a unit whose command line can't be migrated. The error is a *hint.Error.
+func (f *File) Command() error {
+	_, err := f.execStart("supervisor")
+	return err
+}
+
 // execStart is the new command line. Its words but the first stay as they are written, with their quotes and variables.
 func (f *File) execStart(supervisor string) (string, error) {
 	all := f.Values("Service", "ExecStart")
 	refuse := func(what, next string) error { return hint.New("migrate", f.Path, what, next) }
 	if len(all) != 1 {
-		return "", refuse("it has not one ExecStart= but another number of them", "leave the one that runs the node")
+		return "", refuse(fmt.Sprintf("it has %d ExecStart= lines, and one is wanted", len(all)), "leave the one that runs the node")
 	}
 	program, rest := splitFirst(strings.TrimLeft(all[0], "-@:+!|"))
 	ours := []string{"supervisor", filepath.Base(supervisor)}
 	supervisor = specifiers(quote(supervisor, true))
 	switch name := filepath.Base(program); {
 	case slices.Contains([]string{"sh", "bash", "dash", "zsh", "env", "sudo", "su", "nice", "systemd-inhibit"}, name):
-		return "", refuse("its ExecStart= is a "+name+" that runs something else", "write the node's own command there, its variables in Environment= or EnvironmentFile=")
+		return "", refuse("its ExecStart= is "+name+", which runs something else", "write the node's own command there, its variables in Environment= or EnvironmentFile=")
 	case strings.Contains(name, "cosmovisor"), slices.Contains(ours, name):
 		if first, _ := splitFirst(rest); first != "run" && !strings.HasPrefix(first, "-") {
 			rest = strings.TrimSpace("run " + rest) // Cosmovisor before 1.0 had no `run`

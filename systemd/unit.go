@@ -3,6 +3,7 @@ package systemd
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -116,7 +117,7 @@ func (s Service) hardening() []Setting {
 	set := func(key, value, why string) Setting { return Setting{"Service", key, value, why} }
 	common := []Setting{
 		set("NoNewPrivileges", "yes", ""),
-		set("PrivateTmp", "yes", "a node whose database has its socket in /tmp wants no here"),
+		set("PrivateTmp", "yes", "no for a node whose database has its socket in /tmp"),
 		set("ProtectKernelTunables", "yes", ""),
 		set("ProtectKernelModules", "yes", ""),
 		set("ProtectKernelLogs", "yes", ""),
@@ -125,6 +126,9 @@ func (s Service) hardening() []Setting {
 		set("ProtectHostname", "yes", ""),
 		set("RestrictRealtime", "yes", ""),
 		set("LockPersonality", "yes", ""),
+	}
+	if slices.ContainsFunc(append([]string{s.Home}, s.Writable...), func(p string) bool { return Below("/tmp", p) || Below("/var/tmp", p) }) {
+		common[1] = set("PrivateTmp", "no", "what the node writes to lies in there")
 	}
 	if s.Hardening != Strict {
 		return append(common, set("ProtectSystem", "full", ""))
@@ -135,17 +139,15 @@ func (s Service) hardening() []Setting {
 	}
 	protectHome := set("ProtectHome", "yes", "")
 	for _, dir := range []string{"/home", "/root", "/run/user"} {
-		for _, p := range append([]string{s.Home}, s.Writable...) {
-			if p == dir || strings.HasPrefix(p, dir+"/") {
-				protectHome = set("ProtectHome", "read-only", "what the node writes to lies in "+dir)
-			}
+		if slices.ContainsFunc(s.paths(), func(p string) bool { return Below(dir, p) }) {
+			protectHome = set("ProtectHome", "read-only", "what the service needs lies in "+dir)
 		}
 	}
 	return append(common,
 		set("ProtectSystem", "strict", "everything is read-only but:"),
 		set("ReadWritePaths", specifiers(strings.Join(paths, " ")), ""),
 		protectHome,
-		set("PrivateDevices", "yes", "a key in a device at this host's USB wants no here, and a DeviceAllow="),
+		set("PrivateDevices", "yes", "no for a node with a key in a USB device, and a DeviceAllow="),
 		set("DevicePolicy", "closed", ""),
 		set("PrivateMounts", "yes", ""),
 		set("CapabilityBoundingSet", "", "no capability at all"),
@@ -161,6 +163,17 @@ ProtectProc= and PrivateUsers=, because a node of another user on this data must
 RestrictSUIDSGID=, because a snapshot of a directory with the setgid bit is put back with it;
 RemoveIPC=, because a database that runs as the same user would lose its shared memory.`),
 	)
+}
+
+// paths are what the service must be able to see: programs are often built below a person's home, and so are nodes' homes.
+func (s Service) paths() []string {
+	paths := append([]string{s.Home}, s.Writable...)
+	for _, word := range s.Exec {
+		if filepath.IsAbs(word) {
+			paths = append(paths, word)
+		}
+	}
+	return paths
 }
 
 // seconds renders whole seconds, rounded up.

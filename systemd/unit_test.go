@@ -56,6 +56,15 @@ func TestRender(t *testing.T) {
 	assert.Contains(t, s.Render(), "ProtectHome=read-only\n")
 	assert.NotContains(t, s.Render(), "User=")
 	assert.NotContains(t, service(t, Standard).Render(), "ReadWritePaths")
+	s = service(t, Strict)
+	s.Exec[0] = "/root/go/bin/supervisor"
+	assert.Contains(t, s.Render(), "ProtectHome=read-only\n", "a program that can't be seen can't be started")
+	for _, h := range []Hardening{Strict, Standard} {
+		assert.Contains(t, service(t, h).Render(), "PrivateTmp=yes\n")
+		s = service(t, h)
+		s.Home = "/tmp/home"
+		assert.Contains(t, s.Render(), "PrivateTmp=no\n", "a home that can't be seen")
+	}
 }
 
 func TestTimespan(t *testing.T) {
@@ -113,15 +122,34 @@ func TestMigrateExecStart(t *testing.T) {
 		assert.Equal(t, 1, strings.Count(f.String(), "ExecStart="), f)
 	}
 	for from, want := range map[string]string{
-		"":                                "it has not one ExecStart= but another number of them",
-		"ExecStart=/a\nExecStart=/b":      "it has not one ExecStart= but another number of them",
-		"ExecStart=/bin/sh -c 'exec x'":   "its ExecStart= is a sh that runs something else",
-		"ExecStart=/usr/bin/env A=b simd": "its ExecStart= is a env that runs something else",
+		"":                                "it has 0 ExecStart= lines, and one is wanted",
+		"ExecStart=/a\nExecStart=/b":      "it has 2 ExecStart= lines, and one is wanted",
+		"ExecStart=/bin/sh -c 'exec x'":   "its ExecStart= is sh, which runs something else",
+		"ExecStart=/usr/bin/env A=b simd": "its ExecStart= is env, which runs something else",
 	} {
 		f, err := ReadFile(write(t, map[string]string{"x.service": "[Service]\n" + from}))
 		require.NoError(t, err)
 		_, err = f.Migrate(Service{Exec: []string{"/s"}})
 		assert.ErrorContains(t, err, want)
+	}
+}
+
+// The start limit keeps its value under the names that it had, and in the section where it was, in older systemd.
+func TestMigrateStartLimit(t *testing.T) {
+	for from, want := range map[string][2]string{
+		"[Unit]\nStartLimitInterval=0\n[Service]\nExecStart=/s\n":                                 {"0", "5"},
+		"[Service]\nExecStart=/s\nStartLimitInterval=10min\nStartLimitBurst=9\n":                  {"10min", "9"},
+		"[Unit]\nStartLimitIntervalSec=7\nStartLimitInterval=8\n[Service]\nExecStart=/s\n":        {"7", "5"},
+		"[Unit]\nStartLimitBurst=2\n[Service]\nExecStart=/s\nStartLimitBurst=3\nStartLimitBurst=": {"300", "2"},
+	} {
+		f, err := ReadFile(write(t, map[string]string{"x.service": from}))
+		require.NoError(t, err)
+		_, err = f.Migrate(Service{Exec: []string{"/s"}, StopTimeout: time.Minute})
+		require.NoError(t, err)
+		assert.Equal(t, []string{want[0]}, f.Values("Unit", "StartLimitIntervalSec"), from)
+		assert.Equal(t, []string{want[1]}, f.Values("Unit", "StartLimitBurst"), from)
+		assert.NotContains(t, f.String(), "StartLimitInterval=")
+		assert.Equal(t, 1, strings.Count(f.String(), "StartLimitBurst="), f)
 	}
 }
 
@@ -165,4 +193,7 @@ func TestReadFileRefuses(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "[Service]\nA=1 2\n; a comment\nA=\nB=2\n[Unit]\nC=3\n\n", f.String())
 	assert.Nil(t, f.Values("Service", "A"))
+	assert.Equal(t, []string{f.Path + ".d/a.conf", f.Path + ".d/b.conf"}, f.DropIns)
+	assert.Equal(t, []string{"/lib/systemd/system/x.service.d", "/etc/systemd/system/x.service.d"}, dropInDirs("/lib/systemd/system/x.service"))
+	assert.Equal(t, []string{"/etc/systemd/system/x.service.d"}, dropInDirs("/etc/systemd/system/x.service"))
 }

@@ -26,9 +26,9 @@ when the supervisor itself fails. Nothing is installed.
 --hardening=strict shuts the node out of the host but for its own directories: an exposure of at most 2.0 in
 "systemd-analyze security". --hardening=standard (the default) takes away what no node misses.
 
---from FILE reads the unit of a node or of Cosmovisor, with the drop-ins beside it (FILE.d/*.conf), and prints the
-migrated unit on stdout, and on stderr what changed and why. What no rule concerns stays as it is; it is hardened only
-where --hardening is given.`,
+--from FILE reads the unit of a node or of Cosmovisor, with its drop-ins (FILE.d/*.conf), and prints the migrated unit on
+stdout, and on stderr what changed and why. What no rule concerns stays as it is; it is hardened only where --hardening is
+given. The drop-ins are part of what is printed: remove them when it is installed, or they change it again.`,
 		Example: "  supervisor unit --user simd --hardening=strict > /etc/systemd/system/simd.service\n" +
 			"  supervisor unit --from /etc/systemd/system/cosmovisor.service > /tmp/cosmovisor.service",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,6 +49,8 @@ where --hardening is given.`,
 	f.StringVar(&c.user, "user", "", "the user that the node runs as; default: the owner of its home")
 	f.StringVar(&c.hardening, "hardening", "", "standard | strict")
 	f.StringVar(&c.from, "from", "", "migrate this unit of a node or of Cosmovisor")
+	_ = cmd.RegisterFlagCompletionFunc("hardening", cobra.FixedCompletions( // the flag is declared: no error
+		[]cobra.Completion{string(systemd.Standard), string(systemd.Strict)}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -205,6 +207,9 @@ func (a *app) migrateUnit(c unitCommand) error {
 	if err != nil {
 		return err
 	}
+	if err := f.Command(); err != nil {
+		return err
+	}
 	u, err := unitOfFile(f)
 	if err != nil {
 		return err
@@ -229,6 +234,13 @@ func (a *app) migrateUnit(c unitCommand) error {
 	fmt.Fprint(a.stdout, f)
 	for _, change := range changes {
 		a.say("%s", change)
+	}
+	if len(f.DropIns) > 0 {
+		quoted := make([]string, len(f.DropIns))
+		for i, path := range f.DropIns {
+			quoted[i] = shellQuote(path)
+		}
+		a.say("the printed unit holds its drop-ins, and they would change it again: remove them when you install it:\n  rm %s", strings.Join(quoted, " "))
 	}
 	return nil
 }
@@ -295,6 +307,6 @@ func (a *app) identify(u Unit, o *LoadOptions, f *systemd.File) (environ []strin
 		return nil, hint.New("migrate", f.Path, "it doesn't say where the node's home is",
 			"supervisor --home DIR unit --from "+f.Path)
 	}
-	a.say("first: DAEMON_NAME=%s DAEMON_HOME=%s supervisor init %s", program, home, f.Program())
+	a.say("first: DAEMON_NAME=%s DAEMON_HOME=%s supervisor init %s", shellQuote(program), shellQuote(home), shellQuote(f.Program()))
 	return append(environ, "DAEMON_HOME="+home), nil
 }

@@ -112,6 +112,13 @@ func TestUnitFrom(t *testing.T) {
 		assert.Equal(t, out, again, "migrated once is migrated")
 	}
 	path := filepath.Join(t.TempDir(), "x.service")
+	require.NoError(t, os.WriteFile(path, []byte("[Service]\nExecStart=/bin/sh -c 'exec simd start'\n"), 0o644))
+	code, _, errs := unitRun(t, nil, "unit", "--from", path)
+	assert.Equal(t, exitFailed, code)
+	assert.Contains(t, errs, "its ExecStart= is sh", "before anything that a person would mend in vain")
+	require.NoError(t, os.WriteFile(path, []byte("[Service]\nExecStart=/usr/bin/simd start --home \"/srv/a b\"\n"), 0o644))
+	_, _, errs = unitRun(t, nil, "unit", "--from", path)
+	assert.Contains(t, errs, "DAEMON_HOME='/srv/a b' supervisor init /usr/bin/simd\n", "it can be copied")
 	require.NoError(t, os.WriteFile(path, []byte("[Service]\nExecStart=/usr/bin/simd start\n"), 0o644))
 	code, out, errs := unitRun(t, nil, "unit", "--from", path)
 	assert.Equal(t, exitFailed, code)
