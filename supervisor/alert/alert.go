@@ -31,8 +31,9 @@ const (
 	// quiet is how long the same event with the same text isn't told again: a supervisor that a service manager starts
 	// every few seconds only to find the same hold must not fill a chat.
 	quiet = 10 * time.Minute
-	// tries is how often a delivery is tried; the pauses between them double from firstPause.
-	tries      = 5
+	// tries is how often a delivery is tried; the pauses between them double from firstPause, to 8.5 minutes in all: what is
+	// told is told once, and a receiver that is restarted, or a network that is away, comes back within them.
+	tries      = 10
 	firstPause = time.Second
 	// timeout bounds one try.
 	timeout = 15 * time.Second

@@ -350,7 +350,7 @@ func TestPauses(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			synctest.Wait()
 		}
-		assert.InDelta(t, 15, time.Since(began).Seconds(), 0.2, "1+2+4+8")
+		assert.InDelta(t, 511, time.Since(began).Seconds(), 0.2, "1+2+4+…+256")
 		assert.Equal(t, tries-1, strings.Count(log.String(), "tried again"))
 		s.Close(0)
 	})
