@@ -293,7 +293,8 @@ func (p *Place) Abort() error {
 	return p.close(j)
 }
 
-// close removes the stage and then the journal, which alone knows the stage's name.
+// close removes the stage, what an interrupted write of the journal left, and then the journal, which alone knows the
+// stage's name.
 func (p *Place) close(j *journal) error {
 	if id, ok, err := identify(p.stageOf(j)); err != nil {
 		return err
@@ -302,6 +303,9 @@ func (p *Place) close(j *journal) error {
 	}
 	if err := atomicfile.RemoveTree(p.stageOf(j)); err != nil {
 		return fmt.Errorf("cannot remove staged restore: %w", err)
+	}
+	if err := atomicfile.RemoveTemps(p.sideOf(j)); err != nil {
+		return fmt.Errorf("cannot tidy up after a restore: %w", err)
 	}
 	if err := atomicfile.Remove(p.journalPath(j.Inside)); err != nil {
 		return fmt.Errorf("cannot remove restore journal: %w", err)

@@ -123,6 +123,18 @@ func TestAbort(t *testing.T) {
 	})
 }
 
+// Killed while it recorded the decision: the journal of before stands, and the half-written one goes with it.
+func TestAbortAfterAnInterruptedCommit(t *testing.T) {
+	both(t, func(t *testing.T, inside bool) {
+		p := newPlace(t, inside)
+		stage(t, p)
+		require.NoError(t, os.WriteFile(filepath.Join(p.Side(), ".atomic-1"), []byte(`{"phase":`), 0o600))
+		require.NoError(t, p.Abort())
+		assert.Equal(t, oldTree, tree(t, p.Path))
+		assert.NoDirExists(t, p.Side())
+	})
+}
+
 func TestUndo(t *testing.T) {
 	both(t, func(t *testing.T, inside bool) {
 		p := newPlace(t, inside)
