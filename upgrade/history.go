@@ -94,6 +94,27 @@ func LoadHistory(dir string) ([]Finished, error) {
 	return all, nil
 }
 
+// VersionThen is the version that the data of a snapshot belongs to: of one that was taken at a time, or (by its id) by an
+// upgrade itself. all is the history, newest first, with the upgrade in flight before it; current is what is left where
+// none of it came later. It goes by the clock of the host.
+func VersionThen(all []Finished, current Version, snapshot string, at time.Time) Version {
+	own := func(f Finished) bool { return f.Upgrade.Snapshot == snapshot && f.Upgrade.From != "" }
+	if i := slices.IndexFunc(all, own); snapshot != "" && i >= 0 {
+		return all[i].Upgrade.From
+	}
+	for _, f := range all {
+		switch u := f.Upgrade; {
+		case !at.Before(f.At):
+			return current
+		case !u.Up.IsZero() && !at.Before(u.Up):
+			return u.To // it ran, whatever came of it
+		case u.From != "":
+			current = u.From
+		}
+	}
+	return current
+}
+
 // historyName is what saveHistory gives: a sequence number and the version.
 var historyName = regexp.MustCompile(`^\d{6}-.*\.json$`)
 

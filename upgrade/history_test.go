@@ -157,3 +157,29 @@ func TestUnusableScheduleIsRefused(t *testing.T) {
 		require.ErrorIs(t, err, ErrJournal, fmt.Sprint("cut after ", n))
 	}
 }
+
+// Which version's data a snapshot holds: the history knows, whatever is current now.
+func TestVersionThen(t *testing.T) {
+	at := func(minute int) time.Time { return time.Date(2026, 5, 1, 0, minute, 0, 0, time.UTC) }
+	flight := Finished{At: at(60), Upgrade: Upgrade{From: "upgrades/v4", To: "upgrades/v5", Snapshot: "five", Begun: at(50), Up: at(52)}}
+	all := []Finished{
+		flight,
+		{Result: ResultUsed, At: at(40), Upgrade: Upgrade{From: "upgrades/v2", To: "upgrades/v4"}},
+		{Result: ResultRolledBack, At: at(33), Upgrade: Upgrade{From: "upgrades/v2", To: "upgrades/v3", Snapshot: "three", Up: at(30)}},
+		{Result: ResultSkipped, At: at(25), Upgrade: Upgrade{To: "upgrades/never"}},
+		{Result: ResultCommitted, At: at(22), Upgrade: Upgrade{From: "genesis", To: "upgrades/v2", Snapshot: "two", Up: at(20)}},
+	}
+	for _, c := range []struct {
+		snapshot string
+		minute   int
+		want     Version
+	}{
+		{"a", 5, "genesis"}, {"two", 19, "genesis"}, {"two", 55, "genesis"}, // by its id, also where the clock was set back
+		{"b", 21, "upgrades/v2"}, {"c", 24, "upgrades/v2"}, {"d", 26, "upgrades/v2"}, {"three", 29, "upgrades/v2"},
+		{"e", 31, "upgrades/v3"}, // of the attempt that failed
+		{"f", 35, "upgrades/v2"}, {"g", 41, "upgrades/v4"}, {"five", 51, "upgrades/v4"}, {"h", 55, "upgrades/v5"}, {"i", 61, "upgrades/v5"},
+	} {
+		assert.Equal(t, c.want, VersionThen(all, "upgrades/v5", c.snapshot, at(c.minute)), "%s at %d", c.snapshot, c.minute)
+	}
+	assert.Equal(t, Version("genesis"), VersionThen(nil, "genesis", "x", at(1)))
+}

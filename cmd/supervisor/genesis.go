@@ -12,6 +12,7 @@ import (
 
 	"nodevisor/genesis"
 	"nodevisor/internal/atomicfile"
+	"nodevisor/upgrade"
 )
 
 // exporter makes templates as [genesis] says. It is what upgrades, halts and stops ask for one.
@@ -50,8 +51,9 @@ type templateJob struct {
 	snapshot string // its id; "" = none
 	height   int64
 	set      []assignment
-	frozen   bool   // of the snapshot itself, not of the node's state at rest
-	home     string // where the snapshot's data was restored to; "" = the node's home
+	frozen   bool            // of the snapshot itself, not of the node's state at rest
+	home     string          // where the snapshot's data was restored to; "" = the node's home
+	version  upgrade.Version // whose data it is; "" = the current one's
 }
 
 // assignment is one --set.
@@ -99,11 +101,14 @@ func inScratch(dir string, work func(scratch string) error) error {
 
 func (x *exporter) makeDocument(ctx context.Context, scratch string, t *genesis.Template, job templateJob) (*genesis.Document, error) {
 	g := x.cfg.Genesis
-	current, err := x.layout.Current()
+	version, err := job.version, error(nil)
+	if version == "" {
+		version, err = x.layout.Current()
+	}
 	if err != nil {
 		return nil, err
 	}
-	_, env := x.command(current)
+	_, env := x.command(version)
 	if t.Kind == genesis.Command {
 		p := genesis.Program{Path: g.Command[0], Args: g.Command[1:], Env: env, Dir: x.cfg.Node.Home}
 		doc, err := p.Make(ctx, scratch, g.Timeout,
@@ -117,7 +122,7 @@ func (x *exporter) makeDocument(ctx context.Context, scratch string, t *genesis.
 		return doc, err
 	}
 	sdk := genesis.SDK{Home: or(job.home, x.cfg.Node.Home), Export: g.Export, Migrate: g.Migrate, Timeout: g.Timeout, Log: x.log}
-	sdk.Old = genesis.Program{Path: x.layout.Binary(current), Env: env, Dir: x.cfg.Node.Home}
+	sdk.Old = genesis.Program{Path: x.layout.Binary(version), Env: env, Dir: x.cfg.Node.Home}
 	if sdk.New = sdk.Old; g.Binary != "" {
 		sdk.New.Path = x.cfg.underHome(g.Binary)
 	}
@@ -182,9 +187,7 @@ func (s *session) handOn(ctx context.Context, from, dir string, set []assignment
 		if err := errors.Join(validateDocument(doc, t.Kind, t.Version), namesState(doc, &t)); err != nil {
 			return err
 		}
-		t.Defaults = slices.DeleteFunc(slices.Clone(t.Defaults), func(d string) bool {
-			return slices.ContainsFunc(set, func(s assignment) bool { return strings.HasPrefix(d, s.path+":") || strings.HasPrefix(d, s.path+" ") })
-		})
+		t.Defaults = notSet(t.Defaults, set)
 		for _, name := range old.Files() {
 			if name != genesis.DocumentName {
 				if err := genesis.CopyFile(filepath.Join(from, name), filepath.Join(at, name), old.SHA256[name]); err != nil {
@@ -195,6 +198,13 @@ func (s *session) handOn(ctx context.Context, from, dir string, set []assignment
 		return atomicfile.WriteFile(filepath.Join(at, genesis.DocumentName), doc.Text(), 0o600)
 	})
 	return &t, err
+}
+
+// notSet are the defaults that nobody set to something else.
+func notSet(defaults []string, set []assignment) []string {
+	return slices.DeleteFunc(slices.Clone(defaults), func(d string) bool {
+		return slices.ContainsFunc(set, func(s assignment) bool { return strings.HasPrefix(d, s.path+":") || strings.HasPrefix(d, s.path+" ") })
+	})
 }
 
 // A template goes with its snapshot: whatever deletes snapshots is followed by a look for templates that are left alone.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"nodevisor/genesis"
@@ -38,7 +39,7 @@ func (x *exporter) makeKwil(ctx context.Context, at string, t *genesis.Template,
 	}
 	q, err := postgres.OpenKwil(ctx, postgres.Options{
 		Name: src.Name, Home: x.cfg.Node.Home, Bin: x.cfg.Snapshot.PgBin, Log: x.log,
-		Config: postgres.Config{DSN: src.DSN, PasswordFile: x.absolute(src.PasswordFile)},
+		Config: postgres.Config{DSN: src.DSN, PasswordFile: x.absolute(src.PasswordFile), AdminDSN: src.AdminDSN},
 	}, read)
 	if err != nil {
 		return err
@@ -58,7 +59,11 @@ func (x *exporter) makeKwil(ctx context.Context, at string, t *genesis.Template,
 	}
 	name, sum := pair.File.Name, hex.EncodeToString(pair.State.SHA256[:])
 	t.Version, t.Height, t.State, t.StateSum = string(version), &chain.Height, &name, &sum
-	t.Defaults = append(t.Defaults, pair.Document.Minted...)
+	set := slices.Clone(job.set)
+	for path := range g.Set {
+		set = append(set, assignment{path: path})
+	}
+	t.Defaults = append(t.Defaults, notSet(pair.Document.Minted, set)...)
 	for _, note := range append(pair.State.Notes, pair.Document.Notes...) {
 		x.log.Warn("about the template", "note", note)
 	}

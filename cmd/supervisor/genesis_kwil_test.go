@@ -134,3 +134,41 @@ func TestGenesisCreateRefusesABusyDatabase(t *testing.T) {
 	require.NoError(t, read.Verify(out))
 	assert.NoDirExists(t, out+".partial")
 }
+
+// A snapshot's template is read from its frozen clone: the state of that moment, whatever the node wrote since, and though
+// it runs. Once the clone is gone that is said, and nothing else is taken in its place.
+func TestGenesisOfASnapshotIsOfItsClone(t *testing.T) {
+	server := pgtest.Start(t)
+	home := oldNetwork(t, server, "")
+	id, stderr, code := runHere(t, "--home", home, "snapshot", "create", "--label", "then")
+	require.Zero(t, code, stderr)
+	id = strings.TrimSpace(id)
+	dir := t.TempDir()
+	create := func(name string, args ...string) (made templateAnswer) {
+		t.Helper()
+		args = append([]string{"--home", home, "genesis", "create", "--out", filepath.Join(dir, name), "--set", "chain_id=n", "--json"}, args...)
+		stdout, stderr, code := runHere(t, args...)
+		require.Zero(t, code, stdout+stderr)
+		require.NoError(t, json.Unmarshal([]byte(stdout), &made))
+		return made
+	}
+	atRest := create("at-rest")
+	assert.Contains(t, strings.Join(atRest.Defaults, "\n"), "genesis_time = ")
+	assert.NotContains(t, strings.Join(create("set", "--set", "genesis_time=2026-01-01T00:00:00Z").Defaults, "\n"), "genesis_time")
+
+	server.Exec("old", "INSERT INTO kwild_accts.nasty VALUES ('later'); UPDATE kwild_chain.chain SET height = 42")
+	node := server.Connect("old") // it runs again
+	defer node.Close(t.Context()) //nolint:errcheck // the server goes with the test
+	frozen := create("frozen", "--snapshot", id)
+	assert.Equal(t, *atRest.StateSum, *frozen.StateSum)
+	assert.EqualValues(t, 41, *frozen.Height)
+	assert.Equal(t, id, *frozen.Snapshot)
+
+	clones := server.Query("postgres", "SELECT datname::text FROM pg_database WHERE starts_with(datname, 'sv_') AND NOT datallowconn")
+	require.Len(t, clones, 1, "it is shut again")
+	server.Exec("postgres", "DROP DATABASE "+clones[0])
+	stdout, stderr, code := runHere(t, "--home", home, "genesis", "create", "--snapshot", id, "--out", filepath.Join(dir, "gone"))
+	assert.NotZero(t, code, stdout)
+	assert.Contains(t, stderr, "Hint: ")
+	assert.NoDirExists(t, filepath.Join(dir, "gone"))
+}

@@ -7,13 +7,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"nodevisor/genesis"
 	"nodevisor/internal/hint"
+	"nodevisor/snapshot/manifest"
+	"nodevisor/upgrade"
 )
 
 // ofSnapshot makes the template of a snapshot that has none, whether or not the node runs: a directory is restored beside
-// the template and exported from there, by the version that is current; a database is read from its frozen clone.
+// the template and exported from there, by the version that it belongs to; a database is read from its frozen clone.
 func (x *exporter) ofSnapshot(ctx context.Context, dir, id string, set []assignment) (*genesis.Template, error) {
 	m, err := x.store.Get(id)
 	if err != nil {
@@ -26,6 +29,9 @@ func (x *exporter) ofSnapshot(ctx context.Context, dir, id string, set []assignm
 	if x.cfg.Genesis.Kind != genesis.Cosmos {
 		return x.make(ctx, dir, job)
 	}
+	if job.version, err = x.versionOf(m); err != nil {
+		return nil, err
+	}
 	scratch, err := os.MkdirTemp(x.layout.State(), "genesis-")
 	if err != nil {
 		return nil, fmt.Errorf("cannot restore the snapshot for its export: %w", err)
@@ -35,6 +41,34 @@ func (x *exporter) ofSnapshot(ctx context.Context, dir, id string, set []assignm
 		return nil, err
 	}
 	return x.make(ctx, dir, job)
+}
+
+// versionOf is the version whose data a snapshot holds: another one would migrate it, refuse it, or read it wrongly.
+func (x *exporter) versionOf(m manifest.Manifest) (upgrade.Version, error) {
+	all, err := upgrade.LoadHistory(x.layout.HistoryDir())
+	if err != nil {
+		return "", err
+	}
+	j, err := upgrade.LoadJournal(x.layout.JournalPath())
+	if err != nil {
+		return "", err
+	}
+	if j.Upgrade != nil {
+		all = append([]upgrade.Finished{{At: time.Now(), Upgrade: *j.Upgrade}}, all...)
+	}
+	current, err := x.layout.Current()
+	if err != nil {
+		return "", err
+	}
+	v := upgrade.VersionThen(all, current, m.ID, m.CreatedAt)
+	if !x.layout.HasBinary(v) {
+		return "", hint.New("export from snapshot", m.ID, "its data is of the version "+v.Name()+", which isn't installed any more",
+			"supervisor upgrade add "+v.Name()+" BINARY, or supervisor snapshot restore "+m.ID+" --to DIR and export it by hand")
+	}
+	if v != current {
+		x.log.Info("exporting with the version that the snapshot belongs to", "snapshot", m.ID, "version", v.Name())
+	}
+	return v, nil
 }
 
 // restoredHome makes a home of the snapshot's data and the node's configuration, without its keys.

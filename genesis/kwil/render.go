@@ -176,12 +176,12 @@ func (r *renderer) height(byDefault int64) {
 }
 
 func (r *renderer) identity09(s State) error {
-	at := r.o.Time
-	if at.IsZero() {
-		at = time.Now()
+	r.used["genesis_time"] = true // the old network's
+	if r.o.Time.IsZero() {
+		r.mint("genesis_time", time.Now().UTC())
+	} else {
+		r.out.set("genesis_time", r.o.Time.UTC())
 	}
-	r.used["genesis_time"] = true
-	r.out.set("genesis_time", at.UTC())
 	if err := r.chainID(); err != nil {
 		return err
 	}

@@ -215,15 +215,12 @@ func (s *Source) dropClone(ctx context.Context, name string) error {
 	return s.server.OnAdmin().explain(ctx, "drop clone "+name+" in", err)
 }
 
-// openClone lets sessions into a clone, for the time of a dump; shut keeps them out again. After a crash in between it
-// stays open to its owner and to superusers, and is shut by the next one.
+// openClone lets sessions into a clone, for the time of a dump; shut keeps them out again. Two may read it at a time (its
+// archive is made, and a template): the last one shuts it, which the lock tells. After a crash in between it stays open to
+// its owner and to superusers, and is shut by the next one.
 func (s *Source) openClone(ctx context.Context, name string) (shut func(), err error) {
-	set := func(ctx context.Context, allow bool) error {
-		conn, err := s.server.Admin(ctx)
-		if err != nil {
-			return err
-		}
-		defer s.close(conn)
+	const locked = "(hashtextextended($1, 1))" // 0 is that of a creation
+	set := func(ctx context.Context, conn *pgx.Conn, allow bool) error {
 		o, err := s.find(ctx, conn, name)
 		if err == nil && o == nil {
 			return hint.New("open clone", name, "there is no such database of ours", "supervisor snapshot list")
@@ -231,15 +228,32 @@ func (s *Source) openClone(ctx context.Context, name string) (shut func(), err e
 		if err == nil {
 			err = formatted(ctx, conn, fmt.Sprintf("ALTER DATABASE %%I ALLOW_CONNECTIONS %t", allow), name)
 		}
-		return s.server.OnAdmin().explain(ctx, "open clone "+name+" in", err)
+		return s.server.OnAdmin().explainUnlessHinted(ctx, "open clone "+name+" in", err)
 	}
-	if err := set(ctx, true); err != nil {
+	conn, err := s.server.Admin(ctx)
+	if err != nil {
 		return nil, err
 	}
+	if _, err = conn.Exec(ctx, "SELECT pg_advisory_lock_shared"+locked, name); err == nil {
+		err = set(ctx, conn, true)
+	}
+	if err != nil {
+		s.close(conn)
+		return nil, s.server.OnAdmin().explainUnlessHinted(ctx, "open clone "+name+" in", err)
+	}
 	return func() {
+		defer s.close(conn)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		if err := set(ctx, false); err != nil {
+		last := false
+		_, err := conn.Exec(ctx, "SELECT pg_advisory_unlock_shared"+locked, name)
+		if err == nil {
+			err = conn.QueryRow(ctx, "SELECT pg_try_advisory_lock"+locked, name).Scan(&last)
+		}
+		if err == nil && last {
+			err = set(ctx, conn, false)
+		}
+		if err != nil {
 			s.o.Log.Warn("clone left open", "source", s.o.Name, "clone", name, "error", err)
 		}
 	}, nil

@@ -47,6 +47,7 @@ type Kwil struct {
 	client   string // pg_dump's version
 	snapshot string
 	state    KwilState
+	shut     func() // closes a clone again; nil = none was opened
 }
 
 // OpenKwil connects, checks the database and the client program, and reads the chain's state. It refuses a database in
@@ -56,7 +57,13 @@ func OpenKwil(ctx context.Context, o Options, k KwilOptions) (_ *Kwil, err error
 		return nil, fmt.Errorf("cannot read Kwil's database: %q is neither v0.9 nor v0.10", k.Version)
 	}
 	q := &Kwil{server: newServer(o), o: k}
+	if k.Database != "" {
+		if err := q.open(ctx, o); err != nil {
+			return nil, err
+		}
+	}
 	if q.conn, err = q.server.Connect(ctx, k.Database); err != nil {
+		q.Close()
 		return nil, err
 	}
 	for _, step := range []func(context.Context) error{q.checkClient, q.checkQuiet, q.begin, q.checkVersion, q.readChain, q.readNetwork} {
@@ -71,11 +78,25 @@ func OpenKwil(ctx context.Context, o Options, k KwilOptions) (_ *Kwil, err error
 // State is what was read.
 func (q *Kwil) State() KwilState { return q.state }
 
+// open lets us into a clone, which is shut to all.
+func (q *Kwil) open(ctx context.Context, o Options) error {
+	src, err := New(o)
+	if err == nil {
+		q.shut, err = src.openClone(ctx, q.o.Database)
+	}
+	return err
+}
+
 // Close ends the session, and with it the snapshot.
 func (q *Kwil) Close() {
-	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
-	defer cancel()
-	_ = q.conn.Close(ctx) // read only: nothing hangs on it
+	if q.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+		defer cancel()
+		_ = q.conn.Close(ctx) // read only: nothing hangs on it
+	}
+	if q.shut != nil {
+		q.shut()
+	}
 }
 
 // checkClient finds pg_dump. Before 15 it can't leave out access methods, which then stand among the tables.

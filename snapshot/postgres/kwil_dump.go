@@ -86,10 +86,15 @@ func (q *Kwil) explainDump(ctx context.Context, err error) error {
 // options that Kwil gives twice are given once.
 func (q *Kwil) arguments() []string {
 	args := []string{
-		"--format=plain", "--no-unlogged-table-data", "--no-comments", "--create", "--no-publications", "--no-tablespaces",
+		"--format=plain", "--no-unlogged-table-data", "--no-comments", "--no-publications", "--no-tablespaces",
 		"--no-table-access-method", "--no-security-labels", "--no-subscriptions", "--no-owner", "--no-password",
 		"--exclude-table=kwild_internal.sentry", "--encoding=UTF8",
 		"--snapshot=" + q.snapshot, "--lock-wait-timeout=" + strconv.FormatInt(lockTimeout.Milliseconds(), 10),
+	}
+	// With it come the statements about the database itself, which Kwil's tool keeps. Those of a clone are ours: its
+	// limit and its rights, under a name that no other server knows.
+	if q.o.Database == "" {
+		args = append(args, "--create")
 	}
 	if major(q.client) >= 16 {
 		args = append(args, "--large-objects") // before: --blobs
