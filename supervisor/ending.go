@@ -122,6 +122,22 @@ func (s *Supervisor) unlessStopped(e *ending, then func()) {
 	s.settleTimer.Reset(settle)
 }
 
+// unlessCancelled makes a job's work give a stop request that is on its way the time to arrive before its failure is judged:
+// under KillMode=control-group what a phase runs, a script or pg_dump, gets systemd's SIGTERM at the same moment as the
+// supervisor, and its end is no reason to hold. The node is at rest: a second more costs nothing.
+func unlessCancelled(work func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := work(ctx)
+		if err != nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(settle):
+			}
+		}
+		return err
+	}
+}
+
 // settled ends the wait of unlessStopped: no stop request came.
 func (s *Supervisor) settled() {
 	e := s.ending

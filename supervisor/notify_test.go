@@ -57,6 +57,20 @@ func TestUnderSystemd(t *testing.T) {
 	require.Equal(t, 0, r.exit())
 }
 
+// A stop asks for its time as it begins: a unit's TimeoutStopSec= may be over before the next sign of life.
+func TestStopAsksForTimeAtOnce(t *testing.T) {
+	t.Parallel()
+	h, m := newHome(t), newManager(t)
+	h.set("STOP_DELAY", "3s")
+	r := h.startUnder(m) // without a watchdog a sign of life comes each five seconds
+	m.await("READY=1")
+	r.signal(syscall.SIGTERM)
+	m.await("STOPPING=1")
+	m.await("EXTEND_TIMEOUT_USEC=40000000")
+	assert.Zero(t, h.count(trace.Exit, "v1"), "while the node stops")
+	require.Equal(t, 0, r.exit())
+}
+
 // A watchdog that is meant for another process is not fed, and is no reason to be silent.
 func TestWatchdogOfAnother(t *testing.T) {
 	t.Parallel()

@@ -79,6 +79,7 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 	s.restartTimer.Stop()
 	if s.o.Notify != nil {
 		s.o.Notify.Stopping()
+		s.alive() // the time that the stop may take is asked for now, not with the next sign of life
 	}
 	if s.job != nil {
 		s.job.cancel() // it ends between two effects; the journal says where

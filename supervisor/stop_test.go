@@ -226,6 +226,62 @@ func TestStopInEachPhase(t *testing.T) {
 	}
 }
 
+// Under KillMode=control-group what an upgrade runs gets systemd's SIGTERM as the supervisor does, and may end before the
+// supervisor has heard of it: a stop, and no reason to hold.
+func TestStopThatHitsTheHookFirst(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		change func(*testHome)
+		pid    func(*testHome) int // of the hook; 0 = it doesn't run yet
+		phase  upgrade.Phase
+	}{
+		"script": {
+			func(h *testHome) {
+				h.Upgrade.CustomPreUpgrade = "pre.sh"
+				h.write("cosmovisor/pre.sh", "#!/bin/sh\n[ -e "+h.dir+"/once ] || { echo $$ > "+h.dir+"/once; exec sleep 20; }\n")
+			},
+			func(h *testHome) int {
+				text, _ := os.ReadFile(filepath.Join(h.dir, "once"))
+				pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+				return pid
+			}, upgrade.Snapshotted,
+		},
+		"pre-upgrade": {
+			func(h *testHome) { h.set("PRE_UPGRADE_DELAY", "3s") },
+			func(h *testHome) int {
+				for _, e := range h.events() {
+					if e.Kind == trace.PreUpgrade {
+						return e.PID
+					}
+				}
+				return 0
+			}, upgrade.Switched,
+		},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t, "v2")
+			h.set("UPGRADE", "v2@3")
+			c.change(h)
+			r := h.start()
+			pid := 0
+			h.wait(name, func() bool { pid = c.pid(h); return pid > 0 })
+			require.NoError(t, syscall.Kill(pid, syscall.SIGTERM))
+			h.wait("its end", func() bool { return syscall.Kill(pid, 0) != nil })
+			r.stop()
+			j := h.journal()
+			require.NotNil(t, j.Upgrade)
+			assert.Equal(t, c.phase, j.Upgrade.Phase)
+			assert.Nil(t, j.Hold)
+			r = h.start()
+			h.awaitResult(upgrade.ResultCommitted)
+			r.stop()
+			h.singleNode()
+		})
+	}
+}
+
 // A stop while an upgrade waits for its binary leaves it announced: the next `run` still waits for it, and goes on.
 func TestStopWhileWaitingForBinary(t *testing.T) {
 	t.Parallel()

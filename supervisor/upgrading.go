@@ -22,12 +22,12 @@ func (s *Supervisor) stopForUpgrade() {
 // known.
 func (s *Supervisor) carry(down time.Time) {
 	s.state = Upgrading
-	s.do("upgrade", s.unitsDown(s.afterTidying(func(ctx context.Context) error {
+	s.do("upgrade", s.unitsDown(s.afterTidying(unlessCancelled(func(ctx context.Context) error {
 		if !down.IsZero() {
 			s.o.Engine.StoppedAt(down)
 		}
 		return s.o.Engine.Carry(ctx)
-	})), s.carried)
+	}))), s.carried)
 }
 
 func (s *Supervisor) carried(err error) {
@@ -209,7 +209,7 @@ func (s *Supervisor) rollBackByPolicy(why string) {
 func (s *Supervisor) rollBack(binaryOnly bool, next func(), failed func(error)) {
 	s.state = Upgrading
 	work := func(ctx context.Context) error { return s.o.Engine.RollBack(ctx, binaryOnly) }
-	s.do("rollback", s.unitsDown(s.afterTidying(work)), func(err error) {
+	s.do("rollback", s.unitsDown(s.afterTidying(unlessCancelled(work))), func(err error) {
 		switch {
 		case s.stopping:
 		case err != nil:

@@ -24,6 +24,9 @@ const (
 // retryPause lies between two calls of pre-upgrade that answered 31.
 const retryPause = time.Second
 
+// settle is how long a pre-upgrade that says after a while that it doesn't exist waits for our own stop request.
+const settle = time.Second
+
 // customPreUpgrade runs the operator's script before the switch: `<script> <name> <height>` in the node's home.
 func (e *Engine) customPreUpgrade(ctx context.Context) error {
 	if e.Config.CustomPreUpgrade == "" {
@@ -78,7 +81,12 @@ func (e *Engine) migrate(ctx context.Context) error {
 				return err
 			}
 		}
+		begun := time.Now()
 		res, err := runProgram(ctx, program{path: bin, args: []string{"pre-upgrade"}, env: e.hookEnv(u.To), dir: e.Layout.Root})
+		if err == nil && res.Code == preUpgradeMissing && time.Since(begun) > settle {
+			// It was there, and may have been stopped by the signal that is on its way to us, too (KillMode=control-group).
+			_ = sleep(ctx, settle) //nolint:errcheck // it is asked for below
+		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()

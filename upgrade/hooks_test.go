@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -109,6 +110,30 @@ func TestPreUpgradeCodes(t *testing.T) {
 			assert.Equal(t, Switched, h.onDisk().Upgrade.Phase, "the next run does not start it without its pre-upgrade")
 		})
 	}
+}
+
+// A pre-upgrade that ran for a while and then says that there is none may have been stopped together with us: the new
+// version isn't started on what it left.
+func TestPreUpgradeThatWasStopped(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.stage(staged, `test "$1" = pre-upgrade || exit 0; sleep 1.2; touch "$HOME_DIR/ended"; exit 1`)
+	e := h.engine()
+	h.begin(e)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := os.Stat(filepath.Join(h.l.Home, "ended")); err == nil {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		time.Sleep(300 * time.Millisecond) // the request is on its way
+		cancel()
+	}()
+	require.ErrorIs(t, e.Carry(ctx), context.Canceled)
+	assert.Equal(t, Switched, h.onDisk().Upgrade.Phase)
 }
 
 func TestPreUpgradeIsTriedAgainAfterAHold(t *testing.T) {
