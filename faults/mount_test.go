@@ -80,7 +80,7 @@ func plain(t *testing.T) *mount {
 
 // memory is a directory in memory where there is one from which programs may be executed: no power is cut here.
 func memory() string {
-	var flags = int64(0x8) // ST_NOEXEC, statfs(2)
+	flags := int64(0x8) // ST_NOEXEC, statfs(2)
 	if st, err := statfs("/dev/shm"); err == nil && st.Flags&flags == 0 {
 		return "/dev/shm"
 	}
