@@ -180,6 +180,22 @@ func TestFullDisk(t *testing.T) {
 	assert.Empty(t, entries, "no full disk is left behind")
 }
 
+// A directory that can't be written to is found by the forecast, which is made before a node is stopped.
+func TestReadOnlyDirectory(t *testing.T) {
+	home := newHome(t, 1)
+	dir := mount(t, filepath.Join(t.TempDir(), "backup"), "size=1m")
+	for _, at := range []string{dir, filepath.Join(dir, "not", "there")} {
+		s := open(t, home, func(o *Options) { o.Config.Dir = at })
+		_, err := s.Forecast(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, unix.Mount("tmpfs", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "size=1m"))
+		_, err = s.Forecast(t.Context())
+		require.ErrorIs(t, err, unix.EROFS)
+		assert.Contains(t, hint.Of(err), "read-write")
+		require.NoError(t, unix.Mount("tmpfs", dir, "", unix.MS_REMOUNT, "size=1m"))
+	}
+}
+
 func TestMinFree(t *testing.T) {
 	home := newHome(t, 1)
 	for minFree, ok := range map[string]bool{"0": true, "1": true, "0%": true, "99%": false, "1000T": false} {

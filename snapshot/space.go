@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -64,6 +65,9 @@ func (s *Store) Forecast(ctx context.Context) (Forecast, error) {
 	if err != nil {
 		return Forecast{}, err
 	}
+	if err := s.writable(); err != nil {
+		return Forecast{}, err
+	}
 	f := Forecast{}
 	l := s.ledger()
 	cost := map[string]int{manifest.Reflink: 1, manifest.Hardlink: 2, manifest.Copy: 3, manifest.Clone: 4, manifest.Dump: 5}
@@ -91,6 +95,25 @@ func (s *Store) Forecast(ctx context.Context) (Forecast, error) {
 		}
 	}
 	return f, nil
+}
+
+// writable refuses a directory, or where it isn't there yet its nearest parent, in which nothing can be made: a disk that
+// was mounted read-only after an error is found before the node is stopped, and not behind it. It writes nothing.
+func (s *Store) writable() error {
+	path := s.dir
+	for {
+		err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+		switch {
+		case err == nil:
+			return nil
+		case !os.IsNotExist(err) || path == filepath.Dir(path):
+			return &hint.Error{
+				Op: "take a snapshot in", Path: s.dir, Err: &fs.PathError{Op: "write to", Path: path, Err: err},
+				Hint: "give the node's user the right to write there, mount it read-write, or set [snapshot] dir to another directory",
+			}
+		}
+		path = filepath.Dir(path)
+	}
 }
 
 // A ledger adds up what is needed on each file system. Free is read once, at the first need: what an earlier source has
@@ -140,13 +163,13 @@ func (l *ledger) claim(needs ...manifest.Need) error {
 func (s *Store) room(path string) (dev uint64, r Room, err error) {
 	for {
 		var st unix.Stat_t
-		var fs unix.Statfs_t
+		var vfs unix.Statfs_t
 		if err = unix.Stat(path, &st); err == nil {
-			err = unix.Statfs(path, &fs)
+			err = unix.Statfs(path, &vfs)
 		}
 		switch {
 		case err == nil:
-			r = Room{Path: path, Free: int64(fs.Bavail) * fs.Frsize, MinFree: s.minFree.of(int64(fs.Blocks) * fs.Frsize)}
+			r = Room{Path: path, Free: int64(vfs.Bavail) * vfs.Frsize, MinFree: s.minFree.of(int64(vfs.Blocks) * vfs.Frsize)}
 			return st.Dev, r, nil
 		case !os.IsNotExist(err) || path == filepath.Dir(path):
 			return 0, Room{}, fmt.Errorf("cannot read free space of %s: %w", path, err)

@@ -281,9 +281,10 @@ func TestRefusedWhileTheNodeRuns(t *testing.T) {
 	h.set("UPGRADE", "v2@4")
 	h.Upgrade.Probation.Up = time.Hour
 	r := h.start()
-	h.awaitStatus("blocks above the plan", func(st *Status) bool {
+	st := h.awaitStatus("blocks above the plan", func(st *Status) bool {
 		return st.Upgrade != nil && st.Upgrade.Phase == upgrade.OnProbation && st.Height != nil && *st.Height > 10 && st.State == Running
 	})
+	assert.Regexp(t, `^v2 is on probation: up \S+ of 1h0m0s$`, st.Message, "there are blocks: nothing is waited for but time")
 	for name, c := range map[string]struct {
 		op   string
 		r    client.Request
@@ -331,6 +332,13 @@ func TestSnapshotsByHand(t *testing.T) {
 	h.awaitCount(2, trace.FirstBlock, "v1")
 	h.awaitState(Running)
 	h.wait("it is verified", h.verified)
+	refused := filepath.Join(h.layout().State(), "refused")
+	require.NoError(t, os.WriteFile(refused, nil, 0o600))
+	pid := h.status().PID
+	_, err = h.do(client.OpSnapshots, client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "create"})})
+	require.ErrorContains(t, err, "refused")
+	assert.Equal(t, pid, h.status().PID, "the node wasn't stopped for it")
+	require.NoError(t, os.Remove(refused))
 	signed := h.signerHeight()
 	_, err = h.do(client.OpSnapshots, client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "restore", "id": id})})
 	require.NoError(t, err)

@@ -39,15 +39,15 @@ func (s *Supervisor) opSnapshots(r request) {
 	switch {
 	case !r.body.Stop || s.child == nil:
 		s.snapshotJob(r, op, time.Now())
-	case op.replaces():
-		s.tryRestore(r, op)
+	case op.replaces() || op.Op == "create":
+		s.tryFirst(r, op)
 	default:
 		s.atRest(func(begun time.Time) { s.snapshotJob(r, op, begun) })
 	}
 }
 
-// tryRestore looks, before the node is stopped, whether a restore would be refused.
-func (s *Supervisor) tryRestore(r request, op snapshotOp) {
+// tryFirst looks, before the node is stopped, whether a restore or a snapshot would be refused.
+func (s *Supervisor) tryFirst(r request, op snapshotOp) {
 	s.do("snapshot", s.afterTidying(func(ctx context.Context) error {
 		var dry map[string]any
 		if err := json.Unmarshal(r.body.Snapshots, &dry); err != nil {

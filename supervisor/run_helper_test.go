@@ -202,6 +202,11 @@ func (s *testStore) Do(ctx context.Context, raw json.RawMessage, atRest bool) (a
 	switch {
 	case r.Op == "restore" && (atRest || r.DryRun):
 		return s.Store.Restore(ctx, r.ID, snapshot.RestoreOptions{DryRun: r.DryRun})
+	case r.Op == "create" && r.DryRun:
+		if _, err := os.Stat(filepath.Join(filepath.Dir(s.Dir()), "refused")); err == nil {
+			return nil, errors.New("it would be refused")
+		}
+		return nil, nil
 	case r.Op == "create" && atRest:
 		id := r.ID
 		if id == "" {

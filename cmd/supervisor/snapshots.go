@@ -167,7 +167,7 @@ func needsStop(op, next string) error {
 // nothing behind. It is completed by whoever asked for it, or by the running supervisor.
 func (s *snapshots) create(ctx context.Context, r snapshotRequest, atRest bool) (any, error) {
 	create := s.Create
-	if !atRest {
+	if !atRest && !r.DryRun {
 		if !s.Live() {
 			return nil, needsStop("create", "--stop (stops the node, takes the snapshot, starts the node again)")
 		}
@@ -178,7 +178,7 @@ func (s *snapshots) create(ctx context.Context, r snapshotRequest, atRest bool) 
 	if err := s.Check(); err != nil {
 		return nil, err
 	}
-	if err := s.Room(ctx); err != nil {
+	if err := s.Room(ctx); err != nil || r.DryRun {
 		return nil, err
 	}
 	id := r.ID
