@@ -100,8 +100,9 @@ func (n *Notifier) Status(text string) {
 	}
 }
 
-// Alive feeds the watchdog. With extend > 0 it also asks for that much time from now on, for a start, a stop and the
-// watchdog itself (EXTEND_TIMEOUT_USEC=): systemd waits at least so long, and longer where the unit says so.
+// Alive feeds the watchdog. With extend > 0 it also asks for that much time from now on, for a start and a stop
+// (EXTEND_TIMEOUT_USEC=): systemd waits at least so long, and longer where the unit says so. Alone it would move the watchdog's
+// deadline as well (sd_notify(3)); WATCHDOG=1 in the same message sets that to WatchdogSec=, as it is wanted.
 func (n *Notifier) Alive(extend time.Duration) {
 	var passing []string
 	if n.watchdog > 0 {

@@ -73,24 +73,23 @@ func (n *node) freezer() string {
 	return ""
 }
 
-// In a long phase the supervisor asks for more time, and that moves the watchdog's deadline: a hang is noticed that much
-// later, and noticed all the same.
+// In a long phase the supervisor asks for more time for a stop. The watchdog's deadline isn't moved by that: WATCHDOG=1 in the
+// same message sets it. A hang is noticed as soon as at any other time, and the upgrade begins its phase anew.
 func TestWatchdogInALongPhase(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, lab)
-	n.Env["UPGRADE"], n.Env["PRE_UPGRADE_DELAY"] = "v2@60", "90s"
+	n.Env["UPGRADE"], n.Env["PRE_UPGRADE_DELAY"] = "v2@60", "60s"
 	n.Stop = "5s" // 30 s are asked for then
 	n.install("WatchdogSec=2", "RestartSec=200ms")
 	n.systemctl("start", "--no-block")
 	wait(t, "the migration", func() bool { return n.count(trace.PreUpgrade, "v2") > 0 })
+	time.Sleep(3 * time.Second) // a sign of life each second asks for the time
 	n.signal("STOP")
 	hung := time.Now()
-	time.Sleep(5 * time.Second) // beyond WatchdogSec=: the time that was asked for holds
-	assert.Equal(t, "0", n.property("NRestarts"))
-	assert.NotContains(t, n.journal(), "Watchdog timeout")
 	wait(t, "the watchdog", func() bool { return strings.Contains(n.journal(), "Watchdog timeout") })
 	t.Logf("noticed after %s", time.Since(hung).Round(100*time.Millisecond))
-	assert.Less(t, time.Since(hung), 40*time.Second)
+	assert.Less(t, time.Since(hung), 20*time.Second, "not only when the 30 s are over")
+	n.awaitNth(2, trace.PreUpgrade, "v2")
 	n.oneNode()
 }
 

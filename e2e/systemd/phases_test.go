@@ -26,10 +26,10 @@ type stage struct {
 var stages = []stage{
 	{"running", func(*node) {}, func(n *node) bool { return n.count(trace.FirstBlock, "v1") > 0 }},
 	{
-		"stopping", func(n *node) { n.EnvOf["genesis"] = map[string]string{"STOP_DELAY": "2s"} },
+		"stopping", func(n *node) { n.EnvOf["genesis"] = map[string]string{"STOP_DELAY": "4s"} },
 		func(n *node) bool { return n.count(trace.Signal, "v1") > 0 },
 	},
-	{"stopped", func(n *node) { n.Tables["upgrade"] = `delay = "2s"` }, func(n *node) bool { return n.inFlight() == "stopped" }},
+	{"stopped", func(n *node) { n.Tables["upgrade"] = `delay = "3s"` }, func(n *node) bool { return n.inFlight() == "stopped" }},
 	{"snapshot", fill, func(n *node) bool {
 		partial, _ := filepath.Glob(n.dir + "/supervisor/snapshots/*/data/big-*")
 		return len(partial) > 0 && n.inFlight() == "stopped"
@@ -87,7 +87,7 @@ func TestStopInEachStage(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			n := upgradeAt(t, lab, s)
-			n.install("TimeoutStopSec=1s") // what takes longer asks for the time that it needs
+			n.install("TimeoutStopSec=3s") // what takes longer asks for the time that it needs
 			n.systemctl("start", "--no-block")
 			n.reach(s)
 			n.systemctl("stop")
