@@ -65,7 +65,7 @@ func (s *Supervisor) message(st *Status) string {
 	case s.state == WaitingForBinary && s.due != nil:
 		return fmt.Sprintf("the height of %s has come; waiting: %s", s.due.plan.Name, s.notReady)
 	case s.state == Running && s.child != nil && u != nil && u.Phase == upgrade.OnProbation:
-		return fmt.Sprintf("%s is on probation: waiting for the network, up %s", u.Name, time.Since(s.child.StartedAt()).Round(time.Second))
+		return s.trialText(u.Name)
 	case s.state == Upgrading && u != nil:
 		return fmt.Sprintf("upgrading to %s: %s reached", u.Name, u.Phase)
 	case st.CrashLoop:
@@ -74,6 +74,15 @@ func (s *Supervisor) message(st *Status) string {
 		return fmt.Sprintf("%s; the plan %s is not ready", s.state, st.Plan.Name)
 	}
 	return string(s.state)
+}
+
+// trialText says what a version on probation is waiting for: blocks, else only time.
+func (s *Supervisor) trialText(name string) string {
+	up, need := time.Since(s.child.StartedAt()), s.o.Upgrade.Probation
+	if u := s.journal.Upgrade; need.HeightAbovePlan && (u == nil || s.tracker.Height() <= u.Floor()) {
+		return fmt.Sprintf("%s is on probation: waiting for the network, up %s", name, up.Round(time.Second))
+	}
+	return fmt.Sprintf("%s is on probation: up %s of %s", name, up.Round(time.Second), need.Up)
 }
 
 // View is everything that a status is made of and that lies in files: `status` shows the same with and without a

@@ -211,6 +211,9 @@ func printStatus(w io.Writer, st *supervisor.Status, clock time.Time) error {
 		for _, problem := range p.Problems {
 			line("", "not ready: %s", problem)
 		}
+		if !p.Ready && st.Hold == nil { // a hold names its own command
+			line("next", "supervisor upgrade add %s BINARY", p.Name)
+		}
 	}
 	if u := st.Upgrade; u != nil && st.Plan == nil {
 		line("upgrade", "%s, %s, %d attempts", u.Name, u.Phase, u.Attempts)

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/supervisor"
+	"nodevisor/upgrade"
 )
 
 // screen collects what a terminal shows.
@@ -165,4 +166,24 @@ func TestEssence(t *testing.T) {
 	assert.NotNil(t, a.Plan.ETA, "the original is left alone")
 	assert.Equal(t, "ab…", cut("abcdef", 3))
 	assert.Equal(t, "äöü", cut("äöü", 3))
+}
+
+// Where a person must do something, the next command is named: once, and a hold's own comes first.
+func TestStatusNamesTheNextCommand(t *testing.T) {
+	t.Parallel()
+	next := func(st supervisor.Status) (lines []string) {
+		var b strings.Builder
+		require.NoError(t, printStatus(&b, &st, time.Now()))
+		for line := range strings.Lines(b.String()) {
+			if strings.HasPrefix(line, "next ") {
+				lines = append(lines, strings.Join(strings.Fields(line), " "))
+			}
+		}
+		return lines
+	}
+	waiting := supervisor.Status{State: supervisor.Running, Plan: &supervisor.PlanStatus{Name: "v2", Problems: []string{"no binary"}}}
+	assert.Equal(t, []string{"next supervisor upgrade add v2 BINARY"}, next(waiting))
+	waiting.Hold = &upgrade.Hold{Reason: "x", Hint: "supervisor resume"}
+	assert.Equal(t, []string{"next supervisor resume"}, next(waiting))
+	assert.Empty(t, next(supervisor.Status{State: supervisor.Running, Plan: &supervisor.PlanStatus{Name: "v2", Ready: true}}))
 }
