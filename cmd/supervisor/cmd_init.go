@@ -30,17 +30,37 @@ and says so, and ends with the two commands that come next.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.load(cmd.Context(), true)
-			if err != nil {
-				return err
-			}
 			binary := ""
 			if len(args) == 1 {
 				binary = args[0]
 			}
+			s, err := a.load(cmd.Context(), true)
+			if err != nil {
+				return a.adviseName(err, binary)
+			}
 			return s.init(cmd, binary)
 		},
 	}
+}
+
+// adviseName has the hint for a missing name be the whole command, where the binary tells what the name probably is.
+func (a *app) adviseName(err error, binary string) error {
+	config := (*ConfigError)(nil)
+	if binary == "" || !errors.As(err, &config) {
+		return err
+	}
+	for _, problem := range config.Problems {
+		p := (*Problem)(nil)
+		if !errors.As(problem, &p) || !errors.Is(p.Err, errNoName) {
+			continue
+		}
+		p.Hint = "DAEMON_NAME=" + shellQuote(filepath.Base(binary)) + " supervisor"
+		if a.flags.home != "" {
+			p.Hint += " --home " + shellQuote(a.flags.home)
+		}
+		p.Hint += " init " + shellQuote(binary)
+	}
+	return err
 }
 
 // init makes each piece that isn't there. Every step can be done again.
@@ -60,19 +80,19 @@ func (s *session) init(cmd *cobra.Command, binary string) error {
 	if err := s.installGenesis(cmd, binary); err != nil {
 		return err
 	}
-	s.warnOfGenesis(cmd.Context())
+	usable := s.warnOfGenesis(cmd.Context())
 	if err := s.linkFirst(); err != nil {
 		return err
 	}
 	if err := s.writeConfig(); err != nil {
 		return err
 	}
-	s.sayNext()
+	s.sayNext(usable)
 	return nil
 }
 
 // sayNext ends the first run with the two commands that come next, written so that they can be copied.
-func (s *session) sayNext() {
+func (s *session) sayNext(usable bool) {
 	self := "supervisor --home " + shellQuote(s.layout.Home)
 	if s.flags.config != "" {
 		self = "supervisor --config " + shellQuote(s.flags.config)
@@ -84,7 +104,12 @@ func (s *session) sayNext() {
 		s.say("  %s doctor\n      looks at everything that the first start needs, and changes nothing", self)
 		return
 	}
-	s.say("\nReady: %s, version %s, in %s. Next:\n", s.layout.Node, v, s.layout.Home)
+	if bad := s.layout.Binary(upgrade.Genesis); !usable && v == upgrade.Genesis {
+		s.say("\nThe tree of %s is there, but its first binary can't run here. Next:\n", s.layout.Home)
+		s.say("  rm %s\n  %s init BINARY\n      installs another one; what else is there already stays", shellQuote(bad), self)
+		return
+	}
+	s.say("\nReady: %s, version %s, in %s. Next:\n", s.layout.Node, v.Name(), s.layout.Home)
 	s.say("  %s doctor\n      looks at everything that the first start needs, changes nothing, and names what mends each failure", self)
 	if name, ok := s.instance(); ok {
 		s.say("  systemctl enable --now nodevisor@%s\n      starts the node, now and at every boot; supervisor status says how it is", name)
@@ -157,15 +182,18 @@ func (s *session) installGenesis(cmd *cobra.Command, binary string) error {
 	return nil
 }
 
-// warnOfGenesis says at once what the first start would find: a text file, a binary for another machine.
-func (s *session) warnOfGenesis(ctx context.Context) {
+// warnOfGenesis says at once what the first start would find: a text file, a binary for another machine. A binary that
+// isn't there is no unusable one.
+func (s *session) warnOfGenesis(ctx context.Context) (usable bool) {
 	if !s.layout.HasBinary(upgrade.Genesis) {
-		return
+		return true
 	}
-	if ready := s.checker().Check(ctx, upgrade.Genesis); !ready.Ready() {
+	ready := s.checker().Check(ctx, upgrade.Genesis)
+	if !ready.Ready() {
 		s.log.Warn("the binary is installed, but it can't run here", "problem", ready.Problems[0],
 			"hint", "remove "+s.layout.Binary(upgrade.Genesis)+", then: supervisor init BINARY")
 	}
+	return ready.Ready()
 }
 
 // linkFirst makes `current` where there is none and the home never saw an upgrade.

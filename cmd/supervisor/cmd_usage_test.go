@@ -164,14 +164,28 @@ func TestInitSaysWhatComesNext(t *testing.T) {
 	code, _, errs = p.invoke("--home", p.home+"/a home", "status")
 	assert.Equal(t, exitOK, code, errs)
 
+	// A name that isn't said is probably the binary's: the hint is the whole command.
+	code, _, errs = p.invoke("--home", p.home+"/new", "init", node)
+	assert.Equal(t, exitUsage, code)
+	assert.Contains(t, errs, "Error: DAEMON_NAME is not set\nHint: DAEMON_NAME=simd supervisor --home "+p.home+"/new init "+node+"\n")
+	assert.NoDirExists(t, p.home+"/new")
+	// What can't run isn't ready.
+	text := filepath.Join(t.TempDir(), "simd")
+	require.NoError(t, os.WriteFile(text, []byte("no program\n"), 0o755))
+	p.env = append(p.env, "DAEMON_NAME=simd")
+	code, _, errs = p.invoke("--home", p.home+"/new", "init", text)
+	assert.Equal(t, exitOK, code)
+	assert.NotContains(t, errs, "Ready:")
+	assert.Equal(t, []string{"rm " + p.home + "/new/cosmovisor/genesis/bin/simd", "supervisor --home " + p.home + "/new init BINARY"}, next(errs))
+
 	// --config names the file to write, where a unit will look for it.
 	p.env = append(p.env, "DAEMON_HOME="+p.home, "DAEMON_NAME=simd")
 	config := filepath.Join(t.TempDir(), "simd.toml")
 	code, _, errs = p.invoke("--config", config, "init", node)
 	require.Equal(t, exitOK, code, errs)
 	assert.Equal(t, []string{"supervisor --config " + config + " doctor", "supervisor --config " + config + " run start"}, next(errs))
-	text, err := os.ReadFile(config)
+	written, err := os.ReadFile(config)
 	require.NoError(t, err)
-	assert.True(t, bytes.Contains(text, []byte("home = "+`"`+p.home+`"`)), string(text))
+	assert.True(t, bytes.Contains(written, []byte("home = "+`"`+p.home+`"`)), string(written))
 	assert.NoFileExists(t, filepath.Join(p.l.State(), "supervisor.toml"))
 }

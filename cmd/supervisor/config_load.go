@@ -107,6 +107,7 @@ type loader struct {
 	env      map[string]string
 	legacy   map[string]legacyValue // by the variable's name: what --cosmovisor-config says, below the environment
 	problems []error
+	unread   bool // the file says nothing, because of a mistake: what is missing is missing because of it
 }
 
 func (l *loader) warn(format string, args ...any) {
@@ -140,11 +141,14 @@ func (l *loader) readFile(o LoadOptions) {
 		return // `init` makes it
 	}
 	if err != nil {
+		l.unread = true
 		l.bad(at, fmt.Errorf("cannot read configuration: %w", err))
 		return
 	}
 	l.origin.File = path
-	l.problems = append(l.problems, decodeToml(path, text, &l.cfg, l.origin.Keys)...)
+	mistakes := decodeToml(path, text, &l.cfg, l.origin.Keys)
+	l.unread = len(mistakes) > 0 && len(l.origin.Keys) == 0
+	l.problems = append(l.problems, mistakes...)
 	if home != "" && l.cfg.Node.Home != "" && filepath.Clean(l.cfg.Node.Home) != filepath.Clean(home) {
 		l.warn("%s says home = %q, and is read for %q: the latter holds", path, l.cfg.Node.Home, home)
 	}
@@ -164,15 +168,20 @@ func (l *loader) earlyHome(o LoadOptions) string {
 	return ""
 }
 
+// errNoName is said in Cosmovisor's words.
+var errNoName = errors.New("DAEMON_NAME is not set")
+
 // checkIdentity checks name and home, without which nothing works, in Cosmovisor's words and order; then the directories.
 func (l *loader) checkIdentity(skipDirs bool) {
 	c := &l.cfg
-	if c.Node.Name == "" {
+	if c.Node.Name == "" && !l.unread {
 		l.problems = append(l.problems, &Problem{
-			Err: errors.New("DAEMON_NAME is not set"), Hint: "set DAEMON_NAME=<file name of the node's binary>, or [node] name in the configuration file",
+			Err: errNoName, Hint: "set DAEMON_NAME=<file name of the node's binary>, or [node] name in the configuration file",
 		})
 	}
 	switch {
+	case c.Node.Home == "" && l.unread:
+		return
 	case c.Node.Home == "":
 		l.problems = append(l.problems, &Problem{
 			Err: errors.New("DAEMON_HOME is not set"), Hint: "set DAEMON_HOME=<the node's home directory>, or say --home DIR",

@@ -360,6 +360,14 @@ func TestHomeAndNameAreRefusedInCosmovisorsWords(t *testing.T) {
 	}
 	_, _, err := Load(LoadOptions{Environ: []string{"DAEMON_HOME=" + home + "/a", "DAEMON_NAME=x"}, SkipDirs: true})
 	require.NoError(t, err, "init makes what is missing")
+	// A file that can't be read is the one mistake: what it would have said isn't missing.
+	broken := filepath.Join(home, "broken.toml")
+	require.NoError(t, os.WriteFile(broken, []byte("[node\nname = \"simd\"\n"), 0o600))
+	for path, want := range map[string]string{broken: "HOME/broken.toml:2:6: ", "/nonexistent": "--config: cannot read configuration: "} {
+		_, _, err := Load(LoadOptions{ConfigFlag: path})
+		require.Len(t, lines(t, err, home), 1)
+		assert.Contains(t, lines(t, err, home)[0], want)
+	}
 }
 
 func TestValidateRefuses(t *testing.T) {
