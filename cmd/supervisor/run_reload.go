@@ -124,6 +124,9 @@ func refuseFixed(changed []string, inFlight bool) error {
 		if i := strings.LastIndex(key, "."); i >= 0 {
 			table, name = "["+key[:i]+"] ", key[i+1:]
 		}
+		if key == "unit" {
+			name = "[[unit]]"
+		}
 		problems = append(problems, &hint.Error{Op: "reload", Path: table + name, Err: errors.New(why), Hint: next})
 	}
 	return errors.Join(problems...)

@@ -71,7 +71,7 @@ func TestRefuseFixed(t *testing.T) {
 	for key, name := range map[string]string{
 		"upgrade.plan_file": "[upgrade] plan_file", "upgrade.recase": "[upgrade] recase", "upgrade.poll": "[upgrade] poll",
 		"height.log": "[height] log", "log.format": "[log] format", "control.socket": "[control] socket", "systemd.ready": "[systemd] ready",
-		"unit": "unit", "genesis.kind": "[genesis] kind", "table.of.later": "[table.of] later",
+		"unit": "[[unit]]", "genesis.kind": "[genesis] kind", "table.of.later": "[table.of] later",
 	} {
 		err := refuseFixed([]string{key}, false)
 		require.ErrorContains(t, err, "cannot reload "+name+": can't change while run lives")
