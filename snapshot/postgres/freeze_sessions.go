@@ -225,7 +225,7 @@ func (s *Source) noPrepared(ctx context.Context, conn session, database string) 
 	}
 	return &hint.Error{
 		Op: "use database", Path: database, Err: fmt.Errorf("%w: %q (%d in all)", errPrepared, gid, count),
-		Hint: "start the old node once and let it recover, then stop it; or, where it is not the node's: ROLLBACK PREPARED " + quotedText(gid),
+		Hint: "start the old node once (supervisor resume, then supervisor run) and let it recover, then stop it; or, where it is not the node's: ROLLBACK PREPARED " + quotedText(gid),
 	}
 }
 

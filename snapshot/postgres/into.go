@@ -19,6 +19,9 @@ import (
 // CREATEDB. It is one transaction: what fails leaves it empty. Everything in it belongs to the role that connects; the
 // settings and grants of the database itself stay as they are.
 func (s *Source) Into(ctx context.Context, r manifest.Restore, dsn string) error {
+	if err := errors.Join(checkDSN("--into", dsn)...); err != nil {
+		return &hint.Error{Op: "restore into", Path: s.o.Name, Err: err, Hint: "give the password by PGPASSFILE or PGPASSWORD, and " + s.o.Name + "='host=… user=… dbname=…'"}
+	}
 	v := newServer(Options{Name: s.o.Name, Bin: s.o.Bin, Config: Config{DSN: dsn}})
 	if user(dsn) == user(s.o.DSN) { // the file holds one role's password
 		v.password = s.o.PasswordFile

@@ -332,7 +332,10 @@ func TestInto(t *testing.T) {
 	err := s.Into(t.Context(), r, dsn)
 	require.ErrorContains(t, err, "the database is not empty")
 	require.ErrorContains(t, s.Into(t.Context(), r, "host="+c.Dir+" user=postgres dbname=nowhere"), "no such database")
-	require.ErrorContains(t, s.Into(t.Context(), r, "host="+c.Dir+" user=postgres dbname=x password=geheim"), "password_file")
+	err = s.Into(t.Context(), r, "host="+c.Dir+" user=postgres dbname=x password=geheim")
+	require.ErrorContains(t, err, "--into: holds a password")
+	assert.Contains(t, hint.Of(err), "PGPASSFILE")
+	assert.NotContains(t, err.Error()+hint.Of(err), "geheim")
 
 	c.Exec("postgres", `CREATE DATABASE half TEMPLATE template0`)
 	c.Exec("half", "CREATE EXTENSION hstore")
