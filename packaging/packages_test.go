@@ -184,7 +184,7 @@ func TestWhatIsInstalled(t *testing.T) {
 				assert.Equal(t, "-rw-r--r--", mode, path)
 			}
 		}
-		for _, doc := range []string{"changelog.gz", "sbom.cdx.json.gz", "third-party-licenses.gz", "install.md", "configuration.md"} {
+		for _, doc := range []string{"changelog.gz", "sbom.cdx.json.gz", "third-party-licenses.gz", "how-to/install.md", "configuration.md"} {
 			assert.Contains(t, have, "/usr/share/doc/nodevisor/"+doc, name)
 		}
 		assert.Contains(t, have, "/usr/share/man/man7/nodevisor.7.gz", name)
