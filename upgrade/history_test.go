@@ -174,10 +174,19 @@ func TestVersionThen(t *testing.T) {
 		minute   int
 		want     Version
 	}{
-		{"a", 5, "genesis"}, {"two", 19, "genesis"}, {"two", 55, "genesis"}, // by its id, also where the clock was set back
-		{"b", 21, "upgrades/v2"}, {"c", 24, "upgrades/v2"}, {"d", 26, "upgrades/v2"}, {"three", 29, "upgrades/v2"},
+		{"a", 5, "genesis"},
+		{"two", 19, "genesis"},
+		{"two", 55, "genesis"}, // by its id, also where the clock was set back
+		{"b", 21, "upgrades/v2"},
+		{"c", 24, "upgrades/v2"},
+		{"d", 26, "upgrades/v2"},
+		{"three", 29, "upgrades/v2"},
 		{"e", 31, "upgrades/v3"}, // of the attempt that failed
-		{"f", 35, "upgrades/v2"}, {"g", 41, "upgrades/v4"}, {"five", 51, "upgrades/v4"}, {"h", 55, "upgrades/v5"}, {"i", 61, "upgrades/v5"},
+		{"f", 35, "upgrades/v2"},
+		{"g", 41, "upgrades/v4"},
+		{"five", 51, "upgrades/v4"},
+		{"h", 55, "upgrades/v5"},
+		{"i", 61, "upgrades/v5"},
 	} {
 		assert.Equal(t, c.want, VersionThen(all, "upgrades/v5", c.snapshot, at(c.minute)), "%s at %d", c.snapshot, c.minute)
 	}

@@ -78,10 +78,10 @@ func OpenKwil(ctx context.Context, o Options, k KwilOptions) (_ *Kwil, err error
 // State is what was read.
 func (q *Kwil) State() KwilState { return q.state }
 
-// open lets us into a clone, which is shut to all.
+// open lets us into a clone of ours, which is shut to all; a copy that somebody else made is as it is.
 func (q *Kwil) open(ctx context.Context, o Options) error {
 	src, err := New(o)
-	if err == nil {
+	if err == nil && strings.HasPrefix(q.o.Database, src.prefix()) {
 		q.shut, err = src.openClone(ctx, q.o.Database)
 	}
 	return err
