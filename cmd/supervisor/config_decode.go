@@ -64,9 +64,13 @@ func syntaxProblem(file string, err error) error {
 	if !errors.As(err, &parse) {
 		return &Problem{At: file, Err: err}
 	}
-	return &Problem{
+	p := &Problem{
 		At: fmt.Sprintf("%s:%d:%d", file, max(parse.Position.Line, 1), max(parse.Position.Col, 1)), Err: errors.New(parse.Message),
 	}
+	if strings.Contains(parse.Message, "already been defined") { // a table was pasted below the one that init wrote
+		p.Hint = "a table and a key stand in the file once: write it there, then: supervisor doctor"
+	}
+	return p
 }
 
 // place is file:line:column of path.

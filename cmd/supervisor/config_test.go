@@ -336,6 +336,9 @@ func TestSyntaxErrorsHaveAPlace(t *testing.T) {
 	writeConfig(t, home, "[node]\nname = 'x'\nname = 'y'\n")
 	_, _, err = Load(LoadOptions{HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
 	assert.Regexp(t, `supervisor.toml:3:\d+: .*already`, err.Error())
+	writeConfig(t, home, "[metrics]\n[log]\n[metrics]\nlisten = ''\n")
+	_, _, err = Load(LoadOptions{HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
+	assert.Contains(t, hint.Of(err), "write it there")
 }
 
 func TestHomeAndNameAreRefusedInCosmovisorsWords(t *testing.T) {
