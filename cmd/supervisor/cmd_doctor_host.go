@@ -134,7 +134,7 @@ func (x *examination) fileSystem() {
 		return
 	}
 	if int64(st.Flags)&unix.ST_RDONLY != 0 {
-		x.fail("file system", "mount -o remount,rw "+x.stateParent(), "the home is mounted read-only")
+		x.fail("file system", `mount -o remount,rw "$(findmnt -no TARGET -T `+shellQuote(x.stateParent())+`)"`, "the home is mounted read-only")
 		return
 	}
 	x.ok("file system", "local, writable")

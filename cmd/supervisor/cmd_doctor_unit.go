@@ -55,7 +55,7 @@ func (x *examination) whichUnit(ctx context.Context) (name string, pid int, why 
 	if pid != 0 {
 		return unitOf(pid), pid, "the running supervisor belongs to no unit of systemd's"
 	}
-	switch found := unitsOfHome(ctx, x.layout.Home); len(found) {
+	switch found := unitsOfHome(ctx, x.layout.Home, x.origin.File); len(found) {
 	case 0:
 		return "", 0, "no unit was named, no supervisor runs whose unit could be looked up, and no unit names this home"
 	case 1:
@@ -65,8 +65,9 @@ func (x *examination) whichUnit(ctx context.Context) (name string, pid int, why 
 	}
 }
 
-// unitsOfHome lists the services that systemd has loaded and that name the home, in their command or their environment.
-func unitsOfHome(ctx context.Context, home string) []string {
+// unitsOfHome lists the services that systemd has loaded and that name the home, or the configuration file in use, in their
+// command or their environment.
+func unitsOfHome(ctx context.Context, home, config string) []string {
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "systemctl", "show", "--no-pager", "--all", "-p", "Id", "-p", "Environment", "-p", "ExecStart", "--", "*.service")
@@ -75,11 +76,11 @@ func unitsOfHome(ctx context.Context, home string) []string {
 	if err != nil {
 		return nil
 	}
-	return namingHome(string(out), home)
+	return namingHome(string(out), home, config)
 }
 
 // namingHome reads what systemctl shows of several units: blocks of KEY=VALUE, an empty line between them.
-func namingHome(text, home string) (names []string) {
+func namingHome(text, home, config string) (names []string) {
 	for block := range strings.SplitSeq(text, "\n\n") {
 		id, named := "", false
 		for line := range strings.Lines(block) {
@@ -89,14 +90,18 @@ func namingHome(text, home string) (names []string) {
 				id = value
 			case "Environment":
 				words, err := unquoteWords(value)
-				named = named || err == nil && environMap(words)["DAEMON_HOME"] == home
+				env := environMap(words)
+				named = named || err == nil && (env["DAEMON_HOME"] == home || config != "" && env["SUPERVISOR_CONFIG"] == config)
 			case "ExecStart":
 				argv := execStartArgv(value)
 				ours := len(argv) > 0 && slices.ContainsFunc([]string{"supervisor", "cosmovisor"}, func(n string) bool {
 					return strings.Contains(filepath.Base(argv[0]), n)
 				})
 				named = named || ours && slices.ContainsFunc(argv, func(a string) bool {
-					return a == home || strings.HasSuffix(a, "="+home) || a == filepath.Join(home, "supervisor", "supervisor.toml")
+					_, value, _ := strings.Cut(a, "=")
+					return slices.ContainsFunc([]string{home, config, filepath.Join(home, "supervisor", "supervisor.toml")}, func(own string) bool {
+						return own != "" && (a == own || value == own)
+					})
 				})
 			}
 		}

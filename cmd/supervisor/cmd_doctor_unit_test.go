@@ -62,8 +62,11 @@ func TestUnitsThatNameTheHome(t *testing.T) {
 		"Id=b.service\nEnvironment=DAEMON_HOME=/h2\n\n" +
 		"Id=c.service\nExecStart={ path=/x ; argv[]=/x/supervisor --home /h run start ; ignore_errors=no ; }\n\n" +
 		"Id=d.service\nExecStart={ path=/x ; argv[]=/x/backup /h ; ignore_errors=no ; }\n\n" +
-		"Id=e.service\nExecStart={ path=/x ; argv[]=/x/supervisor --config /h/supervisor/supervisor.toml run ; ignore_errors=no ; }\n"
-	assert.Equal(t, []string{"a.service", "c.service", "e.service"}, namingHome(shown, "/h"))
-	assert.Equal(t, []string{"b.service"}, namingHome(shown, "/h2"))
-	assert.Empty(t, namingHome("", "/h"))
+		"Id=e.service\nExecStart={ path=/x ; argv[]=/x/supervisor --config /h/supervisor/supervisor.toml run ; ignore_errors=no ; }\n\n" +
+		"Id=nodevisor@f.service\nExecStart={ path=/x ; argv[]=/x/supervisor --config=/etc/nodevisor/f.toml run ; ignore_errors=no ; }\n\n" +
+		"Id=g.service\nEnvironment=SUPERVISOR_CONFIG=/etc/nodevisor/f.toml\n"
+	assert.Equal(t, []string{"a.service", "c.service", "e.service"}, namingHome(shown, "/h", "/h/supervisor/supervisor.toml"))
+	assert.Equal(t, []string{"b.service"}, namingHome(shown, "/h2", ""))
+	assert.Empty(t, namingHome("", "/h", ""))
+	assert.Equal(t, []string{"nodevisor@f.service", "g.service"}, namingHome(shown, "/var/lib/nodevisor/f", "/etc/nodevisor/f.toml"))
 }
