@@ -129,11 +129,16 @@ func (a *app) loneRun(o *LoadOptions) error {
 		}
 		return nil
 	}
-	list := ""
+	list, again := "", "supervisor --home DIR"
 	for _, r := range runs {
 		list += "\n  --home " + r.Home
 	}
-	return usagef("several supervisors run on this host; say which one is meant:%s", list)
+	for _, word := range a.args {
+		again += " " + shellQuote(word)
+	}
+	return &usageError{advised{
+		fmt.Errorf("several supervisors run on this host; say which one is meant:%s", list), again,
+	}}
 }
 
 // session is a loaded configuration with what is made from it.
