@@ -200,7 +200,7 @@ func (s *Store) compare(ctx context.Context, at string, rec manifest.Source, has
 
 // deepFaults restores each archive of a database into a scratch one, compares that with the manifest, and drops it.
 func (s *Store) deepFaults(ctx context.Context, dir string, m *manifest.Manifest) ([]manifest.Fault, error) {
-	var all []manifest.Fault
+	all := []manifest.Fault{}
 	for _, rec := range m.Sources {
 		if rec.Kind != postgres.Kind {
 			continue

@@ -161,6 +161,13 @@ func (s *session) checker() *upgrade.Checker {
 	return upgrade.NewChecker(s.layout, s.cfg.Upgrade.Probe, env, s.log)
 }
 
+// quiet is for commands that only report: what the packages narrate at info would stand beside the report itself.
+func (s *session) quiet() {
+	if s.level != nil && s.level.Level() == slog.LevelInfo {
+		s.level.Set(slog.LevelWarn)
+	}
+}
+
 // store opens the snapshots; nil where there is nothing to snapshot.
 func (s *session) store(observe func(phase string, done, total int64)) (*snapshots, error) {
 	return openSnapshots(s, observe)

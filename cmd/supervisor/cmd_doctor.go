@@ -162,6 +162,7 @@ func (x *examination) examine(ctx context.Context) {
 	x.lock()
 	x.foreign()
 	x.state()
+	x.quiet()
 	x.currentLink()
 	x.binary(ctx)
 	if x.bad == nil {

@@ -129,6 +129,7 @@ func (s *session) statusOfFiles(ctx context.Context) (*supervisor.Status, error)
 	if st.Hold != nil {
 		st.State, st.Message = supervisor.Held, "HELD: "+st.Hold.Reason
 	}
+	s.quiet()
 	if store, err := s.store(nil); err == nil && store != nil {
 		if st.Snapshots, st.Disk, err = store.Summary(ctx); err != nil {
 			st.Warnings = append(st.Warnings, err.Error())
@@ -218,7 +219,7 @@ func printStatus(w io.Writer, st *supervisor.Status, clock time.Time) error {
 	if u := st.Upgrade; u != nil && st.Plan == nil {
 		line("upgrade", "%s, %s, %d attempts", u.Name, u.Phase, u.Attempts)
 	}
-	if u := st.Upgrade; u != nil && u.Error != nil {
+	if u := st.Upgrade; u != nil && u.Error != nil && (st.Hold == nil || *u.Error != st.Hold.Reason) {
 		line("", "last error: %s", *u.Error)
 	}
 	if h := st.Halt; h != nil {
