@@ -87,7 +87,7 @@ func TestStopInEachStage(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			n := upgradeAt(t, lab, s)
-			n.install("TimeoutStopSec=3s") // what takes longer asks for the time that it needs
+			n.install()
 			n.systemctl("start", "--no-block")
 			n.reach(s)
 			n.systemctl("stop")
@@ -97,6 +97,26 @@ func TestStopInEachStage(t *testing.T) {
 			n.systemctl("start", "--no-block")
 			n.converged()
 			n.systemctl("stop")
+		})
+	}
+}
+
+// A stop that lasts longer than TimeoutStopSec= asks for the time that it needs, and isn't killed half-way.
+func TestStopThatOutlastsItsTimeout(t *testing.T) {
+	t.Parallel()
+	for _, s := range []stage{stages[1], stages[3]} { // a slow node; a slow snapshot
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			n := upgradeAt(t, bootFor(t, programs()), s) // of its own: a daemon-reload forgets the time that was asked for
+			n.Tables["snapshot"] += "\non = [\"upgrade\", \"stop\"]"
+			n.EnvOf["genesis"] = map[string]string{"STOP_DELAY": "7s"}
+			n.install("TimeoutStopSec=3s")
+			n.systemctl("start")
+			begun := time.Now()
+			n.systemctl("stop")
+			require.Equal(t, "success", n.property("Result"))
+			require.Greater(t, time.Since(begun), 6*time.Second)
+			require.Equal(t, 1, n.count(trace.Exit, "v1"))
 		})
 	}
 }
