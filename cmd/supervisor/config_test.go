@@ -79,6 +79,12 @@ POSTGRES
 kind = ""
 version = ""
 from = ""
+source = ""
+binary = ""
+migrate = ""
+export = []
+command = []
+timeout = "1h"
 on   = ["halt"]
 set  = { }
 
