@@ -48,7 +48,7 @@ func mustAbs(t *testing.T, path string) string {
 
 // The whole way: a stopped node's database becomes a pair, the pair a new root, and every row arrives, also those that
 // Kwil's own tool loses (R1).
-func TestGenesisFromDatabaseToRoot(t *testing.T) {
+func TestR8R12FromDatabaseToRoot(t *testing.T) {
 	server := pgtest.Start(t)
 	home := oldNetwork(t, server, "")
 	out := filepath.Join(t.TempDir(), "pair")
