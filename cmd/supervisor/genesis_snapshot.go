@@ -71,7 +71,8 @@ func (x *exporter) versionOf(m manifest.Manifest) (upgrade.Version, error) {
 	return v, nil
 }
 
-// restoredHome makes a home of the snapshot's data and the node's configuration, without its keys.
+// restoredHome makes a home of the snapshot's data and the node's configuration, without its keys. It is thrown away after the
+// export, so nothing of it is synced.
 func (x *exporter) restoredHome(ctx context.Context, scratch, id string) (string, error) {
 	to := filepath.Join(scratch, "restored")
 	if _, err := x.snapshots(ctx, snapshotRequest{Op: "restore", ID: id, To: to}, false); err != nil {
