@@ -140,31 +140,16 @@ func (s *Source) sealClone(ctx context.Context, conn *pgx.Conn, name string, m m
 // watchClone ends the sessions that may be ended while a clone waits for them, and shows how far it is where the server's
 // files can be seen. The returned function ends it.
 func (s *Source) watchClone(ctx context.Context, db manifest.Database) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		conn, err := s.server.Admin(ctx)
-		if err != nil {
-			return // the clone can do without
+	var g *growth
+	return s.keepClear(ctx, db.Name, func(ctx context.Context, conn *pgx.Conn) {
+		if g == nil {
+			seen := s.growth(ctx, conn)
+			g = &seen
 		}
-		defer s.close(conn)
-		o, err := s.origin(ctx, conn)
-		g := s.growth(ctx, conn)
-		for tick := time.NewTicker(look); err == nil; {
-			_, _, err = s.endSessions(ctx, conn, db.Name, o)
-			if n := g.bytes(); n > 0 {
-				s.o.Observe("snapshot", min(n, db.Size), db.Size)
-			}
-			select {
-			case <-ctx.Done():
-				tick.Stop()
-				return
-			case <-tick.C:
-			}
+		if n := g.bytes(); n > 0 {
+			s.o.Observe("snapshot", min(n, db.Size), db.Size)
 		}
-	}()
-	return func() { cancel(); <-done }
+	})
 }
 
 // undoClone drops what a failed or cancelled attempt left, and gives its error back. The server itself tidies up after a

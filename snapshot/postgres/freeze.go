@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,17 +150,10 @@ func (s *Source) Freeze(ctx context.Context, job manifest.Job) (manifest.Source,
 	case ctx.Err() != nil, errors.Is(err, manifest.ErrAway), errors.Is(err, errPrepared):
 		return manifest.Source{}, err
 	case s.o.Fallback != "dump":
-		return manifest.Source{}, &hint.Error{Op: "clone", Path: s.Where(), Err: err, Hint: orElse(hint.Of(err), "supervisor doctor") + `; or set fallback = "dump"`}
+		return manifest.Source{}, &hint.Error{Op: "clone", Path: s.Where(), Err: err, Hint: cmp.Or(hint.Of(err), "supervisor doctor") + `; or set fallback = "dump"`}
 	}
 	s.o.Log.Warn("clone failed, the database is dumped instead", "source", s.o.Name, "error", err, "hint", hint.Of(err))
 	return s.dump(ctx, job, database)
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
 
 // atRest gives the database's real name, and refuses one that a copy would be incomplete of.

@@ -241,3 +241,34 @@ func subscriptions(ctx context.Context, conn session, database string) ([]string
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
+
+// keepClear ends the sessions of a database that may be ended, again and again on a connection of its own, until stop is
+// called: while a clone or a rename waits for them. each, if there is one, is called after every look.
+func (s *Source) keepClear(ctx context.Context, database string, each func(context.Context, *pgx.Conn)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		conn, err := s.server.Admin(ctx)
+		if err != nil {
+			return // who waits for the sessions will say what is in its way
+		}
+		defer s.close(conn)
+		o, err := s.origin(ctx, conn)
+		for err == nil {
+			_, _, err = s.endSessions(ctx, conn, database, o)
+			if each != nil {
+				each(ctx, conn)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(look):
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}

@@ -170,7 +170,7 @@ func (s *Source) swapOnce(ctx context.Context, admin *pgx.Conn, j *journal) erro
 	if err := s.noPrepared(ctx, admin, j.Live); err != nil {
 		return err
 	}
-	stop := s.keepClear(ctx, j.Live)
+	stop := s.keepClear(ctx, j.Live, nil)
 	defer stop()
 	tx, err := admin.Begin(ctx)
 	if err != nil {
@@ -201,33 +201,6 @@ func (s *Source) swapOnce(ctx context.Context, admin *pgx.Conn, j *journal) erro
 		return s.strange(j)
 	}
 	return tx.Commit(ctx)
-}
-
-// keepClear ends sessions of a database that may be ended, until stop is called.
-func (s *Source) keepClear(ctx context.Context, database string) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		conn, err := s.server.Admin(ctx)
-		if err != nil {
-			return // the rename itself will say what is in its way
-		}
-		defer s.close(conn)
-		o, err := s.origin(ctx, conn)
-		for err == nil {
-			_, _, err = s.endSessions(ctx, conn, database, o)
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(look):
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-ended
-	}
 }
 
 // strange refuses to touch what is neither the live database nor its replacement as the journal knows them.
