@@ -88,15 +88,15 @@ func startOnce(cmd *exec.Cmd) error {
 	return nil
 }
 
-// Wait waits for a command that Start started, as cmd.Wait does, and gives its pid back.
+// Wait waits for a command that Start started, as cmd.Wait does, and gives its pid back. It doesn't wait for a reaper at
+// work, which may have this pid on its list: the process is gone by now, and no start, which would be held up, can give
+// the number to another own child meanwhile.
 func Wait(cmd *exec.Cmd) error {
 	if cmd.Process == nil {
 		return errors.New("cannot wait: not started")
 	}
 	err := cmd.Wait()
-	own.Lock() // not amid a reaper's walk: it may have this pid on its list
-	defer own.Unlock()
-	own.mu.Lock() // Owns may be asked at any time
+	own.mu.Lock()
 	defer own.mu.Unlock()
 	delete(own.pids, cmd.Process.Pid)
 	return err

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -118,6 +119,45 @@ func TestReapLeavesOwnZombiesAlone(t *testing.T) {
 	require.ErrorAs(t, Wait(cmd), &exit)
 	assert.Equal(t, 42, exit.ExitCode())
 	assert.False(t, Owns(cmd.Process.Pid))
+}
+
+func TestLookTellsWhetherAChildLivesOrHasEnded(t *testing.T) {
+	told := func(some, ended bool) [2]bool { return [2]bool{some, ended} }
+	require.Equal(t, [2]bool{false, false}, told(look()), "an earlier test left a child")
+	cmd := sh("read -r _ || :")
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, Start(cmd))
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = Wait(cmd) })
+	// Asked by another thread than the one that forked: the kernel keeps children by thread.
+	apart := make(chan [2]bool)
+	go func() {
+		runtime.LockOSThread() // it ends with the goroutine
+		apart <- told(look())
+	}()
+	assert.Equal(t, [2]bool{true, false}, <-apart)
+	require.NoError(t, stdin.Close())
+	require.NoError(t, AwaitEnd(cmd.Process.Pid))
+	assert.Equal(t, [2]bool{true, true}, told(look()))
+	require.NoError(t, Wait(cmd))
+	assert.Equal(t, [2]bool{false, false}, told(look()))
+}
+
+// A walk, which may take long on a host with many threads, keeps nobody from the end of its own child.
+func TestWaitIsNotHeldUpByAWalk(t *testing.T) {
+	cmd := sh("exit 3")
+	require.NoError(t, Start(cmd))
+	own.Lock() // as a walk does
+	defer own.Unlock()
+	ended := make(chan error, 1)
+	go func() { ended <- Wait(cmd) }()
+	select {
+	case err := <-ended:
+		assert.Error(t, err)
+		assert.False(t, Owns(cmd.Process.Pid))
+	case <-time.After(10 * time.Second):
+		require.Fail(t, "it waits for the walk")
+	}
 }
 
 func TestStartFailures(t *testing.T) {
