@@ -6,6 +6,7 @@ TOOLS   := $(CURDIR)/.nodevisor-tools
 LINT    := v2.15.0
 NFPM    := v2.43.0
 FUZZTIME ?= 30s
+FUZZERS  ?= $(shell nproc)
 # Of the changes that an upgrade makes to the disk, every Kth is made to fail; and how long make soak interrupts at random.
 EVERY ?= 1
 SOAK  ?= 1h
@@ -63,12 +64,8 @@ cover: ## build/cover.html: which lines the tests ran
 	go tool cover -html build/cover.out -o build/cover.html
 	go tool cover -func build/cover.out | tail -n 1
 
-fuzz: ## each fuzz test for FUZZTIME
-	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u | while read -r dir; do \
-		for f in $$(grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -d' ' -f2 | sort -u); do \
-			echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
-		done; \
-	done
+fuzz: ## each fuzz test for FUZZTIME, FUZZERS at a time; a failing input is named, and kept
+	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*:func | |' | sort -u | xargs -n 2 -P $(FUZZERS) .ci/fuzz $(FUZZTIME)
 
 bench: $(PEER) $(PG_CLIENT) ## Nodevisor beside Cosmovisor, pg_dump and psql, in tables; WRITE=1 puts them into docs/benchmarks.md
 	@mkdir -p build

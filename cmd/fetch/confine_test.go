@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
+	"nodevisor/cmd/fetch/unpack"
 	"nodevisor/internal/fetch"
 )
 
@@ -46,9 +47,10 @@ func TestKinds(t *testing.T) {
 		{file(syscall.EFBIG), fetch.TooLarge},
 		{file(syscall.EIO), fetch.Refused},
 		{file(syscall.ENOENT), fetch.Refused},
-		{fmt.Errorf("unpack: %w", tooLarge("holds more")), fetch.TooLarge},
-		{damaged(io.ErrUnexpectedEOF), fetch.Refused},
-		{damaged(file(syscall.ENOSPC)), fetch.NoSpace},
+		{fmt.Errorf("receive: %w", tooLarge("more than 10 bytes")), fetch.TooLarge},
+		{notUnpacked(fmt.Errorf("%w: more than 10 bytes", unpack.ErrTooLarge)), fetch.TooLarge},
+		{notUnpacked(fmt.Errorf("damaged archive: %w", io.ErrUnexpectedEOF)), fetch.Refused},
+		{notUnpacked(file(syscall.ENOSPC)), fetch.NoSpace},
 		{errors.New("something else"), fetch.Refused},
 	} {
 		assert.Equal(t, c.want, kindOf(c.err), "%v", c.err)

@@ -353,7 +353,7 @@ func TestLongHeader(t *testing.T) {
 
 // TestStoredAsSent: the digest is that of the file on the server, so nothing is decoded on the way.
 func TestStoredAsSent(t *testing.T) {
-	packed := string(compress(t, "gz", []byte(node)))
+	packed := string(gzipped(t, []byte(node)))
 	o := invoke(t, "--url", serve(t, func(w http.ResponseWriter, r *http.Request) {
 		assert.Empty(t, r.Header.Get("Accept-Encoding"))
 		w.Header().Set("Content-Encoding", "gzip")

@@ -26,6 +26,7 @@ import (
 	"sync"
 	"time"
 
+	"nodevisor/cmd/fetch/unpack"
 	"nodevisor/internal/fetch"
 )
 
@@ -110,6 +111,28 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		err = fmt.Errorf("--out: %s is not empty", o.out)
 	}
 	return o, err
+}
+
+// take writes the binary that o.unpack holds to out/name.
+func (o options) take() (fetch.Message, error) {
+	binary := unpack.Binary{Path: filepath.Join(o.out, o.name), MaxBytes: o.maxBytes, MaxFiles: o.maxFiles}
+	if err := binary.TakeFrom(o.unpack); err != nil {
+		return fetch.Message{}, notUnpacked(err)
+	}
+	result, _, err := describe(binary.Path)
+	return result, err
+}
+
+// notUnpacked gives an unpacker's error its kind. What ends too early isn't taken for trouble of the network: the file's
+// digest was right, so the next attempt would bring the same.
+func notUnpacked(err error) error {
+	switch {
+	case errors.Is(err, unpack.ErrTooLarge):
+		return tooLarge("cannot unpack: %w", err)
+	case kindOf(err) == fetch.Temporary:
+		return refusal("cannot unpack: %w", err)
+	}
+	return fmt.Errorf("cannot unpack: %w", err)
 }
 
 // speaker writes messages. Progress comes from another goroutine than the result, which is the last word.

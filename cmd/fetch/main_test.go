@@ -1,9 +1,13 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -136,6 +140,46 @@ func TestUsage(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(full, "old"))
 	require.NoError(t, err)
 	assert.Equal(t, "old", string(data))
+}
+
+func gzipped(t *testing.T, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, err := w.Write(data)
+	require.NoError(t, errors.Join(err, w.Close()))
+	return b.Bytes()
+}
+
+// TestUnpack: what the program makes of an archive's outcome; the archives themselves are unpack's tests.
+func TestUnpack(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "body")
+	packed := func(text string) []byte {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: "bin/simd", Typeflag: tar.TypeReg, Mode: 0o6755, Size: int64(len(text))}))
+		_, err := w.Write([]byte(text))
+		require.NoError(t, errors.Join(err, w.Close()))
+		return gzipped(t, b.Bytes())
+	}
+	whole := packed(node)
+	take := func(data []byte, args ...string) outcome {
+		require.NoError(t, os.WriteFile(file, data, 0o600))
+		return invoke(t, append(args, "--unpack", file)...)
+	}
+	for name, data := range map[string][]byte{"an archive": whole, "not an archive": []byte(node)} {
+		o := take(data)
+		require.Equal(t, 0, o.code, "%s: %+v %s", name, o.last, o.stderr)
+		assert.Equal(t, filepath.Join(o.dir, "simd"), o.last.Path)
+		assert.Equal(t, node, o.file(t))
+		assert.EqualValues(t, len(node), o.last.Bytes)
+		assert.Equal(t, fmt.Sprintf("%x", sha256.Sum256([]byte(node))), o.last.SHA256)
+	}
+	take(whole[:len(whole)-1]).refusedWith(t, fetch.Refused, "damaged archive")
+	take(packed(strings.Repeat("x", 2000)), "--max-bytes", "1000").refusedWith(t, fetch.TooLarge, "more than 1000 bytes")
+	// RFC 8878, 3.1.1.1.2: a window descriptor of exponent 31 stands for terabytes, far above the limit of the memory.
+	take([]byte("\x28\xb5\x2f\xfd\x00\xf8\x01\x00\x00")).refusedWith(t, fetch.Refused, "window")
+	invoke(t, "--unpack", filepath.Join(t.TempDir(), "absent")).refusedWith(t, fetch.Refused, "no such file")
 }
 
 // TestLifeline: when the holder of the pipe dies, the downloader does, however busy it is.

@@ -1,4 +1,10 @@
-package main
+// Package unpack takes the one binary that is wanted out of an archive that a stranger wrote.
+//
+// The archive is read as a stream, each entry is checked, and the only one written is the binary. go-getter's decompressors
+// aren't used: they write links' and devices' entries as empty files, let a second entry of a name replace the first, write
+// every entry to disk, and take sizes from headers. The readers are the ones that go-getter uses too. It is a package of its
+// own, apart from the program that links go-getter, so that it can be fuzzed within seconds.
+package unpack
 
 import (
 	"archive/tar"
@@ -11,44 +17,43 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
-
-	"nodevisor/internal/fetch"
 )
 
-// go-getter's decompressors aren't used: they write links' and devices' entries as empty files, let a second entry of a
-// name replace the first, write every entry to disk, and take sizes from headers. Here the archive is read as a stream,
-// each entry is checked, and the only one written is the binary. The readers are the ones that go-getter uses too.
+// ErrTooLarge means that an archive holds more bytes or entries than it may.
+var ErrTooLarge = errors.New("the archive holds too much")
+
+// Binary is the file that is wanted.
+type Binary struct {
+	Path     string // where it is to be; its last element is the binary's name in the archive, too
+	MaxBytes int64  // of all that the archive holds
+	MaxFiles int64  // entries of the archive
+}
 
 const maxWindow = 128 << 20 // bytes of a zstd window: what `zstd --ultra -22 --long=27` makes
 
-// take writes the binary that o.unpack holds to out/name. What the file is, its bytes say, not its name: a URL's path
-// needn't end in .tar.gz.
-func (o options) take() (fetch.Message, error) {
-	f, err := os.Open(o.unpack)
+// TakeFrom writes the binary that the file archive holds to b.Path. What the file is, its bytes say, not its name: a URL's
+// path needn't end in .tar.gz. A file that is no archive is the binary itself, and is renamed. After an error there may be a
+// part of a file at b.Path, and nothing elsewhere.
+func (b Binary) TakeFrom(archive string) error {
+	f, err := os.Open(archive)
 	if err != nil {
-		return fetch.Message{}, err
+		return err
 	}
 	defer f.Close()
-	dst := filepath.Join(o.out, o.name)
 	switch head := peek(bufio.NewReaderSize(f, headSize)); {
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")), bytes.HasPrefix(head, []byte("PK\x05\x06")):
-		err = o.takeZip(f)
+		err = b.takeZip(f)
 	default:
-		err = o.takeStream(f)
+		err = b.takeStream(f)
 	}
 	if errors.Is(err, errPlain) {
-		// Not unpacked but the binary itself. It keeps its bytes, and the one name that it has.
-		err = os.Rename(o.unpack, dst)
+		// It keeps its bytes, and the one name that it has.
+		return os.Rename(archive, b.Path)
 	}
-	if err != nil {
-		return fetch.Message{}, fmt.Errorf("cannot unpack: %w", err)
-	}
-	result, _, err := describe(dst)
-	return result, err
+	return err
 }
 
 // errPlain means that a file is neither compressed nor an archive.
@@ -63,7 +68,7 @@ func peek(r *bufio.Reader) []byte {
 }
 
 // takeStream takes the binary out of a tar archive, a compressed one, or a single compressed file.
-func (o options) takeStream(f *os.File) error {
+func (b Binary) takeStream(f *os.File) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
@@ -74,15 +79,15 @@ func (o options) takeStream(f *os.File) error {
 	}
 	// The one limit that no header can talk its way around: on the bytes that come out. Headers and padding of the
 	// entries are counted with it.
-	limit := &limited{r: plain, left: o.maxBytes, max: o.maxBytes}
+	limit := &limited{r: plain, left: b.MaxBytes, max: b.MaxBytes}
 	stream := bufio.NewReaderSize(limit, headSize)
 	head := peek(stream)
 	switch {
 	case isTar(head):
-		limit.left += o.maxFiles * 2048
-		err = o.takeTar(stream)
+		limit.left += b.MaxFiles * 2048
+		err = b.takeTar(stream)
 	case compressed:
-		err = o.write(stream)
+		err = b.write(stream)
 	default:
 		return errPlain
 	}
@@ -122,8 +127,8 @@ func isTar(head []byte) bool {
 	return err == nil || errors.Is(err, io.ErrUnexpectedEOF) || len(bytes.Trim(head, "\x00")) == 0
 }
 
-func (o options) takeTar(r io.Reader) error {
-	p := o.picker()
+func (b Binary) takeTar(r io.Reader) error {
+	p := b.picker()
 	archive := tar.NewReader(r)
 	for {
 		hdr, err := archive.Next()
@@ -148,7 +153,7 @@ func (o options) takeTar(r io.Reader) error {
 	}
 }
 
-func (o options) takeZip(f *os.File) error {
+func (b Binary) takeZip(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -157,12 +162,12 @@ func (o options) takeZip(f *os.File) error {
 	if err != nil {
 		return damaged(err)
 	}
-	p := o.picker()
+	p := b.picker()
 	for _, e := range archive.File {
 		var kind entryKind
 		switch {
 		case e.Flags&1 != 0:
-			return refusal("entry %.200q is encrypted", e.Name)
+			return fmt.Errorf("entry %.200q is encrypted", e.Name)
 		case e.Mode().IsRegular():
 			kind = regular
 		case e.Mode().IsDir():
@@ -176,9 +181,9 @@ func (o options) takeZip(f *os.File) error {
 	return p.end()
 }
 
-// write makes out/name of what r holds. A file that a picker wrote there before is replaced.
-func (o options) write(r io.Reader) error {
-	f, err := os.OpenFile(filepath.Join(o.out, o.name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+// write makes b.Path of what r holds. A file that a picker wrote there before is replaced.
+func (b Binary) write(r io.Reader) error {
+	f, err := os.OpenFile(b.Path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -195,16 +200,15 @@ type limited struct {
 func (l *limited) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p[:min(int64(len(p)), l.left+1)])
 	if l.left -= int64(n); l.left < 0 {
-		return n, tooLarge("holds more than %d bytes", l.max)
+		return n, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, l.max)
 	}
 	return n, err
 }
 
-// damaged makes sure that a truncated archive isn't taken for trouble of the network: its digest was right, so the next
-// attempt would bring the same.
+// damaged names the reason for an archive that ends too early: it is no trouble of the network, its digest was right.
 func damaged(err error) error {
-	if err == nil || kindOf(err) != fetch.Temporary {
-		return err
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("damaged archive: %w", err)
 	}
-	return refusal("damaged archive: %w", err)
+	return err
 }

@@ -1,4 +1,4 @@
-package main
+package unpack
 
 import (
 	"archive/tar"
@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,9 +19,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/ulikunitz/xz"
-
-	"nodevisor/internal/fetch"
 )
+
+const node = "\x7fELF a node"
 
 // entry is one entry of a test's archive.
 type entry struct {
@@ -30,7 +31,7 @@ type entry struct {
 	mode       int64
 }
 
-func tarball(t *testing.T, entries ...entry) []byte {
+func tarball(t testing.TB, entries ...entry) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -47,7 +48,7 @@ func tarball(t *testing.T, entries ...entry) []byte {
 	return b.Bytes()
 }
 
-func zipped(t *testing.T, entries ...entry) []byte {
+func zipped(t testing.TB, entries ...entry) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := zip.NewWriter(&b)
@@ -67,7 +68,7 @@ func zipped(t *testing.T, entries ...entry) []byte {
 }
 
 // compress puts data through one of the writers that a test can make; bzip2 has none in Go.
-func compress(t *testing.T, how string, data []byte) []byte {
+func compress(t testing.TB, how string, data []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	var w io.WriteCloser
@@ -89,24 +90,62 @@ func compress(t *testing.T, how string, data []byte) []byte {
 	return b.Bytes()
 }
 
-func unpack(t *testing.T, data []byte, args ...string) outcome {
+// outcome is how one archive was taken.
+type outcome struct {
+	dir string // of the binary
+	err error
+}
+
+func unpack(t *testing.T, data []byte, maxBytes ...int64) outcome {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "body")
 	require.NoError(t, os.WriteFile(file, data, 0o600))
-	return invoke(t, append(args, "--unpack", file)...)
+	o := outcome{dir: t.TempDir()}
+	b := Binary{Path: filepath.Join(o.dir, "simd"), MaxBytes: 1 << 30, MaxFiles: 1000}
+	if len(maxBytes) > 0 {
+		b.MaxBytes = maxBytes[0]
+	}
+	o.err = b.TakeFrom(file)
+	return o
+}
+
+// wroteOnly asserts that nothing but the binary, or a part of it, was written.
+func wroteOnly(t *testing.T, dir string) int {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		assert.Equal(t, "simd", e.Name())
+		assert.Equal(t, os.FileMode(0), e.Type(), "a regular file")
+	}
+	return len(entries)
 }
 
 func (o outcome) took(t *testing.T, text string) {
 	t.Helper()
-	require.Equal(t, 0, o.code, "%+v %s", o.last, o.stderr)
-	assert.Equal(t, filepath.Join(o.dir, "simd"), o.last.Path)
-	assert.Equal(t, text, o.file(t))
-	info, err := os.Lstat(o.last.Path)
+	require.NoError(t, o.err)
+	require.Equal(t, 1, wroteOnly(t, o.dir))
+	data, err := os.ReadFile(filepath.Join(o.dir, "simd"))
 	require.NoError(t, err)
-	assert.Zero(t, info.Mode()&^0o777, "a regular file without setuid, setgid and sticky bits")
-	entries, err := os.ReadDir(o.dir)
+	assert.Equal(t, text, string(data))
+	info, err := os.Lstat(filepath.Join(o.dir, "simd"))
 	require.NoError(t, err)
-	assert.Len(t, entries, 1, "only the binary is written")
+	assert.Equal(t, os.FileMode(0o600), info.Mode(), "without setuid, setgid and sticky bits")
+}
+
+// refusedWith asserts an error that names its reason.
+func (o outcome) refusedWith(t *testing.T, reason string) {
+	t.Helper()
+	require.ErrorContains(t, o.err, reason)
+	assert.NotErrorIs(t, o.err, ErrTooLarge)
+	wroteOnly(t, o.dir)
+}
+
+func (o outcome) tooLarge(t *testing.T, reason string) {
+	t.Helper()
+	require.ErrorIs(t, o.err, ErrTooLarge)
+	assert.ErrorContains(t, o.err, reason)
+	wroteOnly(t, o.dir)
 }
 
 func TestUnpackFormats(t *testing.T) {
@@ -193,35 +232,35 @@ func TestUnpackRefuses(t *testing.T) {
 		"a very long name":    {entry{name: strings.Repeat("n", maxName+1), text: "x"}, "name of 1025 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			unpack(t, compress(t, "gz", tarball(t, first, c.bad))).refusedWith(t, fetch.Refused, c.reason)
+			unpack(t, compress(t, "gz", tarball(t, first, c.bad))).refusedWith(t, c.reason)
 			assert.NoFileExists(t, outside)
 			if c.bad.kind != 0 {
 				return
 			}
-			unpack(t, zipped(t, first, c.bad)).refusedWith(t, fetch.Refused, c.reason)
+			unpack(t, zipped(t, first, c.bad)).refusedWith(t, c.reason)
 			assert.NoFileExists(t, outside)
 		})
 	}
 	t.Run("symlink in a zip", func(t *testing.T) {
 		link := entry{name: "bin/simd", text: "/bin/sh", mode: int64(os.ModeSymlink | 0o777)}
-		unpack(t, zipped(t, link)).refusedWith(t, fetch.Refused, "neither a file nor")
-		unpack(t, zipped(t, first, link)).refusedWith(t, fetch.Refused, "neither a file nor")
+		unpack(t, zipped(t, link)).refusedWith(t, "neither a file nor")
+		unpack(t, zipped(t, first, link)).refusedWith(t, "neither a file nor")
 	})
 	t.Run("no binary", func(t *testing.T) {
 		others := []entry{{name: "a", text: "x"}, {name: "b", text: "x"}, {name: "lib/simd", text: "x"}}
-		unpack(t, tarball(t, others...)).refusedWith(t, fetch.Refused, "holds neither bin/simd nor simd, but a, b, lib/simd")
-		unpack(t, zipped(t, others...)).refusedWith(t, fetch.Refused, "holds neither bin/simd nor simd, but a, b, lib/simd")
+		unpack(t, tarball(t, others...)).refusedWith(t, "holds neither bin/simd nor simd, but a, b, lib/simd")
+		unpack(t, zipped(t, others...)).refusedWith(t, "holds neither bin/simd nor simd, but a, b, lib/simd")
 	})
 	t.Run("nothing at all", func(t *testing.T) {
-		unpack(t, tarball(t)).refusedWith(t, fetch.Refused, "empty")
-		unpack(t, zipped(t)).refusedWith(t, fetch.Refused, "empty")
-		unpack(t, tarball(t, entry{name: "bin/simd", kind: tar.TypeDir})).refusedWith(t, fetch.Refused, "empty")
+		unpack(t, tarball(t)).refusedWith(t, "empty")
+		unpack(t, zipped(t)).refusedWith(t, "empty")
+		unpack(t, tarball(t, entry{name: "bin/simd", kind: tar.TypeDir})).refusedWith(t, "empty")
 	})
 	t.Run("encrypted", func(t *testing.T) {
 		data := zipped(t, first)
 		at := bytes.Index(data, []byte("PK\x01\x02"))
 		data[at+8] |= 1
-		unpack(t, data).refusedWith(t, fetch.Refused, "encrypted")
+		unpack(t, data).refusedWith(t, "encrypted")
 	})
 }
 
@@ -232,92 +271,68 @@ func TestUnpackDamaged(t *testing.T) {
 	for how, last := range map[string]int{"gz": 1, "zst": 1, "xz": 29} {
 		whole := compress(t, how, tarball(t, entry{name: "simd", text: text}))
 		for _, at := range []int{len(whole) / 2, len(whole) - last} {
-			unpack(t, whole[:at]).refusedWith(t, fetch.Refused, "")
+			unpack(t, whole[:at]).refusedWith(t, "")
 		}
 	}
 	whole := zipped(t, entry{name: "simd", text: text})
-	unpack(t, whole[:len(whole)/2]).refusedWith(t, fetch.Refused, "")
+	unpack(t, whole[:len(whole)/2]).refusedWith(t, "")
 
 	flipped := compress(t, "gz", tarball(t, entry{name: "simd", text: text}))
 	flipped[len(flipped)-6] ^= 1 // in the checksum at the end, behind all that tar reads
-	unpack(t, flipped).refusedWith(t, fetch.Refused, "checksum")
+	unpack(t, flipped).refusedWith(t, "checksum")
 
 	lying := zipped(t, entry{name: "simd", text: text})
 	at := bytes.Index(lying, []byte("PK\x01\x02"))
 	binary.LittleEndian.PutUint32(lying[at+24:], 100) // says 100 bytes, holds 65536
-	o := unpack(t, lying)
-	assert.Equal(t, 1, o.code, "%+v", o.last)
-	assert.NoFileExists(t, filepath.Join(o.dir, "simd"))
+	unpack(t, lying).refusedWith(t, "not a valid zip file")
 }
 
 func TestUnpackBombs(t *testing.T) {
 	zeros := strings.Repeat("\x00", 4<<20)
 	bomb := append([]byte(node), zeros...)
-	limit := []string{"--max-bytes", "1000000"}
+	const limit = 1_000_000
 	for _, how := range []string{"gz", "zst", "xz"} {
 		t.Run(how, func(t *testing.T) {
-			unpack(t, compress(t, how, bomb), limit...).refusedWith(t, fetch.TooLarge, "more than 1000000 bytes")
+			unpack(t, compress(t, how, bomb), limit).tooLarge(t, "more than 1000000 bytes")
 		})
 		t.Run("tar "+how, func(t *testing.T) {
 			data := compress(t, how, tarball(t, entry{name: "simd", text: string(bomb)}))
-			unpack(t, data, limit...).refusedWith(t, fetch.TooLarge, "more than 1000000 bytes")
+			unpack(t, data, limit).tooLarge(t, "more than 1000000 bytes")
 		})
 		t.Run("behind the binary "+how, func(t *testing.T) {
 			data := compress(t, how, append(tarball(t, entry{name: "simd", text: node}), zeros...))
-			unpack(t, data, limit...).refusedWith(t, fetch.TooLarge, "more than 1000000 bytes")
+			unpack(t, data, limit).tooLarge(t, "more than 1000000 bytes")
 		})
 	}
 	t.Run("zip", func(t *testing.T) {
 		data := zipped(t, entry{name: "simd", text: node}, entry{name: "bomb", text: string(bomb)})
-		unpack(t, data, limit...).refusedWith(t, fetch.TooLarge, "more than 1000000 bytes")
+		unpack(t, data, limit).tooLarge(t, "more than 1000000 bytes")
 	})
 	t.Run("many files", func(t *testing.T) {
 		many := make([]entry, 100_000)
 		for i := range many {
 			many[i].name = fmt.Sprintf("f%d", i)
 		}
-		unpack(t, tarball(t, many...)).refusedWith(t, fetch.TooLarge, "more than 1000 entries")
-		unpack(t, zipped(t, many...)).refusedWith(t, fetch.TooLarge, "more than 1000 entries")
+		unpack(t, tarball(t, many...)).tooLarge(t, "more than 1000 entries")
+		unpack(t, zipped(t, many...)).tooLarge(t, "more than 1000 entries")
 		some := append(many[:999:999], entry{name: "simd", text: node})
 		unpack(t, compress(t, "gz", tarball(t, some...))).took(t, node)
 	})
 	t.Run("a window larger than memory", func(t *testing.T) {
 		// RFC 8878, 3.1.1.1.2: a window descriptor of exponent 31 stands for terabytes.
-		unpack(t, []byte("\x28\xb5\x2f\xfd\x00\xf8\x01\x00\x00")).refusedWith(t, fetch.Refused, "window")
+		unpack(t, []byte("\x28\xb5\x2f\xfd\x00\xf8\x01\x00\x00")).refusedWith(t, "window")
 	})
 	t.Run("the limit itself", func(t *testing.T) {
 		exact := strings.Repeat("x", 1_000_000)
-		unpack(t, compress(t, "gz", []byte(exact)), limit...).took(t, exact)
-		unpack(t, compress(t, "gz", tarball(t, entry{name: "simd", text: exact})), limit...).took(t, exact)
-		unpack(t, zipped(t, entry{name: "simd", text: exact}), limit...).took(t, exact)
+		unpack(t, compress(t, "gz", []byte(exact)), limit).took(t, exact)
+		unpack(t, compress(t, "gz", tarball(t, entry{name: "simd", text: exact})), limit).took(t, exact)
+		unpack(t, zipped(t, entry{name: "simd", text: exact}), limit).took(t, exact)
 	})
 }
 
 func TestUnpackMissing(t *testing.T) {
-	o := invoke(t, "--unpack", filepath.Join(t.TempDir(), "absent"))
-	o.refusedWith(t, fetch.Refused, "no such file")
-}
-
-func FuzzUnpack(f *testing.F) {
-	f.Add([]byte(node))
-	f.Add([]byte("PK\x03\x04"))
-	f.Add([]byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		in, out := t.TempDir(), t.TempDir()
-		file := filepath.Join(in, "body")
-		require.NoError(t, os.WriteFile(file, data, 0o600))
-		o := options{unpack: file, out: out, name: "simd", maxBytes: 1 << 20, maxFiles: 50}
-		_, err := o.take()
-		entries, errRead := os.ReadDir(out)
-		require.NoError(t, errRead)
-		for _, e := range entries {
-			assert.Equal(t, "simd", e.Name())
-			assert.True(t, e.Type().IsRegular())
-		}
-		if err == nil {
-			assert.Len(t, entries, 1)
-		}
-	})
+	b := Binary{Path: filepath.Join(t.TempDir(), "simd"), MaxBytes: 1, MaxFiles: 1}
+	require.ErrorIs(t, b.TakeFrom(filepath.Join(t.TempDir(), "absent")), fs.ErrNotExist)
 }
 
 const bzippedNode = "QlpoOTFBWSZTWawWY6IAAAUVgEAAAwQmAYAAoAAiAaHqEAMJsSRsh4u5IpwoSFYLMdEA"

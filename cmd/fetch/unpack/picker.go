@@ -1,10 +1,11 @@
-package main
+package unpack
 
 import (
 	"fmt"
 	"io"
 	"io/fs"
 	"path"
+	"path/filepath"
 	"strings"
 )
 
@@ -26,7 +27,8 @@ const (
 // where the archive holds one file only, that one whatever its name (as Cosmovisor does). It refuses the whole archive for a
 // single entry that no honest packer of a node writes: what else may be in it isn't known then.
 type picker struct {
-	options
+	Binary
+	name  string // of the binary
 	seen  map[string]bool
 	files []string // the regular ones, as far as an error shows them
 	count int64    // of the regular ones
@@ -34,7 +36,9 @@ type picker struct {
 	found string   // the binary's name in the archive
 }
 
-func (o options) picker() *picker { return &picker{options: o, seen: map[string]bool{}} }
+func (b Binary) picker() *picker {
+	return &picker{Binary: b, name: filepath.Base(b.Path), seen: map[string]bool{}}
+}
 
 // entry takes the next entry. open gives its content; it is called at most once, and only for a file that is wanted.
 func (p *picker) entry(name string, kind entryKind, size int64, open func() (io.ReadCloser, error)) error {
@@ -42,8 +46,8 @@ func (p *picker) entry(name string, kind entryKind, size int64, open func() (io.
 	if err != nil || kind == directory {
 		return err
 	}
-	if size < 0 || size > p.maxBytes-p.bytes {
-		return tooLarge("holds more than %d bytes", p.maxBytes)
+	if size < 0 || size > p.MaxBytes-p.bytes {
+		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, p.MaxBytes)
 	}
 	p.bytes += size
 	if p.count++; p.count <= maxShown {
@@ -52,7 +56,7 @@ func (p *picker) entry(name string, kind entryKind, size int64, open func() (io.
 	wanted := clean == p.name || clean == path.Join("bin", p.name)
 	switch {
 	case wanted && p.found != "":
-		return refusal("2 binaries: %s and %s", p.found, clean)
+		return fmt.Errorf("2 binaries: %s and %s", p.found, clean)
 	case wanted:
 		p.found = clean
 	case p.count > 1 || p.found != "":
@@ -69,26 +73,26 @@ func (p *picker) entry(name string, kind entryKind, size int64, open func() (io.
 
 // check refuses what must not be in the archive of a node. It returns the entry's name in its one spelling.
 func (p *picker) check(name string, kind entryKind) (string, error) {
-	if int64(len(p.seen)) >= p.maxFiles {
-		return "", tooLarge("holds more than %d entries", p.maxFiles)
+	if int64(len(p.seen)) >= p.MaxFiles {
+		return "", fmt.Errorf("%w: more than %d entries", ErrTooLarge, p.MaxFiles)
 	}
 	if len(name) > maxName {
-		return "", refusal("entry with a name of %d bytes", len(name))
+		return "", fmt.Errorf("entry with a name of %d bytes", len(name))
 	}
 	clean := path.Clean(name)
 	switch {
 	case kind == other:
-		return "", refusal("entry %q is neither a file nor a directory", name)
+		return "", fmt.Errorf("entry %q is neither a file nor a directory", name)
 	case !fs.ValidPath(clean) || strings.ContainsAny(name, "\\\x00"):
-		return "", refusal("entry %q leads out of the archive", name)
+		return "", fmt.Errorf("entry %q leads out of the archive", name)
 	case strings.Contains("/"+name+"/", "/../"):
-		return "", refusal("entry %q leads out of the archive", name)
+		return "", fmt.Errorf("entry %q leads out of the archive", name)
 	case clean == "." && kind == directory:
 		return clean, nil
 	case clean == ".":
-		return "", refusal("entry %q has no name", name)
+		return "", fmt.Errorf("entry %q has no name", name)
 	case p.seen[clean]:
-		return "", refusal("entry %q occurs twice", clean)
+		return "", fmt.Errorf("entry %q occurs twice", clean)
 	}
 	p.seen[clean] = true
 	return clean, nil
@@ -100,11 +104,11 @@ func (p *picker) end() error {
 	case p.found != "" || p.count == 1:
 		return nil
 	case p.count == 0:
-		return refusal("the archive is empty")
+		return fmt.Errorf("the archive is empty")
 	}
 	shown := strings.Join(p.files, ", ")
 	if p.count > maxShown {
 		shown += fmt.Sprintf(", and %d more", p.count-maxShown)
 	}
-	return refusal("the archive holds neither bin/%s nor %s, but %s", p.name, p.name, shown)
+	return fmt.Errorf("the archive holds neither bin/%s nor %s, but %s", p.name, p.name, shown)
 }
