@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"nodevisor/internal/hint"
@@ -112,25 +113,33 @@ func (f *File) read(path string) error {
 	return nil
 }
 
-// parse reads the lines of one file: systemd.syntax(7). A line that ends with a backslash goes on with the next.
+// parse reads the lines of one file: systemd.syntax(7). A line that ends with a backslash goes on with the next, if there is
+// one.
 func parse(text string) (lines []line, err error) {
 	section, open := "", ""
-	for n, raw := range strings.Split(strings.TrimSuffix(strings.ReplaceAll(text, "\r\n", "\n"), "\n"), "\n") {
+	all := strings.Split(strings.TrimSuffix(strings.ReplaceAll(text, "\r\n", "\n"), "\n"), "\n")
+	for n, raw := range all {
+		last := n == len(all)-1
 		trimmed := strings.TrimSpace(raw)
 		comment := trimmed == "" || trimmed[0] == '#' || trimmed[0] == ';'
 		switch {
-		case open != "" && comment && trimmed != "":
-			continue // comments within a line that goes on are dropped
+		case open != "" && comment && trimmed != "": // comments within a line that goes on are dropped
+			if !last {
+				continue
+			}
+			trimmed = open
 		case open != "":
 			trimmed = open + " " + trimmed
-			open = ""
 		case comment:
 			lines = append(lines, line{section: section, raw: trimmed})
 			continue
 		}
-		if cut, ok := strings.CutSuffix(trimmed, `\`); ok {
-			open = strings.TrimSpace(cut)
-			continue
+		open = ""
+		if cut, ok := goesOn(trimmed); ok {
+			if trimmed = strings.TrimSpace(cut); trimmed == "" || !last {
+				open = trimmed
+				continue
+			}
 		}
 		if strings.HasPrefix(trimmed, "[") && strings.HasSuffix(trimmed, "]") {
 			section = trimmed[1 : len(trimmed)-1]
@@ -138,12 +147,22 @@ func parse(text string) (lines []line, err error) {
 			continue
 		}
 		key, value, ok := strings.Cut(trimmed, "=")
-		if !ok || section == "" {
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		if _, torn := goesOn(value); !ok || key == "" || section == "" || torn {
 			return nil, fmt.Errorf("line %d: %.60q is no KEY=VALUE in a [Section]", n+1, trimmed)
 		}
-		lines = append(lines, line{section: section, key: strings.TrimSpace(key), value: strings.TrimSpace(value)})
+		lines = append(lines, line{section: section, key: key, value: value})
 	}
 	return lines, nil
+}
+
+// goesOn cuts the backslash off that makes the next line part of this one; two of them are one that is meant.
+func goesOn(text string) (cut string, ok bool) {
+	backslashes := len(text) - len(strings.TrimRight(text, `\`))
+	if backslashes%2 == 0 {
+		return text, false
+	}
+	return text[:len(text)-1], true
 }
 
 // insert puts a line at the end of its section, which is made where it is missing: before [Install], as people write it.
@@ -229,34 +248,54 @@ func (f *File) remove(section, key, why string) (changes []Change) {
 }
 
 // Words splits a value into its words: quotes of both kinds hold blanks together, anywhere in a word, and a backslash
-// takes the character after it as it is (systemd.syntax(7), "QUOTING").
+// begins one of C's escapes, or takes the character after it as it is (systemd.syntax(7), "QUOTING").
 func Words(value string) (words []string) {
 	var word strings.Builder
-	open, within := rune(0), false
-	runes := []rune(value)
-	for i := 0; i < len(runes); i++ {
-		switch r := runes[i]; {
-		case r == '\\' && i+1 < len(runes):
-			i++
-			word.WriteRune(runes[i])
+	open, within := byte(0), false
+	for value != "" {
+		c := value[0]
+		switch {
+		case c == '\\' && len(value) > 1:
+			value = escaped(&word, value)
 			within = true
-		case open != 0 && r == open:
+			continue
+		case open != 0 && c == open:
 			open = 0
-		case open == 0 && (r == '"' || r == '\''):
-			open, within = r, true
-		case open == 0 && (r == ' ' || r == '\t'):
+		case open == 0 && (c == '"' || c == '\''):
+			open, within = c, true
+		case open == 0 && strings.IndexByte(" \t\n\r", c) >= 0:
 			if within {
 				words = append(words, word.String())
 			}
 			word.Reset()
 			within = false
 		default:
-			word.WriteRune(r)
+			word.WriteByte(c)
 			within = true
 		}
+		value = value[1:]
 	}
 	if within {
 		words = append(words, word.String())
 	}
 	return words
+}
+
+// escaped writes what the escape at the beginning of text stands for, and returns what follows it.
+func escaped(word *strings.Builder, text string) (rest string) {
+	if text[1] == 's' { // systemd's own
+		word.WriteByte(' ')
+		return text[2:]
+	}
+	c, multibyte, rest, err := strconv.UnquoteChar(text, 0)
+	switch {
+	case err != nil:
+		word.WriteByte(text[1])
+		return text[2:]
+	case multibyte:
+		word.WriteRune(c)
+	default:
+		word.WriteByte(byte(c))
+	}
+	return rest
 }

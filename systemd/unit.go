@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -203,7 +204,7 @@ func Below(dir, path string) bool {
 }
 
 // Timespan reads a span as units and systemctl have it: "1min 30s", "500ms", "90" for seconds (systemd.time(7)). It is not
-// ok for "infinity".
+// ok for "infinity", and for more than the 292 years that a time.Duration holds.
 func Timespan(text string) (total time.Duration, ok bool) {
 	const day = 24 * time.Hour
 	units := map[string]time.Duration{
@@ -222,7 +223,7 @@ func Timespan(text string) (total time.Duration, ok bool) {
 		}
 		unit, known := units[rest[:end]]
 		n, err := strconv.ParseFloat(text[:digits], 64)
-		if err != nil || !known {
+		if err != nil || !known || n*float64(unit) >= float64(math.MaxInt64-total) {
 			return 0, false
 		}
 		total, ok = total+time.Duration(n*float64(unit)), true

@@ -76,7 +76,7 @@ func TestTimespan(t *testing.T) {
 		assert.True(t, ok, text)
 		assert.Equal(t, want, got, text)
 	}
-	for _, text := range []string{"", "infinity", "s", "5 parsecs", "-1s", "1..2s"} {
+	for _, text := range []string{"", "infinity", "9999999999 years", "s", "5 parsecs", "-1s", "1..2s"} {
 		_, ok := Timespan(text)
 		assert.False(t, ok, text)
 	}
@@ -84,10 +84,11 @@ func TestTimespan(t *testing.T) {
 
 func TestWords(t *testing.T) {
 	for text, want := range map[string][]string{
-		"":                             nil,
-		`  a  b	c `:                    {"a", "b", "c"},
-		`"A=1 2" B="3 4" 'C=5 "6"' ""`: {"A=1 2", "B=3 4", `C=5 "6"`, ""},
-		`a\ b "c\"d" e\`:               {"a b", `c"d`, `e\`},
+		"":                               nil,
+		`  a  b	c `:                      {"a", "b", "c"},
+		`"A=1 2" B="3 4" 'C=5 "6"' ""`:   {"A=1 2", "B=3 4", `C=5 "6"`, ""},
+		`a\ b "c\"d" e\`:                 {"a b", `c"d`, `e\`},
+		`a\x20b\tc\s"\n" \303\274\u00fc`: {"a b\tc \n", "üü"},
 	} {
 		assert.Equal(t, want, Words(text), text)
 	}
@@ -172,10 +173,23 @@ func TestMigrateTwice(t *testing.T) {
 	require.NoError(t, err, string(out))
 }
 
+// A backslash joins lines as systemd joins them: not where it stands twice, and not beyond the end of the file.
+func TestLinesThatGoOn(t *testing.T) {
+	for text, want := range map[string]string{
+		"A=1 \\\n  2": "1 2", "A=1\\\n# in between\n2": "1 2", "A=1 \\": "1", "A=1 \\\n# the end": "1", "A=1\n\\": "1",
+		"A=1\\\\\nB=2": `1\\`, "A=1\\\\\\\n2": `1\\ 2`,
+	} {
+		f, err := ReadFile(write(t, map[string]string{"x.service": "[Service]\n" + text}))
+		require.NoError(t, err, text)
+		assert.Equal(t, []string{want}, f.Values("Service", "A"), text)
+	}
+}
+
 func TestReadFileRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"Type=simple\n":                    `line 1: "Type=simple" is no KEY=VALUE in a [Section]`,
 		"[Service]\nnonsense\n":            `line 2: "nonsense" is no KEY=VALUE in a [Section]`,
+		"[Service]\n=1\n":                  `line 2: "=1" is no KEY=VALUE in a [Section]`,
 		"[Service]\nA=\x00\n":              "not a text",
 		strings.Repeat("# a\n", maxUnit/3): "larger than 1 MiB",
 	} {
