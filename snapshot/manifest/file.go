@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -28,8 +29,13 @@ var (
 	ending    = []byte("\"}\n")
 )
 
-// Write puts the manifest into dir, durably. It sets m.Digest.
-func Write(dir string, m *Manifest) error {
+// Create puts the manifest into dir, which has none and isn't published yet, durably. It sets m.Digest.
+func Create(dir string, m *Manifest) error { return write(dir, m, atomicfile.Create) }
+
+// Write replaces the manifest in dir, durably. It sets m.Digest.
+func Write(dir string, m *Manifest) error { return write(dir, m, atomicfile.WriteFile) }
+
+func write(dir string, m *Manifest, put func(path string, data []byte, perm fs.FileMode) error) error {
 	data, err := encode(m)
 	if err != nil {
 		return fmt.Errorf("cannot encode manifest: %w", err)
@@ -37,7 +43,7 @@ func Write(dir string, m *Manifest) error {
 	if len(data) > maxSize {
 		return fmt.Errorf("cannot write manifest of %s: %d bytes are above the limit of %d", m.ID, len(data), maxSize)
 	}
-	return atomicfile.WriteFile(filepath.Join(dir, Name), data, 0o600)
+	return put(filepath.Join(dir, Name), data, 0o600)
 }
 
 // encode renders the document. Its last member is the digest of every byte before the digest's own: the check needs no
@@ -106,25 +112,37 @@ func PeekSeq(dir string) (int64, error) {
 		return 0, err
 	}
 	defer f.Close()
-	dec := json.NewDecoder(io.LimitReader(f, 64<<10))
-	for depth := 0; ; {
-		tok, err := dec.Token()
-		if err != nil {
-			return 0, fmt.Errorf("cannot read %s: %w: %w", f.Name(), ErrDamaged, err)
-		}
-		switch tok {
-		case json.Delim('{'), json.Delim('['):
-			depth++
-		case json.Delim('}'), json.Delim(']'):
-			depth--
-		case "seq":
-			var seq int64
-			if err := dec.Decode(&seq); depth == 1 && err == nil && seq >= 0 {
-				return seq, nil
-			}
-			return 0, fmt.Errorf("cannot read %s: %w: no sequence number", f.Name(), ErrDamaged)
-		}
+	seq, err := peekSeq(f)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read %s: %w: %w", f.Name(), ErrDamaged, err)
 	}
+	return seq, nil
+}
+
+func peekSeq(r io.Reader) (int64, error) {
+	dec := json.NewDecoder(io.LimitReader(r, 64<<10))
+	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
+		return 0, errors.New("not a JSON object")
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return 0, err
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return 0, err
+		}
+		if key != "seq" {
+			continue
+		}
+		var seq int64
+		if err := json.Unmarshal(value, &seq); err != nil || seq < 0 {
+			return 0, fmt.Errorf("sequence number %.40s", value)
+		}
+		return seq, nil
+	}
+	return 0, errors.New("no sequence number")
 }
 
 // open never follows a link and never waits: what lies in a shared directory may be anything.

@@ -187,6 +187,9 @@ func (m *Manifest) check() error {
 	if m.State != Sealed && m.State != Verified {
 		return fmt.Errorf("state %q is none of sealed, verified", m.State)
 	}
+	if m.Seq < 0 {
+		return fmt.Errorf("sequence number %d", m.Seq)
+	}
 	seen := map[string]bool{}
 	for i := range m.Sources {
 		s := &m.Sources[i]

@@ -116,6 +116,8 @@ func (j *journal) check(inside bool) error {
 		return errors.New("it was made for another place")
 	case !isBase(j.Stage) || !isBase(j.Before):
 		return errors.New("a name in it leads elsewhere")
+	case inside && j.Stage == j.Before:
+		return errors.New("the live tree's name is the replacement's")
 	case !inside && j.Phase == Swapping && (len(j.Old) > 1 || len(j.New) != 1):
 		return errors.New("identities are missing")
 	}

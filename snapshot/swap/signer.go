@@ -90,8 +90,9 @@ func parseSigner(data []byte) (hrs, error) {
 		if _, twice := got[name]; twice {
 			return hrs{}, fmt.Errorf("%s is there twice", name)
 		}
-		n, err := strconv.ParseInt(fmt.Sprint(v), 10, 64)
-		if err != nil || n < 0 {
+		text := fmt.Sprint(v)
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || n < 0 || text != strconv.FormatInt(n, 10) { // "+1" and "01" are none to the node
 			return hrs{}, fmt.Errorf("%s is no number: %v", name, v)
 		}
 		got[name] = n

@@ -1,6 +1,8 @@
 package swap
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +34,8 @@ func TestParseSigner(t *testing.T) {
 		"twice":            {`{"height":"12","round":0,"step":1,"height":"1"}`, nil},
 		"negative":         {`{"height":"-1","round":0,"step":1}`, nil},
 		"overflow":         {`{"height":"9223372036854775808","round":0,"step":1}`, nil},
+		"sign":             {`{"height":"+12","round":0,"step":1}`, nil},
+		"leading zero":     {`{"height":"012","round":0,"step":1}`, nil},
 		"float":            {`{"height":1.5,"round":0,"step":1}`, nil},
 		"exponent":         {`{"height":1e3,"round":0,"step":1}`, nil},
 		"null height":      {`{"height":null,"round":0,"step":1}`, nil},
@@ -52,14 +56,67 @@ func TestParseSigner(t *testing.T) {
 	}
 }
 
+// FuzzParseSigner: the numbers are those that CometBFT would read.
 func FuzzParseSigner(f *testing.F) {
-	f.Add([]byte(`{"height":"12","round":1,"step":3}`))
+	f.Add([]byte(`{"height":"12","round":1,"step":3,"signature":"x","signbytes":"00"}`))
+	f.Add([]byte(`{"height":12,"round":0,"step":0}`))
 	f.Add([]byte(`{"height":12`))
+	f.Add([]byte(`{"height":"+12","round":"0","step":-0,"x":{"height":"9"},"Step":3}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got, err := parseSigner(data)
-		if err == nil && (got.height < 0 || got.round < 0 || got.step < 0) {
-			t.Fatalf("negative: %+v", got)
+		if err != nil {
+			return
 		}
+		var members map[string]json.RawMessage // as libs/json decodes a struct: keys as they are spelt
+		require.NoError(t, json.Unmarshal(data, &members))
+		for key, want := range map[string]int64{"height": got.height, "round": got.round, "step": got.step} {
+			require.GreaterOrEqual(t, want, int64(0))
+			var n int64
+			require.NoError(t, json.Unmarshal([]byte(strings.Trim(string(members[key]), `"`)), &n), "%s: %s", key, members[key])
+			require.Equal(t, want, n, key)
+		}
+		again, err := parseSigner(fmt.Appendf(nil, `{"height":"%d","round":%d,"step":%d}`, got.height, got.round, got.step))
+		require.NoError(t, err)
+		require.Zero(t, got.compare(again))
+	})
+}
+
+// FuzzJournal: no name in a journal of a restore leads out of its folder.
+func FuzzJournal(f *testing.F) {
+	for _, j := range []journal{
+		{Schema: schema, Phase: Staging, Stage: "stage", Before: "before"},
+		{Schema: schema, Phase: Swapping, Stage: "s", Before: "b", Old: []identity{{"data", 1, 2}}, New: []identity{{"s", 1, 3}}, Signers: []string{"a/b.json"}},
+		{Schema: schema, Phase: Swapping, Stage: "s", Before: "b", Inside: true, Old: []identity{{"a", 1, 2}, {"b", 1, 4}}},
+	} {
+		data, err := json.Marshal(j)
+		require.NoError(f, err)
+		f.Add(data, j.Inside)
+	}
+	f.Add([]byte(`{"schema":1,"phase":"staging","stage":"..","before":"a/b"}`), false)
+	f.Add([]byte(`{"schema":1,"phase":"swap","inside":true,"stage":"x","before":"x"}`), true)
+	place := &Place{Path: filepath.Join(f.TempDir(), "data")}
+	require.NoError(f, os.MkdirAll(filepath.Dir(place.journalPath(true)), 0o700))
+	require.NoError(f, os.MkdirAll(filepath.Dir(place.journalPath(false)), 0o700))
+	f.Fuzz(func(t *testing.T, data []byte, inside bool) {
+		require.NoError(t, os.WriteFile(place.journalPath(inside), data, 0o600))
+		j, err := place.readJournal(inside)
+		if err != nil {
+			return
+		}
+		side := place.sideOf(j)
+		require.Equal(t, side, filepath.Dir(place.stageOf(j)))
+		require.Contains(t, []string{side, filepath.Dir(place.Path)}, filepath.Dir(place.beforeOf(j)))
+		require.NotEqual(t, place.stageOf(j), place.beforeOf(j), "the live tree never replaces what takes its place")
+		for _, id := range append(j.Old, j.New...) {
+			require.True(t, filepath.IsLocal(id.Name) && !strings.Contains(id.Name, "/"), id.Name)
+		}
+		for _, rel := range j.Signers {
+			require.True(t, filepath.IsLocal(rel), rel)
+		}
+		require.NoError(t, place.writeJournal(j))
+		again, err := place.readJournal(inside)
+		require.NoError(t, err)
+		require.Equal(t, j, again)
 	})
 }
 
