@@ -147,7 +147,7 @@ func (s *Store) fill(ctx context.Context, m *manifest.Manifest, sources []source
 		m.Sources = append(m.Sources, rec)
 	}
 	m.DurationMS = time.Since(begin).Milliseconds()
-	return manifest.Write(dir, m)
+	return manifest.Create(dir, m)
 }
 
 // after names the sources that must be complete before the one called name starts; all of them are part of the snapshot.

@@ -85,6 +85,27 @@ func Write(path string, perm fs.FileMode, d Durability, fill func(io.Writer) err
 	return SyncDir(dir)
 }
 
+// Create makes the file path, which isn't there yet, in a directory that nobody looks into before it is renamed: so it needs
+// no temporary name, and its content and its name are synced together. A failed one is left for the directory's end.
+func Create(path string, data []byte, perm fs.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(perm), adopt(path, dir))
+	if err == nil {
+		named := make(chan error, 1)
+		go func() { named <- SyncDir(dir) }()
+		err = errors.Join(f.Sync(), <-named)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return nil
+}
+
 // Symlink makes path a symlink to target in one step, replacing an older symlink. Anything else at path is refused
 // with ErrNotRegular: a link swap must never delete what it doesn't know.
 func Symlink(target, path string) error {

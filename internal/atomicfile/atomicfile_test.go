@@ -241,6 +241,23 @@ func TestWriteReplacesALinkAndNotItsTarget(t *testing.T) {
 }
 
 // A link that is swapped under readers never dangles, and never is missing.
+func TestCreateMakesAndReplacesNothing(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	require.NoError(t, Create(path, []byte("one"), 0o606)) // more than the umask leaves
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, "one", string(data))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	assert.Equal(t, fs.FileMode(0o606), info.Mode())
+	require.ErrorIs(t, Create(path, []byte("two"), 0o600), fs.ErrExist)
+	require.NoError(t, os.Symlink("elsewhere", filepath.Join(dir, "link")))
+	require.ErrorIs(t, Create(filepath.Join(dir, "link"), []byte("two"), 0o600), fs.ErrExist)
+	require.ErrorIs(t, Create(filepath.Join(dir, "none", "f"), nil, 0o600), fs.ErrNotExist)
+	assert.Equal(t, []string{"f", "link"}, names(t, dir))
+}
+
 func TestSymlinkUnderReaders(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "current")
@@ -351,9 +368,10 @@ func TestRootGivesWhatItMakesToTheDirectorysOwner(t *testing.T) {
 	require.NoError(t, Symlink("/etc/passwd", at("link")))
 	require.NoError(t, MkdirAll(at("a/b"), 0o700))
 	require.NoError(t, WriteFile(at("a/b/file"), []byte("x"), 0o600))
+	require.NoError(t, Create(at("new"), []byte("x"), 0o600))
 	require.NoError(t, os.WriteFile(at("foreign"), nil, 0o600))
 	require.NoError(t, Adopt(at("foreign")))
-	for _, name := range []string{"file", "link", "a", "a/b", "a/b/file", "foreign"} {
+	for _, name := range []string{"file", "link", "a", "a/b", "a/b/file", "new", "foreign"} {
 		var st unix.Stat_t
 		require.NoError(t, unix.Lstat(at(name), &st))
 		assert.EqualValues(t, uid, st.Uid, name)

@@ -19,8 +19,8 @@ import (
 	"nodevisor/snapshot/manifest"
 )
 
-// Below this many new files and directories each is synced by itself; above, one syncfs of the target costs less,
-// although it also writes what others have left unwritten there.
+// Up to this many new files and directories each is synced by itself, all of them together at the end; above, one syncfs
+// of the target costs less, although it also writes what others have left unwritten there.
 const syncEach = 64
 
 // chunk is how much is copied or hashed between two looks at the context.
@@ -43,9 +43,11 @@ type copier struct {
 
 	dev     uint64   // of dst
 	cloneNo sync.Map // device of a source file → it can't be cloned to dst
-	fresh   atomic.Int64
-	syncAll atomic.Bool
 	done    atomic.Int64
+
+	mu       sync.Mutex
+	unsynced []*os.File // new files that finish syncs
+	syncAll  bool       // they are too many: one syncfs instead
 }
 
 // workers bounds the parallel copies: enough to keep a disk's queue filled, few enough to leave the node's host usable.
@@ -56,7 +58,7 @@ func (c *copier) run() error {
 	if err := c.makeDirs(); err != nil {
 		return err
 	}
-	c.fresh.Store(int64(c.dirs()))
+	defer c.release()
 	outer := c.ctx
 	g, ctx := errgroup.WithContext(outer)
 	g.SetLimit(c.workers)
@@ -77,15 +79,6 @@ func (c *copier) run() error {
 		return err
 	}
 	return c.finish()
-}
-
-func (c *copier) dirs() (n int) {
-	for i := range c.entries {
-		if c.entries[i].Type == manifest.Dir {
-			n++
-		}
-	}
-	return n
 }
 
 // makeDirs makes every directory with mode 0700: what they are to have comes last, it may forbid writing.
@@ -219,7 +212,12 @@ func (c *copier) fill(dst int, f *os.File, it item, e *manifest.Entry, st *unix.
 		return false, err
 	}
 	w := os.NewFile(uintptr(fd), name)
-	defer w.Close()
+	kept := false
+	defer func() {
+		if !kept {
+			w.Close()
+		}
+	}()
 	cloned, err := c.clone(w, f, st)
 	switch {
 	case err != nil:
@@ -238,9 +236,8 @@ func (c *copier) fill(dst int, f *os.File, it item, e *manifest.Entry, st *unix.
 	if err := applyMeta(dst, name, e); err != nil {
 		return false, err
 	}
-	if err := c.sync(w); err != nil {
-		return false, err
-	}
+	c.keep(w)
+	kept = true
 	return true, c.unchanged(f, st)
 }
 

@@ -51,9 +51,7 @@ func (s *Source) Freeze(ctx context.Context, job manifest.Job) (manifest.Source,
 		ctx: ctx, entries: t.entries, units: t.units, dst: dst, method: s.method, peers: peers, rest: true, workers: workers(),
 		report: func(done int64) { s.observe("snapshot", done, t.bytes) },
 	}
-	if t.files-t.tables > syncEach {
-		c.syncAll.Store(true)
-	}
+	c.syncAll = t.files-t.tables > syncEach
 	if err := c.run(); err != nil {
 		return rec, err
 	}

@@ -12,42 +12,60 @@ import (
 	"nodevisor/snapshot/manifest"
 )
 
-// sync brings a new file to the disk, or leaves that to the one syncfs at the end.
-func (c *copier) sync(w *os.File) error {
-	if c.syncAll.Load() || c.fresh.Add(1) > syncEach {
-		c.syncAll.Store(true)
-		return nil
+// syncers is how many files are synced at the same time. Waiting for the disk takes no processor, and those that wait
+// together share one commit of the file system's journal.
+const syncers = 16
+
+// keep takes a new file that is to be synced with the others at the end, and closed then. Its writing begins now.
+func (c *copier) keep(w *os.File) {
+	unix.SyncFileRange(int(w.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) //nolint:errcheck // its sync tells
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unsynced = append(c.unsynced, w)
+	c.bound(0)
+}
+
+// bound decides for the one syncfs where the new files and these directories are too many. It needs mu, or to be alone.
+func (c *copier) bound(dirs int) {
+	if c.syncAll = c.syncAll || len(c.unsynced)+dirs > syncEach; c.syncAll {
+		c.release()
 	}
-	return w.Sync()
+}
+
+func (c *copier) release() {
+	for _, w := range c.unsynced {
+		w.Close()
+	}
+	c.unsynced = nil
 }
 
 // finish gives the directories their owner and mode, children first, and makes everything durable.
 func (c *copier) finish() error {
+	root, err := openRoot(c.dst)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
 	var dirs []*manifest.Entry
 	for i := range c.entries {
 		if c.entries[i].Type == manifest.Dir {
 			dirs = append(dirs, &c.entries[i])
 		}
 	}
-	open := make([]int, 0, min(len(dirs), syncEach+1))
+	c.bound(len(dirs))
+	var open []int
 	defer func() {
 		for _, fd := range open {
 			unix.Close(fd)
 		}
 	}()
-	root, err := openRoot(c.dst)
-	if err != nil {
-		return err
-	}
-	open = append(open, root)
-	all := c.syncAll.Load() || len(dirs) > syncEach
 	for i := len(dirs) - 1; i >= 0; i-- {
 		fd, err := openBeneath(c.dst, dirs[i].Path)
 		if err != nil {
 			return fmt.Errorf("cannot write copy: %w", err)
 		}
 		err = applyMeta(fd, ".", dirs[i])
-		if all {
+		if c.syncAll {
 			unix.Close(fd)
 		} else {
 			open = append(open, fd)
@@ -56,15 +74,28 @@ func (c *copier) finish() error {
 			return fmt.Errorf("cannot write %s: %w", filepath.Join(c.dst, dirs[i].Path), err)
 		}
 	}
-	if all {
+	if c.syncAll {
 		return c.failed(retry(func() error { return unix.Syncfs(root) }))
 	}
+	return c.failed(c.syncTogether(open))
+}
+
+// syncTogether syncs the new files and the open directories. All data is written before the first sync, so that the
+// commit of the journal that this one waits for is the others' too.
+func (c *copier) syncTogether(dirs []int) error {
+	const written = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	for _, w := range c.unsynced {
+		unix.SyncFileRange(int(w.Fd()), 0, 0, written) //nolint:errcheck // its sync tells
+	}
 	var g errgroup.Group
-	g.SetLimit(c.workers)
-	for _, fd := range open[1:] {
+	g.SetLimit(syncers)
+	for _, w := range c.unsynced {
+		g.Go(w.Sync)
+	}
+	for _, fd := range dirs {
 		g.Go(func() error { return fsyncDir(fd) })
 	}
-	return c.failed(g.Wait())
+	return g.Wait()
 }
 
 func (c *copier) failed(err error) error {
