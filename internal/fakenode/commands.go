@@ -102,7 +102,7 @@ func (s *settings) countCall() (int, error) {
 
 // export prints a genesis document of the store at rest. Like an SDK application's it can't while the node runs.
 func export(s *settings) error {
-	store, err := openStore(filepath.Join(s.home, "data", "fake.db"), s.tableEvery)
+	store, err := openStore(filepath.Join(s.home, "data", "fake.db"), s.tableEvery, s.sync)
 	if err != nil {
 		return fail("%v", err)
 	}
@@ -150,7 +150,7 @@ func initHome(s *settings) error {
 			return fail("%v", err)
 		}
 	}
-	_, err := openSigner(s.signerPath())
+	_, err := openSigner(s.signerPath(), s.sync)
 	return err
 }
 

@@ -26,7 +26,7 @@
 //     made unsigned, as a validator does that catches up.
 //
 // INT and TERM stop it; HUP, USR1, USR2 and WINCH are recorded and have no effect; QUIT dumps the goroutines.
-// Nothing of it is durable beyond a kill: it never syncs, so that its own cost stays out of what is measured.
+// Nothing of it is durable beyond a kill unless --sync is given: its own cost stays out of what is measured.
 package main
 
 import (

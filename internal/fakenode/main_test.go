@@ -154,7 +154,7 @@ func (h *home) eventually(what string, cond func() bool) {
 // state opens the store at rest.
 func (h *home) state() chainState {
 	h.t.Helper()
-	s, err := openStore(filepath.Join(h.dir, "data", "fake.db"), 100)
+	s, err := openStore(filepath.Join(h.dir, "data", "fake.db"), 100, false)
 	require.NoError(h.t, err)
 	defer s.close() //nolint:errcheck // read only
 	return s.state

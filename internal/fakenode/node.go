@@ -67,13 +67,13 @@ func start(s *settings) (err error) {
 
 // open opens the store and the signer's state, and refuses data that is not this binary's.
 func open(s *settings) (*node, error) {
-	store, err := openStore(filepath.Join(s.home, "data", "fake.db"), s.tableEvery)
+	store, err := openStore(filepath.Join(s.home, "data", "fake.db"), s.tableEvery, s.sync)
 	if err != nil {
 		return nil, fmt.Errorf("failed to initialize database: %w", err)
 	}
 	n := &node{settings: s, store: store, fresh: true}
 	// After the store: its lock is what makes the signer's state this process's own.
-	n.signer, err = openSigner(s.signerPath())
+	n.signer, err = openSigner(s.signerPath(), s.sync)
 	if err == nil {
 		err = n.checkVersion()
 	}
@@ -299,7 +299,8 @@ func (n *node) halt(h *haltError) error {
 // planPath is fixed by the SDK: <home>/data/upgrade-info.json.
 func (n *node) planPath() string { return filepath.Join(n.home, "data", "upgrade-info.json") }
 
-// writePlan writes upgrade-info.json the way that x/upgrade does, or one of the ways that hurt a careless reader.
+// writePlan writes upgrade-info.json the way that x/upgrade does, without a sync (Keeper.DumpUpgradeInfoToDisk), or one of
+// the ways that hurt a careless reader.
 func (n *node) writePlan(p *plan) error {
 	data, err := json.Marshal(p)
 	if err != nil {

@@ -46,7 +46,7 @@ func TestUpgradeStaysAliveAndIsHandedOver(t *testing.T) {
 	}
 	getJSON(t, "http://"+addr+"/abci_info", &abci)
 	assert.Equal(t, "9", abci.Result.Response.Height, "and not executed")
-	signer, err := openSigner(h.file("data", "priv_validator_state.json"))
+	signer, err := openSigner(h.file("data", "priv_validator_state.json"), false)
 	require.NoError(t, err)
 	assert.Equal(t, int64(10), signer.height)
 	v1.signal(syscall.SIGTERM)

@@ -45,6 +45,7 @@ type settings struct {
 	skips                     []int64
 	strict, storeLoader       bool
 	tableEvery                int
+	sync                      durable
 	postgres                  string
 
 	// Faults.
@@ -104,6 +105,7 @@ func (s *settings) chainFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&s.strict, "strict", false, "exit 1 with BINARY UPDATED BEFORE TRIGGER where a plan ahead is handled already")
 	fs.BoolVar(&s.storeLoader, "store-loader", false, "exit 1 where an upgrade is to be applied and upgrade-info.json doesn't name it")
 	fs.StringVar(&s.postgres, "postgres", "", "`DSN` of a database that the blocks are kept in, too; a password has no place in it")
+	fs.BoolVar((*bool)(&s.sync), "sync", false, "sync the store and the signer's state, as real nodes do; never upgrade-info.json, which those don't sync")
 	fs.IntVar(&s.tableEvery, "table-every", 100, "records in a log before it becomes a table")
 }
 

@@ -15,6 +15,7 @@ import (
 type signer struct {
 	path   string
 	height int64
+	sync   durable
 }
 
 // signState is the file's content. The step is always 3, a precommit.
@@ -27,10 +28,10 @@ type signState struct {
 }
 
 // openSigner reads the state. A missing file is a new validator's; one that can't be read is refused, as CometBFT does.
-func openSigner(path string) (*signer, error) {
+func openSigner(path string, sync durable) (*signer, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		s := &signer{path: path}
+		s := &signer{path: path, sync: sync}
 		return s, s.write(signState{Height: "0"})
 	}
 	if err != nil {
@@ -44,7 +45,7 @@ func openSigner(path string) (*signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("error reading PrivValidator state from %s: %w", path, err)
 	}
-	return &signer{path: path, height: height}, nil
+	return &signer{path: path, height: height, sync: sync}, nil
 }
 
 // sign signs the block at height, and says whether it did: no height is signed twice, and none below the last.
@@ -58,13 +59,13 @@ func (s *signer) sign(height int64) (bool, error) {
 	return true, s.write(signState{Height: digits, Step: 3, Signature: "c2ln", SignBytes: fmt.Sprintf("%X", digits)})
 }
 
-// write replaces the file, mode 0600 as CometBFT's.
+// write replaces the file, mode 0600 as CometBFT's. The vote goes out once it returned.
 func (s *signer) write(state signState) error {
 	data, err := json.MarshalIndent(state, "", "  ")
 	if err != nil {
 		return err
 	}
-	return replaceFile(s.path, data, 0o600)
+	return s.sync.replace(s.path, data, 0o600)
 }
 
 // signerPath is where config/config.toml puts the state, below the home; else where CometBFT's default does.

@@ -33,6 +33,7 @@ type store struct {
 	number int // of the log
 	count  int // records in the log
 	every  int // records that make a table
+	sync   durable
 	state  chainState
 }
 
@@ -65,15 +66,15 @@ var errCorrupt = errors.New("corrupted store")
 
 // openStore opens or makes the store in dir and takes its lock. A lock that another process holds is EAGAIN, "resource
 // temporarily unavailable", as goleveldb reports it.
-func openStore(dir string, every int) (_ *store, err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+func openStore(dir string, every int, sync durable) (_ *store, err error) {
+	if err := errors.Join(os.MkdirAll(dir, 0o755), sync.dir(filepath.Dir(dir))); err != nil {
 		return nil, err
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "LOCK"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	s := &store{dir: dir, lock: lock, every: max(every, 1)}
+	s := &store{dir: dir, lock: lock, every: max(every, 1), sync: sync}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -151,8 +152,8 @@ func (s *store) create() error {
 	s.number = 1
 	return errors.Join(
 		os.WriteFile(s.path(logName(1)), nil, 0o644),
-		os.WriteFile(s.path(manifestName), []byte("{\"log\":1}\n"), 0o644),
-		replaceFile(s.path("CURRENT"), []byte(manifestName+"\n"), 0o644))
+		s.sync.replace(s.path(manifestName), []byte("{\"log\":1}\n"), 0o644),
+		s.sync.replace(s.path("CURRENT"), []byte(manifestName+"\n"), 0o644))
 }
 
 // replay applies the records of one file. In the log an unfinished last line is cut off, as LevelDB's recovery does.
@@ -246,6 +247,9 @@ func (s *store) append(r record) error {
 	if _, err := s.log.Write(append(line, '\n')); err != nil {
 		return err
 	}
+	if err := s.sync.file(s.log); err != nil {
+		return err
+	}
 	if s.count++; s.count < s.every {
 		return nil
 	}
@@ -258,14 +262,18 @@ func (s *store) roll() error {
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(s.path(tableName(s.number)), data, 0o644); err != nil {
+	if err := s.sync.replace(s.path(tableName(s.number)), data, 0o644); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(s.path(logName(s.number+1)), os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	if err := s.appendEdit(edit{Table: s.number, Log: s.number + 1}); err != nil {
+	err = s.sync.dir(s.dir) // no edit may name a log that isn't there
+	if err == nil {
+		err = s.appendEdit(edit{Table: s.number, Log: s.number + 1})
+	}
+	if err != nil {
 		return errors.Join(err, log.Close())
 	}
 	old := s.log
@@ -284,7 +292,7 @@ func (s *store) appendEdit(e edit) error {
 		return err
 	}
 	_, err = f.Write(append(line, '\n'))
-	return errors.Join(err, f.Close())
+	return errors.Join(err, s.sync.file(f), f.Close())
 }
 
 // removeObsolete deletes what a roll that was killed left behind.
@@ -314,13 +322,4 @@ func (s *store) close() error {
 		err = s.log.Close()
 	}
 	return errors.Join(err, s.lock.Close())
-}
-
-// replaceFile writes a file under a temporary name and renames it: a kill leaves the old one or the new one.
-func replaceFile(path string, data []byte, perm fs.FileMode) error {
-	temp := path + ".tmp"
-	if err := os.WriteFile(temp, data, perm); err != nil {
-		return err
-	}
-	return os.Rename(temp, path)
 }

@@ -14,7 +14,7 @@ import (
 // fill makes a store with so many committed blocks, and closes it.
 func fill(t *testing.T, dir string, blocks int64, every int) {
 	t.Helper()
-	s, err := openStore(dir, every)
+	s, err := openStore(dir, every, false)
 	require.NoError(t, err)
 	for range blocks {
 		require.NoError(t, s.storeBlock(s.state.Applied+1, nil))
@@ -25,7 +25,7 @@ func fill(t *testing.T, dir string, blocks int64, every int) {
 
 func reopen(t *testing.T, dir string) (chainState, error) {
 	t.Helper()
-	s, err := openStore(dir, 4)
+	s, err := openStore(dir, 4, false)
 	if err != nil {
 		return chainState{}, err
 	}
@@ -172,9 +172,9 @@ func TestStoreFromHardLinksAndCopies(t *testing.T) {
 
 func TestStoreIsLockedWhileOpen(t *testing.T) {
 	dir := t.TempDir()
-	s, err := openStore(dir, 4)
+	s, err := openStore(dir, 4, false)
 	require.NoError(t, err)
-	_, err = openStore(dir, 4)
+	_, err = openStore(dir, 4, false)
 	require.ErrorIs(t, err, unix.EAGAIN)
 	assert.Equal(t, "resource temporarily unavailable", err.Error())
 	require.NoError(t, s.close())
@@ -197,7 +197,7 @@ func TestStateRefusesWrongOrder(t *testing.T) {
 
 func TestSigner(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "priv_validator_state.json")
-	s, err := openSigner(path)
+	s, err := openSigner(path, false)
 	require.NoError(t, err)
 	for _, step := range []struct {
 		height int64
@@ -214,12 +214,12 @@ func TestSigner(t *testing.T) {
 	assert.Equal(t, "7", got["height"], "a string, as CometBFT writes it")
 	assert.Equal(t, 0.0, got["round"])
 	assert.Equal(t, 3.0, got["step"])
-	again, err := openSigner(path)
+	again, err := openSigner(path, false)
 	require.NoError(t, err)
 	assert.Equal(t, int64(7), again.height)
 	for _, broken := range []string{"", "{", `{"height":7}`, `{"height":"x"}`} {
 		require.NoError(t, os.WriteFile(path, []byte(broken), 0o600))
-		_, err := openSigner(path)
+		_, err := openSigner(path, false)
 		assert.ErrorContains(t, err, "error reading PrivValidator state", broken)
 	}
 }
