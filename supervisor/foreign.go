@@ -71,20 +71,18 @@ func (e *ForeignError) Unwrap() error { return ErrForeign }
 // Left out are this process, its own children, other commands of this program, and the pids in self. Executables of
 // other users can only be seen by root; for them argv[0] stands in.
 func FindForeign(root, data string, self ...int) ([]Foreign, error) {
-	pids, err := proc.Pids()
-	if err != nil {
-		return nil, fmt.Errorf("cannot list processes: %w", err)
-	}
-	slices.Sort(pids)
 	skip := func(pid int) bool {
 		return pid == os.Getpid() || slices.Contains(self, pid) || proc.Owns(pid) || sameProgram(pid)
 	}
 	why := map[int]string{}
 	roots := treeNames(root)
-	for _, pid := range pids {
-		if runsFrom(pid, roots) && !skip(pid) {
+	err := proc.EachExecutable(func(pid int, exe string, err error) {
+		if runsFrom(pid, exe, err, roots) && !skip(pid) {
 			why[pid] = "runs a binary of the tree"
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list processes: %w", err)
 	}
 	for pid, path := range storeHolders(data) {
 		if _, known := why[pid]; !known && !skip(pid) {
@@ -119,12 +117,11 @@ func resolved(path string) string {
 	return path
 }
 
-// runsFrom tells whether pid's executable lies under one of roots (each with a final slash).
-func runsFrom(pid int, roots []string) bool {
+// runsFrom tells whether pid's executable, as far as it could be read, lies under one of roots (each with a final slash).
+func runsFrom(pid int, exe string, err error, roots []string) bool {
 	under := func(path string) bool {
 		return slices.ContainsFunc(roots, func(root string) bool { return strings.HasPrefix(path, root) })
 	}
-	exe, err := os.Readlink(procPath(pid, "exe"))
 	if errors.Is(err, fs.ErrPermission) {
 		return under(argv0(pid))
 	}

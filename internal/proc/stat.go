@@ -98,6 +98,31 @@ func pidsIn(procfs string) ([]int, error) {
 	return pids, nil
 }
 
+// EachExecutable calls f for every process that can be seen, in no order, with the path of its executable, or with why
+// that can't be read: fs.ErrPermission for another user's, fs.ErrNotExist for the kernel's own. It is read from the open
+// directory of /proc, for it is done while the node is down, and a host has hundreds of processes.
+func EachExecutable(f func(pid int, exe string, err error)) error {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	fd, buf := int(dir.Fd()), make([]byte, unix.PathMax)
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		n, err := unix.Readlinkat(fd, name+"/exe", buf)
+		f(pid, string(buf[:max(0, n)]), err)
+	}
+	return nil
+}
+
 // Identity names one process for good: a pid alone is given to another process sooner or later, after a reboot at once.
 type Identity struct {
 	Pid       int    `json:"pid"`

@@ -73,3 +73,17 @@ func TestIdentity(t *testing.T) {
 	reaped = true
 	assert.False(t, id.Alive())
 }
+
+func TestEachExecutable(t *testing.T) {
+	self, err := os.Readlink("/proc/self/exe")
+	require.NoError(t, err)
+	pids, err := Pids()
+	require.NoError(t, err)
+	seen := map[int]string{}
+	require.NoError(t, EachExecutable(func(pid int, exe string, err error) {
+		assert.Equal(t, err != nil, exe == "", "process %d", pid)
+		seen[pid] = exe
+	}))
+	assert.Equal(t, self, seen[os.Getpid()])
+	assert.Greater(t, len(seen), len(pids)/2, "processes come and go, but not half of them")
+}
