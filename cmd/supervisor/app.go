@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 	"time"
 
 	"nodevisor/internal/hint"
@@ -57,10 +56,10 @@ func (a *app) load(ctx context.Context, skipDirs bool) (*session, error) {
 		return &session{app: a, cfg: cfg, origin: origin}, err
 	}
 	s := &session{app: a, cfg: cfg, origin: origin, environ: o.Environ, unitArgs: o.unit.NodeArgs()}
-	s.log, s.level = newLogger(cfg.Log, cfg.Cosmovisor, a.stderr, a.environ)
+	s.log, s.level = NewLogger(cfg.Log, cfg.Cosmovisor, a.stderr, a.environ)
 	if !a.running {
 		a.meter = newMeter(a.stderr, a.environ, s.log)
-		s.log, s.progress = slog.New(aside{s.log.Handler(), a.meter}), a.meter.Observe
+		s.log, s.progress = a.meter.Logger(s.log), a.meter.Observe
 	}
 	for _, w := range origin.Warnings {
 		s.log.Warn(w)
@@ -260,6 +259,43 @@ func (s *session) operate(ctx context.Context, op string, req client.Request, al
 	return s.printReply(reply, live)
 }
 
+// ask has the running supervisor do an operation, and shows how far it is.
+func (s *session) ask(ctx context.Context, op string, r client.Request) (client.Reply, error) {
+	c := client.New(ControlSocket(s.cfg, s.environ))
+	if s.meter != nil {
+		defer follow(ctx, c, s.progress)()
+	}
+	return c.Do(ctx, op, r)
+}
+
+// pollInterval lies between two questions to a running supervisor.
+const pollInterval = 500 * time.Millisecond
+
+// follow observes what a running supervisor is at, until stop is called. A question that isn't answered is asked again.
+func follow(ctx context.Context, c *client.Client, observe progress.Observer) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pollInterval):
+			}
+			raw, err := c.Status(ctx)
+			var st struct{ Progress *supervisor.ProgressStatus }
+			if err == nil && json.Unmarshal(raw, &st) == nil && st.Progress != nil {
+				observe(progress.Event{Phase: st.Progress.Phase, Done: st.Progress.Done, Total: st.Progress.Total})
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-over
+	}
+}
+
 func (s *session) printReply(reply client.Reply, live bool) error {
 	if s.flags.json {
 		if reply.Result != nil {
@@ -321,23 +357,6 @@ func (a *app) confirm(yes bool, question string) error {
 		return &hint.Error{Op: "go on", Err: errors.New("not confirmed; nothing was changed"), Hint: "answer y, or add --yes"}
 	}
 	return nil
-}
-
-// environOf reads what configures a running supervisor from its environment, so that a command sees what it sees.
-func environOf(pid int) []string {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return nil
-	}
-	var ours []string
-	for _, entry := range strings.Split(string(data), "\x00") {
-		for _, prefix := range []string{"DAEMON_", "COSMOVISOR_", "SUPERVISOR_", "UNSAFE_SKIP_BACKUP="} {
-			if strings.HasPrefix(entry, prefix) {
-				ours = append(ours, entry)
-			}
-		}
-	}
-	return ours
 }
 
 func notRunning(err error) bool { return errors.Is(err, client.ErrNotRunning) }

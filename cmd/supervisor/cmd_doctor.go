@@ -331,7 +331,7 @@ func (x *examination) stateParent() string {
 
 // askLive asks the running supervisor, where there is one.
 func (x *examination) askLive(ctx context.Context) {
-	raw, err := client.New(x.cfg.ControlSocket(x.environ)).Status(ctx)
+	raw, err := client.New(ControlSocket(x.cfg, x.environ)).Status(ctx)
 	switch {
 	case err == nil:
 		st := &supervisor.Status{}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/supervisor"
@@ -63,7 +64,7 @@ func flockedBy(path string) (pid int, held bool) {
 		return 0, false
 	}
 	inode := ":" + strconv.FormatUint(st.Ino, 10)
-	for _, line := range linesOf("/proc/locks") {
+	for _, line := range capped.Lines("/proc/locks") {
 		f := strings.Fields(line) // "1: FLOCK  ADVISORY  WRITE 123 08:01:4711 0 EOF"
 		if len(f) >= 6 && f[1] == "FLOCK" && strings.HasSuffix(f[5], inode) {
 			pid, _ = strconv.Atoi(f[4])

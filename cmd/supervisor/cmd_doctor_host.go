@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nodevisor/internal/capped"
 	"nodevisor/upgrade/source"
 )
 
@@ -51,7 +52,7 @@ func inotifyLimits(dir string) string {
 	var parts []string
 	for _, name := range []string{"max_user_instances", "max_user_watches"} {
 		value := "not known"
-		if text, err := readCapped(filepath.Join(dir, name), 64); err == nil {
+		if text, err := capped.ReadFile(filepath.Join(dir, name), 64); err == nil {
 			value = strings.TrimSpace(text)
 		}
 		parts = append(parts, name+" "+value)
@@ -72,7 +73,7 @@ func (x *examination) staging() {
 		x.failErr("staging", err)
 		return
 	}
-	far := mountsBelow(upgrades, linesOf("/proc/self/mountinfo"))
+	far := mountsBelow(upgrades, capped.Lines("/proc/self/mountinfo"))
 	entries, err := os.ReadDir(upgrades)
 	if err != nil {
 		x.failErr("staging", err)

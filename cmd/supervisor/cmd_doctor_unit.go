@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,53 +61,6 @@ func (x *examination) whichUnit(ctx context.Context) (name string, pid int, why 
 	default:
 		return "", 0, "several units name this home: " + strings.Join(found, ", ")
 	}
-}
-
-// unitsOfHome lists the services that systemd has loaded and that name the home, or the configuration file in use, in their
-// command or their environment.
-func unitsOfHome(ctx context.Context, home, config string) []string {
-	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "systemctl", "show", "--no-pager", "--all", "-p", "Id", "-p", "Environment", "-p", "ExecStart", "--", "*.service")
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
-	if err != nil {
-		return nil
-	}
-	return namingHome(string(out), home, config)
-}
-
-// namingHome reads what systemctl shows of several units: blocks of KEY=VALUE, an empty line between them.
-func namingHome(text, home, config string) (names []string) {
-	for block := range strings.SplitSeq(text, "\n\n") {
-		id, named := "", false
-		for line := range strings.Lines(block) {
-			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-			switch key {
-			case "Id":
-				id = value
-			case "Environment":
-				words, err := unquoteWords(value)
-				env := environMap(words)
-				named = named || err == nil && (env["DAEMON_HOME"] == home || config != "" && env["SUPERVISOR_CONFIG"] == config)
-			case "ExecStart":
-				argv := execStartArgv(value)
-				ours := len(argv) > 0 && slices.ContainsFunc([]string{"supervisor", "cosmovisor"}, func(n string) bool {
-					return strings.Contains(filepath.Base(argv[0]), n)
-				})
-				named = named || ours && slices.ContainsFunc(argv, func(a string) bool {
-					_, value, _ := strings.Cut(a, "=")
-					return slices.ContainsFunc([]string{home, config, filepath.Join(home, "supervisor", "supervisor.toml")}, func(own string) bool {
-						return own != "" && (a == own || value == own)
-					})
-				})
-			}
-		}
-		if named && id != "" && !slices.Contains(names, id) {
-			names = append(names, id)
-		}
-	}
-	return names
 }
 
 // atStop is how long a stop takes: the node's time, and, where [snapshot] on has "stop", a snapshot like the last one. The
@@ -173,16 +124,12 @@ func (x *examination) judgeService(name string, s service) {
 }
 
 func readService(ctx context.Context, name string) (service, error) {
-	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "systemctl", "show", "--no-pager", "-p", "MainPID", "-p", "Type", "-p", "NotifyAccess", "-p", "KillMode", "-p", "Restart",
+	out, err := Systemctl(ctx, "show", "--no-pager", "-p", "MainPID", "-p", "Type", "-p", "NotifyAccess", "-p", "KillMode", "-p", "Restart",
 		"-p", "RestartPreventExitStatus", "-p", "TimeoutStopUSec", "--", name)
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
 	if err != nil {
 		return service{}, fmt.Errorf("cannot ask systemd: %w", err)
 	}
-	return parseService(string(out)), nil
+	return parseService(out), nil
 }
 
 func parseService(text string) service {
@@ -209,23 +156,4 @@ func parseService(text string) service {
 		}
 	}
 	return s
-}
-
-// unitOf is the systemd service that a process belongs to, by its control group (cgroups(7)); "" where it is none. A user's
-// own manager is a service too, and not meant.
-func unitOf(pid int) string {
-	return serviceOf(linesOf("/proc/" + strconv.Itoa(pid) + "/cgroup"))
-}
-
-func serviceOf(groups []string) string {
-	for _, line := range groups {
-		parts := strings.SplitN(line, ":", 3)
-		if len(parts) < 3 || (parts[0] != "0" && parts[1] != "name=systemd") {
-			continue
-		}
-		if name := filepath.Base(parts[2]); strings.HasSuffix(name, ".service") && !strings.HasPrefix(name, "user@") {
-			return name
-		}
-	}
-	return ""
 }

@@ -159,7 +159,7 @@ func (x *examination) snapshots(ctx context.Context) {
 	}
 	x.unfinished(store)
 	if err := store.Check(); err != nil {
-		for _, one := range flatten(err) {
+		for _, one := range hint.Split(err) {
 			x.failErr("snapshots", one)
 		}
 		return
@@ -188,19 +188,6 @@ func (x *examination) snapshots(ctx context.Context) {
 		what += "; another disk than the data's, so the copy lies beside the data first and is fetched after the restart"
 	}
 	x.ok("snapshots", "%s", what)
-}
-
-// size renders bytes for people.
-func size(n int64) string {
-	const units = "KMGTPE"
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, i := float64(n)/1024, 0
-	for v >= 1024 && i < len(units)-1 {
-		v, i = v/1024, i+1
-	}
-	return fmt.Sprintf("%.1f %ciB", v, units[i])
 }
 
 func (x *examination) downloader() {

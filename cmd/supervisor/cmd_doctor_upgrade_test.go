@@ -247,9 +247,3 @@ func TestDoctorOfSnapshots(t *testing.T) {
 	d.says("snapshots", "FAIL", "lie within each other", "apart")
 	d.says("next start", "FAIL", "refuses: the snapshots can't be opened", "apart")
 }
-
-func TestSizesForPeople(t *testing.T) {
-	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 5 << 30: "5.0 GiB", 1<<63 - 1: "8.0 EiB"} {
-		assert.Equal(t, want, size(n))
-	}
-}

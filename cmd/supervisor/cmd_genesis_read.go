@@ -185,7 +185,7 @@ func (a *app) judge(cmd *cobra.Command, binary string, d *genesis.Document) (jud
 
 func (a *app) printVerdict(path, kind, version string, judged bool, err error) error {
 	var problems []string
-	for _, e := range flatten(err) {
+	for _, e := range hint.Split(err) {
 		problems = append(problems, e.Error())
 	}
 	if a.flags.json {

@@ -45,11 +45,11 @@ and says so, and ends with the two commands that come next.`,
 
 // adviseName has the hint for a missing name be the whole command, where the binary tells what the name probably is.
 func (a *app) adviseName(err error, binary string) error {
-	config := (*ConfigError)(nil)
-	if binary == "" || !errors.As(err, &config) {
+	mistakes := (*ConfigError)(nil)
+	if binary == "" || !errors.As(err, &mistakes) {
 		return err
 	}
-	for _, problem := range config.Problems {
+	for _, problem := range mistakes.Problems {
 		p := (*Problem)(nil)
 		if !errors.As(problem, &p) || !errors.Is(p.Err, errNoName) {
 			continue

@@ -52,7 +52,7 @@ func newStatus(a *app) *cobra.Command {
 
 // status asks the running supervisor; where none runs it says what the files say.
 func (s *session) status(ctx context.Context) (*supervisor.Status, error) {
-	raw, err := client.New(s.cfg.ControlSocket(s.environ)).Status(ctx)
+	raw, err := client.New(ControlSocket(s.cfg, s.environ)).Status(ctx)
 	if errors.Is(err, client.ErrNotRunning) {
 		return s.statusOfFiles(ctx)
 	}

@@ -58,7 +58,7 @@ func (s *session) refuseWhileRunning(ctx context.Context) error {
 	refuse := func(err error, next string) error {
 		return &hint.Error{Op: "go back to Cosmovisor", Err: err, Hint: next}
 	}
-	_, err := client.New(s.cfg.ControlSocket(s.environ)).Status(ctx)
+	_, err := client.New(ControlSocket(s.cfg, s.environ)).Status(ctx)
 	info, lockErr := supervisor.ReadLock(s.layout.LockPath())
 	switch {
 	case lockErr != nil:
@@ -149,7 +149,7 @@ func (s *session) removeLeftOvers() error {
 	for _, dir := range stages {
 		err = errors.Join(err, atomicfile.RemoveTree(dir))
 	}
-	if socket := s.cfg.ControlSocket(s.environ); isSocket(socket) {
+	if socket := ControlSocket(s.cfg, s.environ); isSocket(socket) {
 		err = errors.Join(err, os.Remove(socket))
 	}
 	return err

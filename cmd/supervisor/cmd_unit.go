@@ -144,7 +144,7 @@ func (s *session) writable() (dirs []string) {
 	add(s.cfg.RootDir())
 	add(s.cfg.SnapshotDir())
 	if s.cfg.Control.Socket != "" {
-		add(filepath.Dir(s.cfg.ControlSocket(s.environ)))
+		add(filepath.Dir(ControlSocket(s.cfg, s.environ)))
 	}
 	// Data is often a link to another disk; its frozen copy lies beside it, on the same file system.
 	paths := []string{filepath.Join(home, "data")}
@@ -243,39 +243,6 @@ func (a *app) migrateUnit(c unitCommand) error {
 		a.say("the printed unit holds its drop-ins, and they would change it again: remove them when you install it:\n  rm %s", strings.Join(quoted, " "))
 	}
 	return nil
-}
-
-// unitOfFile is what the unit in a file says of its process, as UnitEnvironment reads it of one that systemd knows.
-func unitOfFile(f *systemd.File) (Unit, error) {
-	u := Unit{Name: filepath.Base(f.Path)}
-	env := map[string]string{}
-	for _, value := range f.Values("Service", "Environment") {
-		for _, e := range systemd.Words(value) {
-			k, v, _ := strings.Cut(e, "=")
-			env[k] = v
-		}
-	}
-	for _, file := range f.Values("Service", "EnvironmentFile") {
-		path, missing := file, "no" // as systemctl says whether it may be missing
-		if rest, ok := strings.CutPrefix(file, "-"); ok {
-			path, missing = rest, "yes"
-		}
-		entries := map[string]string{}
-		if err := readEnvironmentFiles(fmt.Sprintf("%s (ignore_errors=%s)", path, missing), entries); err != nil {
-			return u, &hint.Error{Op: "read environment of unit", Path: f.Path, Err: err, Hint: "run the command as root"}
-		}
-		for k, v := range entries {
-			env[k] = v
-		}
-	}
-	for k, v := range env {
-		u.Environ = append(u.Environ, k+"="+v)
-	}
-	slices.Sort(u.Environ)
-	if all := f.Values("Service", "ExecStart"); len(all) > 0 {
-		u.Argv = expandWords(systemd.Words(strings.TrimLeft(all[0], "-@:+!|")), env)
-	}
-	return u, nil
 }
 
 // identify finds out which node of which home a unit runs, where that isn't said in the variables that Cosmovisor and we

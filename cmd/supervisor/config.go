@@ -16,6 +16,9 @@ import (
 	"nodevisor/upgrade/source"
 )
 
+// maxSocketPath is the longest path of a unix socket, without its closing NUL: sun_path, unix(7).
+const maxSocketPath = 107
+
 // Config is everything that an operator can set: one field for each table of supervisor.toml. It is data alone; the
 // constructors of the other packages take the few fields that they need.
 type Config struct {

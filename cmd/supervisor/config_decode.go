@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+
+	"nodevisor/internal/suggest"
 )
 
 // maxDepth is how deep the brackets of a value may be nested; the configuration itself needs three.
@@ -290,4 +292,25 @@ func allKeys(t reflect.Type, path string) (keys []string) {
 		}
 	}
 	return keys
+}
+
+// suggestKey says what an unknown key in table was probably meant to be: ` (did you mean "name"?)`, or "". keys are
+// all known keys, as full paths. A right key in the wrong table is the commonest mistake after a misspelt one.
+func suggestKey(table, key string, keys []string) string {
+	var here, elsewhere []string
+	for _, k := range keys {
+		i := strings.LastIndexByte(k, '.')
+		if k[:max(i, 0)] == table {
+			here = append(here, k[i+1:])
+		} else if k[i+1:] == key {
+			elsewhere = append(elsewhere, k[:max(i, 0)])
+		}
+	}
+	if c := suggest.Closest(key, here); c != "" {
+		return ` (did you mean "` + c + `"?)`
+	}
+	if len(elsewhere) > 0 && elsewhere[0] != "" {
+		return ` (did you mean "` + key + `" in [` + elsewhere[0] + `]?)`
+	}
+	return ""
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,8 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 )
 
@@ -91,7 +89,7 @@ func Load(o LoadOptions) (Config, Origin, error) {
 		l.origin.Keys["node.home"] = "--home"
 	}
 	l.checkIdentity(o.SkipDirs)
-	for _, err := range flatten(l.cfg.Validate()) {
+	for _, err := range hint.Split(l.cfg.Validate()) {
 		l.problems = append(l.problems, &Problem{At: l.whence(err.Error()), Err: err})
 	}
 	if len(l.problems) > 0 {
@@ -136,7 +134,7 @@ func (l *loader) readFile(o LoadOptions) {
 		l.bad(at, err)
 		return
 	}
-	text, err := readCapped(path, maxConfigSize)
+	text, err := capped.ReadFile(path, maxConfigSize)
 	if errors.Is(err, fs.ErrNotExist) && (!named || o.SkipDirs) {
 		return // `init` makes it
 	}
@@ -266,44 +264,4 @@ func keyField(cfg *Config, path string) (reflect.Value, bool) {
 		}
 	}
 	return v, true
-}
-
-// flatten lists the errors that errors.Join joined.
-func flatten(err error) []error {
-	if err == nil {
-		return nil
-	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the join itself is meant, not its chain
-	if !ok {
-		return []error{err}
-	}
-	var all []error
-	for _, e := range joined.Unwrap() {
-		all = append(all, flatten(e)...)
-	}
-	return all
-}
-
-// readCapped reads a regular file of at most limit bytes. A pipe or a device is refused: it could block or never end.
-func readCapped(path string, limit int64) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if !info.Mode().IsRegular() {
-		return "", &fs.PathError{Op: "read", Path: path, Err: errors.New("not a regular file")}
-	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return "", err
-	}
-	if int64(len(data)) > limit {
-		return "", &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("larger than %d bytes", limit)}
-	}
-	return string(data), nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 )
 
@@ -105,7 +106,7 @@ func newIdentity(home string) (identity, error) {
 	for _, g := range groups {
 		who.groups = append(who.groups, uint32(g))
 	}
-	who.passwd, who.group = linesOf("/etc/passwd"), linesOf("/etc/group")
+	who.passwd, who.group = capped.Lines("/etc/passwd"), capped.Lines("/etc/group")
 	return who, nil
 }
 
@@ -155,13 +156,4 @@ func (who identity) isPrivate(uid, gid uint32) bool {
 		}
 	}
 	return true
-}
-
-// linesOf reads one of the small files of the user data base; where there is none (a scratch container), nobody is known.
-func linesOf(path string) []string {
-	text, err := readCapped(path, maxConfigSize)
-	if err != nil {
-		return nil
-	}
-	return strings.Split(text, "\n")
 }

@@ -15,10 +15,8 @@ import (
 	"syscall"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/capped"
 )
-
-// maxSocketPath is the longest path of a unix socket, without its closing NUL: sun_path, unix(7).
-const maxSocketPath = 107
 
 // Entry is one `run` of this host, as it registered itself.
 type Entry struct {
@@ -72,7 +70,7 @@ func newRegistry(environ []string) registry {
 // ControlSocket is the path of the control socket: the configured one, else <home>/supervisor/control.sock, else (where
 // that is too long for a socket) that of the run that registered for this home, else a short one in the runtime directory:
 // a service has one of its own, of which other commands learn by the registration alone.
-func (c Config) ControlSocket(environ []string) string {
+func ControlSocket(c Config, environ []string) string {
 	if c.Control.Socket != "" {
 		return c.underHome(c.Control.Socket)
 	}
@@ -97,6 +95,19 @@ func (r registry) socketOf(home string) string {
 		}
 	}
 	return filepath.Join(r.dir, homeDigest(home)+".sock")
+}
+
+// NotifySocket is where the node of a home reports its readiness: in the runtime directory, where the path is short. The
+// directory is made, and refused where another user could put sockets into it.
+func NotifySocket(environ []string, home string) (string, error) {
+	dir := serviceDir(environ)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if _, err := privateDir(dir); err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, homeDigest(home)+".notify"), nil
 }
 
 func homeDigest(home string) string {
@@ -205,7 +216,7 @@ func userOf(pid int) (uint32, error) {
 }
 
 func readEntry(path string) (e Entry, err error) {
-	text, err := readCapped(path, 64<<10)
+	text, err := capped.ReadFile(path, 64<<10)
 	if err != nil {
 		return e, err
 	}

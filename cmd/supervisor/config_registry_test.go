@@ -177,7 +177,7 @@ func TestSocketOfALongHomeInAService(t *testing.T) {
 	require.NoError(t, os.Mkdir(cfg.Node.Home, 0o700))
 	service := filepath.Join(t.TempDir(), "nodevisor-unit")
 	want := filepath.Join(service, homeDigest(cfg.Node.Home)+".sock")
-	assert.Equal(t, want, cfg.ControlSocket([]string{"RUNTIME_DIRECTORY=" + service}))
+	assert.Equal(t, want, ControlSocket(cfg, []string{"RUNTIME_DIRECTORY=" + service}))
 
 	run := registry{dir: service}
 	other := registry{dir: filepath.Join(t.TempDir(), "nodevisor"), more: []string{service}}
@@ -188,4 +188,21 @@ func TestSocketOfALongHomeInAService(t *testing.T) {
 	assert.NotEqual(t, want, other.socketOf(cfg.Node.Home+"2"), "of another home")
 	release()
 	assert.NotEqual(t, want, other.socketOf(cfg.Node.Home), "it is gone")
+}
+
+func TestControlSocketIsShortEnough(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Node.Home = "/h"
+	assert.Equal(t, "/h/supervisor/control.sock", ControlSocket(cfg, nil))
+	cfg.Node.Home = "/" + strings.Repeat("h", 106)
+	env := []string{"XDG_RUNTIME_DIR=/run/user/1"}
+	assert.Equal(t, filepath.Join(runtimeDir(env), homeDigest(cfg.Node.Home)+".sock"), ControlSocket(cfg, env))
+	assert.LessOrEqual(t, len(ControlSocket(cfg, env)), maxSocketPath)
+	cfg.Control.Socket = "my.sock"
+	assert.Equal(t, cfg.Node.Home+"/my.sock", ControlSocket(cfg, env))
+	if os.Geteuid() == 0 {
+		assert.Equal(t, "/run/nodevisor", runtimeDir(env))
+	} else {
+		assert.Equal(t, "/run/user/1/nodevisor", runtimeDir(env))
+	}
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -106,22 +104,5 @@ func TestShortDuration(t *testing.T) {
 		back, err := time.ParseDuration(shortDuration(d))
 		require.NoError(t, err)
 		assert.Equal(t, d, back)
-	}
-}
-
-func TestControlSocketIsShortEnough(t *testing.T) {
-	cfg := DefaultConfig()
-	cfg.Node.Home = "/h"
-	assert.Equal(t, "/h/supervisor/control.sock", cfg.ControlSocket(nil))
-	cfg.Node.Home = "/" + strings.Repeat("h", 106)
-	env := []string{"XDG_RUNTIME_DIR=/run/user/1"}
-	assert.Equal(t, filepath.Join(runtimeDir(env), homeDigest(cfg.Node.Home)+".sock"), cfg.ControlSocket(env))
-	assert.LessOrEqual(t, len(cfg.ControlSocket(env)), maxSocketPath)
-	cfg.Control.Socket = "my.sock"
-	assert.Equal(t, cfg.Node.Home+"/my.sock", cfg.ControlSocket(env))
-	if os.Geteuid() == 0 {
-		assert.Equal(t, "/run/nodevisor", runtimeDir(env))
-	} else {
-		assert.Equal(t, "/run/user/1/nodevisor", runtimeDir(env))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"nodevisor/internal/suggest"
 	"nodevisor/supervisor"
 )
 
@@ -93,7 +94,7 @@ func (l *loader) unknownVariable(name string, keys map[string]string) {
 	for k := range keys {
 		candidates = append(candidates, k)
 	}
-	suggestion := closest(name, candidates)
+	suggestion := suggest.Closest(name, candidates)
 	table, _, _ := strings.Cut(strings.TrimPrefix(name, "SUPERVISOR_"), "_")
 	_, isTable := keyField(&Config{}, strings.ToLower(table))
 	switch {

@@ -7,7 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"nodevisor/internal/capped"
 )
+
+// maxEnvironmentFile is the most that is read of one, in bytes.
+const maxEnvironmentFile = 1 << 20
 
 // readEnvironmentFiles reads what one EnvironmentFiles= of `systemctl show` names: "/path (ignore_errors=no)". The path
 // may be a pattern; a missing file is an error unless the unit says "-" before it.
@@ -22,7 +27,7 @@ func readEnvironmentFiles(value string, env map[string]string) error {
 	}
 	slices.Sort(files)
 	for _, file := range files {
-		text, err := readCapped(file, maxConfigSize)
+		text, err := capped.ReadFile(file, maxEnvironmentFile)
 		if ignore && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -147,104 +145,4 @@ func TestTimeFormats(t *testing.T) {
 	assert.Equal(t, "3:04PM", layout)
 	_, ok = timeLayout("iso")
 	assert.False(t, ok)
-}
-
-// shown is what systemd 252 printed for a unit with every kind of quoting.
-const shown = `ExecStart={ path=/usr/bin/cosmovisor ; argv[]=/usr/bin/cosmovisor --cosmovisor-config /etc/c.toml run start --home ${DAEMON_HOME} --x two words ; y $ARGS $$HOME ; ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }
-ExecStart={ path=/bin/echo ; argv[]=/bin/echo second ; ignore_errors=yes ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }
-Environment=DAEMON_NAME=simd DAEMON_HOME=/var/lib/simd "GREETING=hello world" Q=its PCT=100% EMPTY= "JSON={\"a\": \"b c\"}" "BS=a\\b" "DOL=\$x" "TAB=a\tb" "NL=a\nb" "SEMI=a;b" UNI=é "ARGS=--a  --b"
-EnvironmentFiles=/etc/default/simd-missing (ignore_errors=yes)
-EnvironmentFiles=FILE (ignore_errors=no)
-WorkingDirectory=/var/lib/simd
-User=simd
-LoadState=loaded
-`
-
-func TestParseUnit(t *testing.T) {
-	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "b.env"), []byte("DAEMON_NAME=other\n# c\nDAEMON_RESTART_DELAY='5s'\n"), 0o600))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.env"), []byte("DAEMON_NAME=first\n"), 0o600))
-	u, err := parseUnit("simd.service", strings.Replace(shown, "FILE", dir+"/*.env", 1))
-	require.NoError(t, err)
-	assert.Equal(t, Unit{
-		Name: "simd.service", User: "simd", WorkingDir: "/var/lib/simd",
-		Environ: []string{
-			"ARGS=--a  --b", "BS=a\\b", "DAEMON_HOME=/var/lib/simd", "DAEMON_NAME=other", "DAEMON_RESTART_DELAY=5s", "DOL=$x", "EMPTY=",
-			"GREETING=hello world", `JSON={"a": "b c"}`, "NL=a\nb", "PCT=100%", "Q=its", "SEMI=a;b", "TAB=a\tb", "UNI=é",
-		},
-		Argv: []string{
-			"/usr/bin/cosmovisor", "--cosmovisor-config", "/etc/c.toml", "run", "start", "--home", "/var/lib/simd", "--x", "two", "words",
-			";", "y", "--a", "--b", "$HOME",
-		},
-	}, u)
-	o := u.LoadOptions([]string{"PATH=/bin", "DAEMON_HOME=/callers", "COSMOVISOR_X=1", "SUPERVISOR_CONFIG=/callers", "UNSAFE_SKIP_BACKUP=true"})
-	assert.Equal(t, "/etc/c.toml", o.CosmovisorConfig)
-	assert.Empty(t, o.HomeFlag, "behind run, --home is the node's")
-	assert.Equal(t, append([]string{"PATH=/bin"}, u.Environ...), o.Environ)
-	assert.Equal(t, []string{"start", "--home", "/var/lib/simd", "--x", "two", "words", ";", "y", "--a", "--b", "$HOME"}, u.NodeArgs())
-
-	_, err = parseUnit("simd.service", strings.Replace(shown, "FILE", dir+"/missing", 1))
-	require.ErrorContains(t, err, "missing: no such file or directory")
-	_, err = parseUnit("none.service", "Environment=\nLoadState=not-found\n")
-	require.EqualError(t, err, "cannot read unit none.service: systemd knows no such unit")
-	_, err = parseUnit("x.service", "Environment=\"A=1\n")
-	require.ErrorContains(t, err, "a quote isn't closed")
-}
-
-func TestUnitOptions(t *testing.T) {
-	for _, c := range []struct {
-		argv, node string
-		want       LoadOptions
-	}{
-		{"supervisor --home /h --config=c.toml run start --home /n", "start --home /n", LoadOptions{HomeFlag: "/h", ConfigFlag: "/srv/c.toml"}},
-		{"supervisor run --cosmovisor-config /c start", "start", LoadOptions{CosmovisorConfig: "/c"}},
-		{"cosmovisor run start --cosmovisor-config=/c -c /d", "start --cosmovisor-config=/c -c /d", LoadOptions{}},
-		{"cosmovisor -c /c run", "", LoadOptions{CosmovisorConfig: "/c"}},
-		{"sh -c /usr/bin/cosmovisor run start", "start", LoadOptions{}},
-		{"supervisor --home", "", LoadOptions{}},
-		{"", "", LoadOptions{}},
-	} {
-		u := Unit{Argv: strings.Fields(c.argv), WorkingDir: "/srv"}
-		assert.Equal(t, c.want, u.LoadOptions(nil), c.argv)
-		assert.Equal(t, c.node, strings.Join(u.NodeArgs(), " "), c.argv)
-	}
-}
-
-func TestUnquoteWords(t *testing.T) {
-	for text, want := range map[string][]string{
-		"":                         nil,
-		"  A=1  B=2 ":              {"A=1", "B=2"},
-		`"A=\x41\303\251\u00e9" B`: {"A=Aéé", "B"},
-		`$'A=it\'s' $'B=\n' C`:     {"A=it's", "B=\n", "C"},
-		"\"A=\\`x\\`\"":            {"A=`x`"},
-	} {
-		got, err := unquoteWords(text)
-		require.NoError(t, err, text)
-		assert.Equal(t, want, got, text)
-	}
-	for _, text := range []string{`"A`, `$'A`, `"A\"`, `"A\`} {
-		_, err := unquoteWords(text)
-		assert.Error(t, err, text)
-	}
-}
-
-func TestParseEnvironmentFile(t *testing.T) {
-	env := map[string]string{"KEPT": "1", "A": "old"}
-	parseEnvironmentFile("\n# comment \\\nstill a comment\n; another\r\n"+
-		"A=1\n  B = two words  \nC='single $x \\n'\nD=\"double \\\" \\\\ \\$ \\n\"\nE=a\\\nb\nF=\nG=pre'mid'\"post\"  \nH=' kept '\n"+
-		"1BAD=x\nno assignment\nexport I=1\nJ=\"two\nlines\"\nK=\\'x\nL=last", env)
-	assert.Equal(t, map[string]string{
-		"KEPT": "1", "A": "1", "B": "two words", "C": `single $x \n`, "D": `double " \ $ \n`, "E": "ab", "F": "", "G": "premidpost", "H": " kept ",
-		"J": "two\nlines", "K": "'x", "L": "last",
-	}, env)
-	for _, text := range []string{"A", "A=", "A='", "A=\\", "#", "#\\", "=", "\"", "A=\"\\"} {
-		parseEnvironmentFile(text, map[string]string{}) // must end
-	}
-}
-
-func TestAUnitsNameIsNoOption(t *testing.T) {
-	for _, name := range []string{"-p", "a/b", "", "a b"} {
-		_, err := UnitEnvironment(t.Context(), name)
-		require.ErrorContains(t, err, "not a unit's name", name)
-	}
 }

@@ -27,6 +27,16 @@ type Unit struct {
 // unitTimeout bounds systemctl, which waits for a busy bus.
 const unitTimeout = 10 * time.Second
 
+// Systemctl returns what systemctl prints, for what it tells that needs no connection of our own to the bus.
+func Systemctl(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "systemctl", args...)
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	return string(out), err
+}
+
 // UnitEnvironment asks systemd for a unit (".service" may be left out) and reads its environment files.
 func UnitEnvironment(ctx context.Context, name string) (Unit, error) {
 	if !strings.Contains(name, ".") {
@@ -35,12 +45,8 @@ func UnitEnvironment(ctx context.Context, name string) (Unit, error) {
 	if strings.HasPrefix(name, "-") || strings.HasPrefix(name, ".") || strings.ContainsAny(name, "/ \n") {
 		return Unit{}, hint.New("read unit", name, "not a unit's name", "systemctl list-units --type=service")
 	}
-	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "systemctl", "show", name, "--no-pager", "-p", "LoadState", "-p", "User",
+	out, err := Systemctl(ctx, "show", name, "--no-pager", "-p", "LoadState", "-p", "User",
 		"-p", "WorkingDirectory", "-p", "Environment", "-p", "EnvironmentFiles", "-p", "ExecStart")
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
 	if err != nil {
 		var failed *exec.ExitError
 		if errors.As(err, &failed) {
@@ -48,7 +54,7 @@ func UnitEnvironment(ctx context.Context, name string) (Unit, error) {
 		}
 		return Unit{}, &hint.Error{Op: "read unit", Path: name, Err: err, Hint: "say --home and --config instead of --unit"}
 	}
-	return parseUnit(name, string(out))
+	return parseUnit(name, out)
 }
 
 // parseUnit reads the output of `systemctl show`. It is documented as made for programs (systemctl(1)), the quoting
@@ -106,11 +112,7 @@ func orRoot(user string) string {
 func (u Unit) LoadOptions(environ []string) LoadOptions {
 	var o LoadOptions
 	for _, entry := range environ {
-		ours := false
-		for _, prefix := range []string{"DAEMON_", "COSMOVISOR_", "SUPERVISOR_", "UNSAFE_SKIP_BACKUP="} {
-			ours = ours || strings.HasPrefix(entry, prefix)
-		}
-		if !ours {
+		if !configures(entry) {
 			o.Environ = append(o.Environ, entry)
 		}
 	}
@@ -139,6 +141,13 @@ func (u Unit) LoadOptions(environ []string) LoadOptions {
 		*out = value
 	}
 	return o
+}
+
+// configures tells the variables that configure a run from all others.
+func configures(entry string) bool {
+	return slices.ContainsFunc([]string{"DAEMON_", "COSMOVISOR_", "SUPERVISOR_", "UNSAFE_SKIP_BACKUP="}, func(prefix string) bool {
+		return strings.HasPrefix(entry, prefix)
+	})
 }
 
 // NodeArgs are the arguments behind `run`, as far as they can be told: see Argv.

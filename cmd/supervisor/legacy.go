@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+
+	"nodevisor/internal/capped"
 )
 
 // legacyValue is one value of Cosmovisor's configuration file, in the form in which its variable would hold it.
@@ -45,7 +47,7 @@ func legacyKeys() [][2]string {
 // instead of an immediate SIGKILL, colour only on a terminal) hold there. A missing key is a default as well, where
 // Cosmovisor itself panics or takes false (issues/19764).
 func (l *loader) readCosmovisor(path string) {
-	text, err := readCapped(path, maxConfigSize)
+	text, err := capped.ReadFile(path, maxConfigSize)
 	if err != nil {
 		l.bad("--cosmovisor-config", fmt.Errorf("config not found: at %s : %w", path, err))
 		return

@@ -26,13 +26,9 @@ const (
 // NewLogger builds the supervisor's own log. Its form follows from where stderr leads: coloured on a terminal; with a
 // priority for journald, which keeps the time itself; else plain lines. Every record is one line, and the message
 // stands in it as it is, so that it can be looked for. Writing never fails and never blocks for long: see logSink.
-func NewLogger(cfg LogConfig, legacy CosmovisorConfig, stderr *os.File, environ []string) *slog.Logger {
-	log, _ := newLogger(cfg, legacy, stderr, environ)
-	return log
-}
-
-// newLogger also returns what changes the level of the log, and of every log that was made from it.
-func newLogger(cfg LogConfig, legacy CosmovisorConfig, stderr *os.File, environ []string) (*slog.Logger, *slog.LevelVar) {
+//
+// The second value changes the level of the log, and of every log that was made from it.
+func NewLogger(cfg LogConfig, legacy CosmovisorConfig, stderr *os.File, environ []string) (*slog.Logger, *slog.LevelVar) {
 	env := environMap(environ)
 	form := chooseForm(cfg, legacy, term.IsTerminal(int(stderr.Fd())), isJournal(stderr, env["JOURNAL_STREAM"]), env)
 	form.live = new(slog.LevelVar)

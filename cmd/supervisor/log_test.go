@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -122,7 +123,8 @@ func TestOnATerminal(t *testing.T) {
 	master, slave, err := pty.Open()
 	require.NoError(t, err)
 	t.Cleanup(func() { slave.Close(); master.Close() })
-	NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, slave, []string{"TERM=xterm"}).Info("running app", "pid", 7)
+	log, _ := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, slave, []string{"TERM=xterm"})
+	log.Info("running app", "pid", 7)
 	line, err := bufio.NewReader(master).ReadString('\n')
 	require.NoError(t, err)
 	assert.Contains(t, line, "\x1b[92mINF\x1b[0m running app ")
@@ -136,7 +138,8 @@ func TestUnderJournald(t *testing.T) {
 	var st syscall.Stat_t
 	require.NoError(t, syscall.Fstat(fds[0], &st))
 	stream := fmt.Sprintf("JOURNAL_STREAM=%d:%d", st.Dev, st.Ino)
-	NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, stderr, []string{stream}).Warn("w", "n", 1)
+	log, _ := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, stderr, []string{stream})
+	log.Warn("w", "n", 1)
 	line, err := bufio.NewReader(journal).ReadString('\n')
 	require.NoError(t, err)
 	assert.Equal(t, "<4>WRN w n=1\n", line)
@@ -145,7 +148,8 @@ func TestUnderJournald(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
 	defer file.Close()
-	NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, file, []string{stream}).Warn("w", "n", 1)
+	log, _ = NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, file, []string{stream})
+	log.Warn("w", "n", 1)
 	data, err := os.ReadFile(file.Name())
 	require.NoError(t, err)
 	assert.Regexp(t, `^\d{4}-.* WRN w n=1\n$`, string(data))
@@ -155,7 +159,7 @@ func TestAReaderThatStallsBlocksNobody(t *testing.T) {
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	t.Cleanup(func() { r.Close(); w.Close() })
-	log := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, w, nil)
+	log, _ := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, w, nil)
 	const records = 1000
 	filler := strings.Repeat("x", 1000) // a pipe holds 64 KiB
 	done := make(chan struct{})
@@ -207,7 +211,7 @@ func TestRecordsAreThereWhenTheCallReturns(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
 	defer file.Close()
-	log := NewLogger(LogConfig{Format: "json", Level: "info"}, CosmovisorConfig{}, file, nil)
+	log, _ := NewLogger(LogConfig{Format: "json", Level: "info"}, CosmovisorConfig{}, file, nil)
 	for i := range 100 {
 		log.Info("m")
 		data, err := os.ReadFile(file.Name())
@@ -221,7 +225,7 @@ func TestLogChild(t *testing.T) {
 	if os.Getenv("NODEVISOR_TEST_LOG_CHILD") == "" {
 		return
 	}
-	log := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, os.Stderr, os.Environ())
+	log, _ := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, os.Stderr, os.Environ())
 	fmt.Println("ready")
 	_, _ = io.Copy(io.Discard, os.Stdin) // until the test has closed the other end of stderr
 	for range 100 {
@@ -259,10 +263,32 @@ func TestAClosedStderrIsNoError(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
 	require.NoError(t, file.Close())
-	log := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, file, nil)
+	log, _ := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, file, nil)
 	began := time.Now()
 	for range 100 {
 		log.Info("m")
 	}
 	assert.Less(t, time.Since(began), 10*time.Second)
+}
+
+// The level of the log changes for every logger that was made from it, and nothing else of it does.
+func TestLevelChanges(t *testing.T) {
+	t.Parallel()
+	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	require.NoError(t, err)
+	t.Cleanup(func() { file.Close() })
+	for _, format := range []string{"text", "json"} {
+		log, level := NewLogger(LogConfig{Format: format, Level: "warn"}, CosmovisorConfig{}, file, nil)
+		derived := log.With("plan", "v2")
+		assert.False(t, derived.Enabled(context.Background(), slog.LevelInfo))
+		level.Set(levelOf(LogConfig{Level: "debug"}, CosmovisorConfig{}))
+		derived.Debug("now it is said")
+		level.Set(levelOf(LogConfig{Level: "debug"}, CosmovisorConfig{DisableLogs: true}))
+		derived.Warn("and now not")
+	}
+	text, err := os.ReadFile(file.Name())
+	require.NoError(t, err)
+	assert.Equal(t, 2, bytes.Count(text, []byte("now it is said")), string(text))
+	assert.NotContains(t, string(text), "and now not")
+	assert.Equal(t, 2, strings.Count(string(text), "\n"))
 }

@@ -64,7 +64,7 @@ func execute(ctx context.Context, a *app) int {
 // nextStep is the hint of an error that has none of its own: a person is never left without a next command. path is that
 // of the command that failed.
 func nextStep(err error, path string) string {
-	usage, config := (*usageError)(nil), (*ConfigError)(nil)
+	usage, mistakes := (*usageError)(nil), (*ConfigError)(nil)
 	switch {
 	case errors.As(err, &usage):
 		return path + " --help"
@@ -74,7 +74,7 @@ func nextStep(err error, path string) string {
 		return "mount it writable"
 	case errors.Is(err, fs.ErrPermission):
 		return asRightUser
-	case errors.As(err, &config):
+	case errors.As(err, &mistakes):
 		return "correct it, then: supervisor doctor"
 	case errors.Is(err, upgrade.ErrHeld), errors.Is(err, supervisor.ErrLocked), strings.HasSuffix(path, " doctor"):
 		return "supervisor status"
@@ -84,9 +84,9 @@ func nextStep(err error, path string) string {
 
 // exitCode maps an error to a command's exit code.
 func exitCode(err error) int {
-	usage, config, remote := (*usageError)(nil), (*ConfigError)(nil), (*client.Failure)(nil)
+	usage, mistakes, remote := (*usageError)(nil), (*ConfigError)(nil), (*client.Failure)(nil)
 	switch {
-	case errors.As(err, &usage), errors.As(err, &config):
+	case errors.As(err, &usage), errors.As(err, &mistakes):
 		return exitUsage
 	case errors.Is(err, upgrade.ErrHeld):
 		return exitHeld

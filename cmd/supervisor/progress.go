@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math"
@@ -14,8 +13,6 @@ import (
 	"golang.org/x/term"
 
 	"nodevisor/internal/progress"
-	"nodevisor/supervisor"
-	"nodevisor/supervisor/client"
 )
 
 // meter shows a person how far a long command is: a bar on a terminal, elsewhere a log line now and then. What is over
@@ -42,7 +39,6 @@ const (
 	barInterval  = 100 * time.Millisecond // between two drawings
 	linePatience = 2 * time.Second        // a shorter phase has no log lines
 	lineInterval = 30 * time.Second       // between two lines where no quarter was reached
-	pollInterval = 500 * time.Millisecond // between two questions to a running supervisor
 )
 
 // newMeter makes the meter of one command. A dumb terminal gets lines; NO_COLOR takes the colour, not the bar.
@@ -191,30 +187,8 @@ func (m *meter) line(clock time.Time) {
 	m.log.Info("progress", attrs...)
 }
 
-// follow shows what a running supervisor is at, until stop is called. A question that isn't answered is asked again.
-func (m *meter) follow(ctx context.Context, c *client.Client) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(pollInterval):
-			}
-			raw, err := c.Status(ctx)
-			var st struct{ Progress *supervisor.ProgressStatus }
-			if err == nil && json.Unmarshal(raw, &st) == nil && st.Progress != nil {
-				m.Observe(progress.Event{Phase: st.Progress.Phase, Done: st.Progress.Done, Total: st.Progress.Total})
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-over
-	}
-}
+// Logger is a log beside the meter: the bar makes way for each of its records.
+func (m *meter) Logger(log *slog.Logger) *slog.Logger { return slog.New(aside{log.Handler(), m}) }
 
 // aside is a handler that takes the bar away before a record is written where it stands.
 type aside struct {
@@ -238,11 +212,18 @@ func (h aside) WithAttrs(attrs []slog.Attr) slog.Handler {
 // WithGroup is part of slog.Handler.
 func (h aside) WithGroup(name string) slog.Handler { return aside{h.Handler.WithGroup(name), h.meter} }
 
-// ask has the running supervisor do an operation, and shows how far it is.
-func (s *session) ask(ctx context.Context, op string, r client.Request) (client.Reply, error) {
-	c := client.New(s.cfg.ControlSocket(s.environ))
-	if s.meter != nil {
-		defer s.meter.follow(ctx, c)()
+// size renders bytes for people.
+func size(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
 	}
-	return c.Do(ctx, op, r)
+	v, i := float64(n)/1024, 0
+	for v >= 1024 && i < len(units)-1 {
+		v, i = v/1024, i+1
+	}
+	return fmt.Sprintf("%.1f %ciB", v, units[i])
 }
+
+// isTerminal tells whether f is a terminal; nil is none.
+func isTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }

@@ -2,16 +2,11 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/progress"
-	"nodevisor/supervisor/client"
 )
 
 // terminalScreen is a terminal of a size, and everything that was written to it.
@@ -189,45 +183,8 @@ func TestLines(t *testing.T) {
 	})
 }
 
-// A running supervisor is asked how far it is, until its answer to the operation is there.
-func TestFollowingASupervisor(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	require.NoError(t, err)
-	var asked atomic.Int64
-	over := make(chan struct{})
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		n := asked.Add(1)
-		if n == 1 {
-			w.WriteHeader(http.StatusTeapot) // a question that isn't answered is asked again
-			return
-		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"progress": map[string]any{"phase": "snapshot", "done": n, "total": 1000}})
-		if n == 3 {
-			close(over)
-		}
-	})
-	mux.HandleFunc("POST /v1/snapshots", func(w http.ResponseWriter, _ *http.Request) {
-		<-over
-		_, _ = w.Write([]byte(`{"message":"done"}`))
-	})
-	server := &http.Server{Handler: mux}
-	go server.Serve(l) //nolint:errcheck // it ends with Close
-	t.Cleanup(func() { server.Close() })
-
-	s := &session{app: &app{meter: &meter{log: slog.New(slog.DiscardHandler), parts: map[int64]int64{}}}}
-	s.cfg.Control.Socket = path
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	reply, err := s.ask(ctx, client.OpSnapshots, client.Request{})
-	require.NoError(t, err)
-	assert.Equal(t, "done", reply.Message)
-	done, total := s.meter.sum()
-	assert.GreaterOrEqual(t, done, int64(2))
-	assert.Equal(t, int64(1000), total)
-	assert.Equal(t, "snapshot", s.meter.phase)
-	before := asked.Load()
-	time.Sleep(2 * pollInterval)
-	assert.Equal(t, before, asked.Load(), "nobody asks any more")
+func TestSizesForPeople(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 5 << 30: "5.0 GiB", 1<<63 - 1: "8.0 EiB"} {
+		assert.Equal(t, want, size(n))
+	}
 }

@@ -3,11 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
+
+	"nodevisor/internal/suggest"
 )
 
 const rootLong = `Supervisor runs one blockchain node in place of the node's own command, and carries its upgrades out as
@@ -73,7 +73,7 @@ func onlyCommands(cmd *cobra.Command, args []string) error {
 		names = append(names, c.Name())
 	}
 	e := advised{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()), cmd.CommandPath() + " --help"}
-	if name := closest(args[0], names); name != "" {
+	if name := suggest.Closest(args[0], names); name != "" {
 		e = advised{fmt.Errorf("%w (did you mean %q?)", e.error, name), cmd.CommandPath() + " " + name}
 	}
 	return &usageError{e}
@@ -100,7 +100,7 @@ func flagError(cmd *cobra.Command, err error) error {
 			names = append(names, f.Name)
 		}
 	})
-	if name := closest(unknown.GetSpecifiedName(), names); name != "" && len(unknown.GetSpecifiedName()) > 1 {
+	if name := suggest.Closest(unknown.GetSpecifiedName(), names); name != "" && len(unknown.GetSpecifiedName()) > 1 {
 		err = fmt.Errorf("%w (did you mean \"--%s\"?)", err, name)
 	}
 	return &usageError{advised{err, help}}
@@ -115,5 +115,3 @@ func exactArgs(n int, what string) cobra.PositionalArgs {
 		return nil
 	}
 }
-
-func isTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }

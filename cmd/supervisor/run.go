@@ -123,7 +123,7 @@ func (s *session) run(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	socket := s.cfg.ControlSocket(s.environ)
+	socket := ControlSocket(s.cfg, s.environ)
 	release, err := Register(s.environ, s.cfg.Node.Home, s.origin.File, os.Getpid(), socket)
 	if err != nil {
 		s.log.Debug("cannot register this run", "error", err)
@@ -223,7 +223,7 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 		Lines:  lines, LinesFor: s.cfg.Height.Log != "", Recorder: recorder, Lock: lock, Snapshots: store,
 		SnapshotOn: s.snapshotOn, Room: l.made.Room, Fetch: l.made.Fetch, ChainPlan: s.chainPlan, Command: s.command,
 		Reload: l.reload, Event: l.alerts.Event, Told: l.alerts.Counts, Metrics: s.cfg.Metrics.Listen, Log: s.log,
-		Socket: s.cfg.ControlSocket(s.environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
+		Socket: ControlSocket(s.cfg, s.environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
 		Version: version, ConfigFile: s.origin.File, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
 	}
 	if x := newExporter(s, store); x != nil {

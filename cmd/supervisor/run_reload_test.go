@@ -1,14 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"reflect"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,49 +13,6 @@ import (
 
 	"nodevisor/internal/hint"
 )
-
-// Every key of the configuration is found when it changes, by the path that the documentation gives it; and each is either
-// taken over, left to the next start, or refused with its name.
-func TestReloadKnowsEveryKey(t *testing.T) {
-	t.Parallel()
-	seen := 0
-	var walk func(v reflect.Value, path string, old, fresh *Config)
-	walk = func(v reflect.Value, path string, old, fresh *Config) {
-		if v.Kind() == reflect.Struct {
-			for i := range v.NumField() {
-				if name := v.Type().Field(i).Tag.Get("toml"); name != "" && name != "-" {
-					walk(v.Field(i), join(path, name), old, fresh)
-				}
-			}
-			return
-		}
-		was := reflect.New(v.Type()).Elem()
-		was.Set(v)
-		switch v.Kind() {
-		case reflect.String:
-			v.SetString("changed")
-		case reflect.Bool:
-			v.SetBool(!v.Bool())
-		case reflect.Int, reflect.Int64:
-			v.SetInt(v.Int() + 1)
-		case reflect.Slice:
-			v.Set(reflect.MakeSlice(v.Type(), 3, 3))
-		case reflect.Map:
-			v.Set(reflect.MakeMap(v.Type()))
-		case reflect.Pointer:
-			v.Set(reflect.New(v.Type().Elem()))
-		default:
-			t.Fatalf("%s: a kind that this test doesn't know: %s", path, v.Kind())
-		}
-		assert.Equal(t, []string{path}, changedKeys(*old, *fresh))
-		seen++
-		v.Set(was)
-	}
-	old, fresh := DefaultConfig(), DefaultConfig()
-	walk(reflect.ValueOf(&fresh).Elem(), "", &old, &fresh)
-	assert.Greater(t, seen, 50)
-	assert.Empty(t, changedKeys(old, fresh))
-}
 
 func TestRefuseFixed(t *testing.T) {
 	t.Parallel()
@@ -77,28 +30,6 @@ func TestRefuseFixed(t *testing.T) {
 		require.ErrorContains(t, err, "cannot reload "+name+": can't change while run lives")
 		assert.NotEmpty(t, hint.Of(err))
 	}
-}
-
-// The level of the log changes for every logger that was made from it, and nothing else of it does.
-func TestLevelChanges(t *testing.T) {
-	t.Parallel()
-	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	require.NoError(t, err)
-	t.Cleanup(func() { file.Close() })
-	for _, format := range []string{"text", "json"} {
-		log, level := newLogger(LogConfig{Format: format, Level: "warn"}, CosmovisorConfig{}, file, nil)
-		derived := log.With("plan", "v2")
-		assert.False(t, derived.Enabled(context.Background(), slog.LevelInfo))
-		level.Set(levelOf(LogConfig{Level: "debug"}, CosmovisorConfig{}))
-		derived.Debug("now it is said")
-		level.Set(levelOf(LogConfig{Level: "debug"}, CosmovisorConfig{DisableLogs: true}))
-		derived.Warn("and now not")
-	}
-	text, err := os.ReadFile(file.Name())
-	require.NoError(t, err)
-	assert.Equal(t, 2, bytes.Count(text, []byte("now it is said")), string(text))
-	assert.NotContains(t, string(text), "and now not")
-	assert.Equal(t, 2, strings.Count(string(text), "\n"))
 }
 
 // What was made from the configuration is used in other goroutines while a reload makes a new one: nothing that they share

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"time"
 
 	"nodevisor/supervisor"
@@ -55,16 +53,13 @@ func (l systemdLink) close() {
 	}
 }
 
-// listenNode makes the node's notify socket in the runtime directory, where its path is short.
+// listenNode makes the node's notify socket.
 func (s *session) listenNode() (*systemd.NodeSocket, error) {
-	dir := serviceDir(s.environ)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	path, err := NotifySocket(s.environ, s.cfg.Node.Home)
+	if err != nil {
 		return nil, err
 	}
-	if _, err := privateDir(dir); err != nil {
-		return nil, err
-	}
-	return systemd.ListenNode(filepath.Join(dir, homeDigest(s.cfg.Node.Home)+".notify"))
+	return systemd.ListenNode(path)
 }
 
 // unitActions sorts the units by the moment at which they are acted upon, in the order of the configuration.

@@ -55,6 +55,22 @@ func Of(err error) string {
 	return ""
 }
 
+// Split lists the errors that errors.Join joined, each of which has a hint of its own.
+func Split(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the join itself is meant, not its chain
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, Split(e)...)
+	}
+	return all
+}
+
 // New is short for an *Error whose cause is a plain text.
 func New(op, path, cause, next string) *Error {
 	return &Error{Op: op, Path: path, Err: errors.New(cause), Hint: next}

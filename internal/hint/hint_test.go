@@ -59,3 +59,12 @@ func TestNew(t *testing.T) {
 	assert.Equal(t, "cannot lock /home: it is held", err.Error())
 	assert.Equal(t, "supervisor status", Of(err))
 }
+
+func TestSplit(t *testing.T) {
+	a, b, c := errors.New("a"), errors.New("b"), errors.New("c")
+	assert.Empty(t, Split(nil))
+	assert.Equal(t, []error{a}, Split(a))
+	assert.Equal(t, []error{a, b, c}, Split(errors.Join(a, nil, errors.Join(b, c))))
+	wrapped := fmt.Errorf("x: %w", errors.Join(a, b))
+	assert.Equal(t, []error{wrapped}, Split(wrapped), "one that says more than its parts stays whole")
+}

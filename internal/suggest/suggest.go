@@ -1,13 +1,14 @@
-package main
+// Package suggest guesses what a misspelt word was meant to be: a key of the configuration, a command, a flag.
+package suggest
 
 import (
 	"slices"
 	"strings"
 )
 
-// closest returns the candidate that word was probably meant to be, or "": at most a third of its letters, and never
+// Closest returns the candidate that word was probably meant to be, or "": at most a third of its letters, and never
 // more than three, may differ. A wrong suggestion is worse than none.
-func closest(word string, candidates []string) string {
+func Closest(word string, candidates []string) string {
 	limit := min(max(len(word)/3, 1), 3)
 	best, bestDistance := "", limit+1
 	for _, c := range slices.Sorted(slices.Values(candidates)) {
@@ -43,25 +44,4 @@ func distance(a, b string, limit int) int {
 		before, last, row = last, row, before
 	}
 	return last[len(b)]
-}
-
-// suggestKey says what an unknown key in table was probably meant to be: ` (did you mean "name"?)`, or "". keys are
-// all known keys, as full paths. A right key in the wrong table is the commonest mistake after a misspelt one.
-func suggestKey(table, key string, keys []string) string {
-	var here, elsewhere []string
-	for _, k := range keys {
-		i := strings.LastIndexByte(k, '.')
-		if k[:max(i, 0)] == table {
-			here = append(here, k[i+1:])
-		} else if k[i+1:] == key {
-			elsewhere = append(elsewhere, k[:max(i, 0)])
-		}
-	}
-	if c := closest(key, here); c != "" {
-		return ` (did you mean "` + c + `"?)`
-	}
-	if len(elsewhere) > 0 && elsewhere[0] != "" {
-		return ` (did you mean "` + key + `" in [` + elsewhere[0] + `]?)`
-	}
-	return ""
 }
