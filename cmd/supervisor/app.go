@@ -10,6 +10,9 @@ import (
 	"os"
 	"time"
 
+	"nodevisor/cmd/supervisor/config"
+	"nodevisor/cmd/supervisor/console"
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/progress"
 	"nodevisor/snapshot"
@@ -27,8 +30,8 @@ type app struct {
 	stdout  *os.File
 	stderr  *os.File
 	flags   globalFlags
-	running bool   // the command is `run`: its exit codes are its own
-	meter   *meter // shows how far a long command is; nil = none
+	running bool           // the command is `run`: its exit codes are its own
+	meter   *console.Meter // shows how far a long command is; nil = none
 }
 
 // globalFlags stand before the command's own arguments.
@@ -56,9 +59,9 @@ func (a *app) load(ctx context.Context, skipDirs bool) (*session, error) {
 		return &session{app: a, cfg: cfg, origin: origin}, err
 	}
 	s := &session{app: a, cfg: cfg, origin: origin, environ: o.Environ, unitArgs: o.unit.NodeArgs()}
-	s.log, s.level = NewLogger(cfg.Log, cfg.Cosmovisor, a.stderr, a.environ)
+	s.log, s.level = console.NewLogger(cfg.Log, cfg.Cosmovisor, a.stderr, a.environ)
 	if !a.running {
-		a.meter = newMeter(a.stderr, a.environ, s.log)
+		a.meter = console.NewMeter(a.stderr, a.environ, s.log)
 		s.log, s.progress = a.meter.Logger(s.log), a.meter.Observe
 	}
 	for _, w := range origin.Warnings {
@@ -66,29 +69,29 @@ func (a *app) load(ctx context.Context, skipDirs bool) (*session, error) {
 	}
 	s.layout = upgrade.Layout{Home: cfg.Node.Home, Root: cfg.RootDir(), Node: cfg.Node.Name}
 	if cfg.Upgrade.PlanFile != "" {
-		s.layout.Plan = cfg.underHome(cfg.Upgrade.PlanFile)
+		s.layout.Plan = cfg.UnderHome(cfg.Upgrade.PlanFile)
 	}
 	return s, nil
 }
 
 // composed is what a configuration was composed of.
 type composed struct {
-	LoadOptions
-	unit Unit
+	config.Options
+	unit host.Unit
 }
 
 // compose finds out where the configuration is and reads it. What is said of the whole holds for an error, too.
-func (a *app) compose(ctx context.Context, skipDirs bool) (composed, Config, Origin, error) {
-	o := LoadOptions{Environ: a.environ}
-	var unit Unit
+func (a *app) compose(ctx context.Context, skipDirs bool) (composed, config.Config, config.Origin, error) {
+	o := config.Options{Environ: a.environ}
+	var unit host.Unit
 	if a.flags.unit != "" {
 		var err error
-		if unit, err = UnitEnvironment(ctx, a.flags.unit); err != nil {
-			return composed{}, Config{}, Origin{}, err
+		if unit, err = host.ReadUnit(ctx, a.flags.unit); err != nil {
+			return composed{}, config.Config{}, config.Origin{}, err
 		}
-		o = unit.LoadOptions(a.environ)
+		o = unit.Options(a.environ)
 	} else if err := a.loneRun(&o); err != nil {
-		return composed{}, Config{}, Origin{}, err
+		return composed{}, config.Config{}, config.Origin{}, err
 	}
 	if a.flags.home != "" {
 		o.HomeFlag = a.flags.home
@@ -100,14 +103,14 @@ func (a *app) compose(ctx context.Context, skipDirs bool) (composed, Config, Ori
 		o.CosmovisorConfig = a.flags.cosmovisorConfig
 	}
 	o.SkipDirs = skipDirs
-	cfg, origin, err := Load(o)
+	cfg, origin, err := config.Load(o)
 	return composed{o, unit}, cfg, origin, err
 }
 
 // loneRun fills in the home of the one registered `run`, where nothing on the command line or in the environment says
 // which home is meant. With several they are listed.
-func (a *app) loneRun(o *LoadOptions) error {
-	env := environMap(a.environ)
+func (a *app) loneRun(o *config.Options) error {
+	env := config.Variables(a.environ)
 	if a.running || a.flags.home != "" || a.flags.config != "" || a.flags.cosmovisorConfig != "" {
 		return nil
 	}
@@ -116,13 +119,13 @@ func (a *app) loneRun(o *LoadOptions) error {
 			return nil
 		}
 	}
-	runs := Registered(a.environ)
+	runs := host.Registered(a.environ)
 	switch len(runs) {
 	case 0:
 		return nil
 	case 1:
 		o.HomeFlag, o.ConfigFlag = runs[0].Home, runs[0].Config
-		o.Environ = append(o.Environ, environOf(runs[0].Pid)...)
+		o.Environ = append(o.Environ, host.Environ(runs[0].Pid)...)
 		if int(runs[0].UID) != os.Geteuid() { // what another user registered is shown before it is acted upon
 			a.say("for --home %s, which user %d runs", runs[0].Home, runs[0].UID)
 		}
@@ -143,8 +146,8 @@ func (a *app) loneRun(o *LoadOptions) error {
 // session is a loaded configuration with what is made from it.
 type session struct {
 	*app
-	cfg      Config
-	origin   Origin
+	cfg      config.Config
+	origin   config.Origin
 	environ  []string
 	unitArgs []string
 	layout   upgrade.Layout
@@ -261,7 +264,7 @@ func (s *session) operate(ctx context.Context, op string, req client.Request, al
 
 // ask has the running supervisor do an operation, and shows how far it is.
 func (s *session) ask(ctx context.Context, op string, r client.Request) (client.Reply, error) {
-	c := client.New(ControlSocket(s.cfg, s.environ))
+	c := client.New(host.ControlSocket(s.cfg, s.environ))
 	if s.meter != nil {
 		defer follow(ctx, c, s.progress)()
 	}
@@ -345,7 +348,7 @@ func (a *app) confirm(yes bool, question string) error {
 	if yes {
 		return nil
 	}
-	if !isTerminal(a.stdin) || !isTerminal(a.stderr) {
+	if !console.IsTerminal(a.stdin) || !console.IsTerminal(a.stderr) {
 		return &usageError{hint.New("go on", "", "this can't be undone and nobody can be asked", "add --yes")}
 	}
 	fmt.Fprintf(a.stderr, "%s [y/N] ", question)

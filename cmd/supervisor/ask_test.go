@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/console"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor/client"
 )
@@ -45,7 +46,7 @@ func TestFollowingASupervisor(t *testing.T) {
 	t.Cleanup(func() { server.Close() })
 
 	var seen []progress.Event
-	s := &session{app: &app{meter: newMeter(nil, nil, nil)}, progress: func(e progress.Event) { seen = append(seen, e) }}
+	s := &session{app: &app{meter: console.NewMeter(nil, nil, nil)}, progress: func(e progress.Event) { seen = append(seen, e) }}
 	s.cfg.Control.Socket = path
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/upgrade"
@@ -220,7 +221,7 @@ func newConfig(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return RenderCosmovisorConfig(s.cfg, a.stdout)
+			return config.RenderCosmovisor(s.cfg, a.stdout)
 		},
 	}
 }

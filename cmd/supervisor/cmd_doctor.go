@@ -18,6 +18,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"nodevisor/cmd/supervisor/config"
+	"nodevisor/cmd/supervisor/console"
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
@@ -39,7 +42,7 @@ Exit codes: 0 nothing failed; 1 a check failed; 3 held.`,
 		Example: "  supervisor doctor\n  supervisor --unit cosmovisor.service doctor\n  supervisor doctor --fix-link",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.load(cmd.Context(), false)
-			bad := (*ConfigError)(nil)
+			bad := (*config.Error)(nil)
 			if err != nil && !errors.As(err, &bad) {
 				return err
 			}
@@ -69,7 +72,7 @@ func (s *session) complete() {
 	s.environ = s.app.environ
 	s.layout = upgrade.Layout{Home: s.cfg.Node.Home, Root: s.cfg.RootDir(), Node: s.cfg.Node.Name}
 	if s.cfg.Upgrade.PlanFile != "" {
-		s.layout.Plan = s.cfg.underHome(s.cfg.Upgrade.PlanFile)
+		s.layout.Plan = s.cfg.UnderHome(s.cfg.Upgrade.PlanFile)
 	}
 }
 
@@ -84,7 +87,7 @@ type check struct {
 // examination is one run of the doctor.
 type examination struct {
 	*session
-	bad      *ConfigError       // the mistakes of the configuration
+	bad      *config.Error      // the mistakes of the configuration
 	other    bool               // we are neither root nor the node's user: what we see of rights isn't what the node sees
 	distrust bool               // we are root and the tree isn't root's: nothing of it is executed
 	live     *supervisor.Status // what the running supervisor says; nil = none runs
@@ -196,7 +199,7 @@ func (x *examination) report() error {
 			Checks []check `json:"checks"`
 		}{!failed, x.checks})
 	} else {
-		err = printChecks(x.stdout, x.checks, isTerminal(x.stdout))
+		err = printChecks(x.stdout, x.checks, console.IsTerminal(x.stdout))
 	}
 	switch {
 	case err != nil:
@@ -258,7 +261,7 @@ func (x *examination) configuration() {
 	if x.bad != nil {
 		for _, p := range x.bad.Problems {
 			fix := hint.Of(p)
-			if at := (*Problem)(nil); fix == "" && errors.As(p, &at) && at.At != "" {
+			if at := (*config.Problem)(nil); fix == "" && errors.As(p, &at) && at.At != "" {
 				fix = "correct " + at.At
 			} else if fix == "" {
 				fix = "correct the configuration"
@@ -299,7 +302,7 @@ func (x *examination) whoAreWe() {
 }
 
 func (x *examination) permissions() {
-	problems, warnings := CheckPermissions(x.layout.Home, x.cfg.GuardedPaths(x.origin.File), x.cfg.Security.AllowWritable)
+	problems, warnings := config.CheckPermissions(x.layout.Home, x.cfg.GuardedPaths(x.origin.File), x.cfg.Security.AllowWritable)
 	switch {
 	case x.other:
 		return
@@ -331,7 +334,7 @@ func (x *examination) stateParent() string {
 
 // askLive asks the running supervisor, where there is one.
 func (x *examination) askLive(ctx context.Context) {
-	raw, err := client.New(ControlSocket(x.cfg, x.environ)).Status(ctx)
+	raw, err := client.New(host.ControlSocket(x.cfg, x.environ)).Status(ctx)
 	switch {
 	case err == nil:
 		st := &supervisor.Status{}

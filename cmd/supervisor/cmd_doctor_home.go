@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
@@ -90,7 +91,7 @@ func (x *examination) foreign() {
 		what := fmt.Sprintf("process %d (%s) %s", f.Pid, f.Exe, f.Why)
 		if boss := cosmovisorAbove(f.Pid); boss != 0 {
 			x.boss = boss
-			x.warn("foreign node", "before the first start: "+stopCommand(unitOf(boss), boss), "%s, under Cosmovisor, process %d", what, boss)
+			x.warn("foreign node", "before the first start: "+stopCommand(host.UnitOfProcess(boss), boss), "%s, under Cosmovisor, process %d", what, boss)
 			continue
 		}
 		x.refuse(takeover, "%s", what)

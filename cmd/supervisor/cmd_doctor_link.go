@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"nodevisor/cmd/supervisor/console"
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
@@ -40,7 +41,7 @@ func (s *session) fixLink(ctx context.Context, yes bool) error {
 		return err
 	}
 	s.say("link: %s -> %s\nbecause %s", s.layout.Link(), choice.Version, choice.Why)
-	if err := s.confirm(yes || !isTerminal(s.stdin) || !isTerminal(s.stderr), "Link it?"); err != nil {
+	if err := s.confirm(yes || !console.IsTerminal(s.stdin) || !console.IsTerminal(s.stderr), "Link it?"); err != nil {
 		return err
 	}
 	if err := atomicfile.MkdirAll(s.layout.State(), 0o750); err != nil {

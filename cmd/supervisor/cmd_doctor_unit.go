@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/snapshot"
 	"nodevisor/systemd"
 )
@@ -51,9 +52,9 @@ func (x *examination) whichUnit(ctx context.Context) (name string, pid int, why 
 		pid = x.holders.Supervisor.Pid
 	}
 	if pid != 0 {
-		return unitOf(pid), pid, "the running supervisor belongs to no unit of systemd's"
+		return host.UnitOfProcess(pid), pid, "the running supervisor belongs to no unit of systemd's"
 	}
-	switch found := unitsOfHome(ctx, x.layout.Home, x.origin.File); len(found) {
+	switch found := host.UnitsOfHome(ctx, x.layout.Home, x.origin.File); len(found) {
 	case 0:
 		return "", 0, "no unit was named, no supervisor runs whose unit could be looked up, and no unit names this home"
 	case 1:
@@ -124,7 +125,7 @@ func (x *examination) judgeService(name string, s service) {
 }
 
 func readService(ctx context.Context, name string) (service, error) {
-	out, err := Systemctl(ctx, "show", "--no-pager", "-p", "MainPID", "-p", "Type", "-p", "NotifyAccess", "-p", "KillMode", "-p", "Restart",
+	out, err := host.Systemctl(ctx, "show", "--no-pager", "-p", "MainPID", "-p", "Type", "-p", "NotifyAccess", "-p", "KillMode", "-p", "Restart",
 		"-p", "RestartPreventExitStatus", "-p", "TimeoutStopUSec", "--", name)
 	if err != nil {
 		return service{}, fmt.Errorf("cannot ask systemd: %w", err)

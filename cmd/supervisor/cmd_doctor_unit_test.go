@@ -45,3 +45,13 @@ func TestDoctorOfTheUnit(t *testing.T) {
 		})
 	}
 }
+
+// fakeSystemctl puts a script in systemctl's place; it logs its arguments beside itself.
+func fakeSystemctl(t *testing.T, script string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	script = "#!/bin/sh\necho \"$@\" > " + dir + "/args\n" + script
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "systemctl"), []byte(script), 0o755))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return dir
+}

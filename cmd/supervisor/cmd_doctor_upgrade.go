@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"nodevisor/cmd/supervisor/console"
 	"nodevisor/internal/fetch"
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade"
@@ -180,9 +181,9 @@ func (x *examination) snapshots(ctx context.Context) {
 		x.failErr("snapshots", err)
 		return
 	}
-	what := fmt.Sprintf("%d files, %s, by %s, in %s; %s are free", f.Files, size(f.Bytes), f.Method, store.Dir(), size(f.Free))
+	what := fmt.Sprintf("%d files, %s, by %s, in %s; %s are free", f.Files, console.Size(f.Bytes), f.Method, store.Dir(), console.Size(f.Free))
 	if f.Files == 0 && f.Bytes == 0 { // a database has no files
-		what = fmt.Sprintf("nothing to take yet; they go to %s; %s are free", store.Dir(), size(f.Free))
+		what = fmt.Sprintf("nothing to take yet; they go to %s; %s are free", store.Dir(), console.Size(f.Free))
 	}
 	if f.CrossDevice {
 		what += "; another disk than the data's, so the copy lies beside the data first and is fetched after the restart"

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot"
 	"nodevisor/supervisor"
@@ -136,7 +137,7 @@ func newReload(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			reply, err := client.New(ControlSocket(s.cfg, s.environ)).Do(cmd.Context(), client.OpReload, client.Request{})
+			reply, err := client.New(host.ControlSocket(s.cfg, s.environ)).Do(cmd.Context(), client.OpReload, client.Request{})
 			if errors.Is(err, client.ErrNotRunning) {
 				return &hint.Error{Op: "reload", Err: err, Hint: "nothing is to be done: the next run reads the file"}
 			}

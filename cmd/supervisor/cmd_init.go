@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade"
@@ -45,13 +46,13 @@ and says so, and ends with the two commands that come next.`,
 
 // adviseName has the hint for a missing name be the whole command, where the binary tells what the name probably is.
 func (a *app) adviseName(err error, binary string) error {
-	mistakes := (*ConfigError)(nil)
+	mistakes := (*config.Error)(nil)
 	if binary == "" || !errors.As(err, &mistakes) {
 		return err
 	}
 	for _, problem := range mistakes.Problems {
-		p := (*Problem)(nil)
-		if !errors.As(problem, &p) || !errors.Is(p.Err, errNoName) {
+		p := (*config.Problem)(nil)
+		if !errors.As(problem, &p) || !errors.Is(p.Err, config.ErrNoName) {
 			continue
 		}
 		p.Hint = "DAEMON_NAME=" + shellQuote(filepath.Base(binary)) + " supervisor"
@@ -230,7 +231,7 @@ func (s *session) writeConfig() error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := atomicfile.WriteFile(path, []byte(RenderToml(s.cfg)), 0o640); err != nil {
+	if err := atomicfile.WriteFile(path, []byte(config.RenderToml(s.cfg)), 0o640); err != nil {
 		return err
 	}
 	s.log.Info("configuration written", "file", path)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
@@ -52,7 +53,7 @@ func newStatus(a *app) *cobra.Command {
 
 // status asks the running supervisor; where none runs it says what the files say.
 func (s *session) status(ctx context.Context) (*supervisor.Status, error) {
-	raw, err := client.New(ControlSocket(s.cfg, s.environ)).Status(ctx)
+	raw, err := client.New(host.ControlSocket(s.cfg, s.environ)).Status(ctx)
 	if errors.Is(err, client.ErrNotRunning) {
 		return s.statusOfFiles(ctx)
 	}

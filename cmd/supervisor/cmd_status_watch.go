@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/term"
 
+	"nodevisor/cmd/supervisor/console"
 	"nodevisor/supervisor"
 )
 
@@ -43,7 +44,7 @@ func (s *session) watchStatus(ctx context.Context) error {
 	if err != nil {
 		return err // what is wrong from the start isn't waited for
 	}
-	picture := isTerminal(s.stdout) && !s.flags.json
+	picture := console.IsTerminal(s.stdout) && !s.flags.json
 	if picture {
 		if _, err := io.WriteString(s.stdout, screenOn); err != nil {
 			return err
@@ -132,7 +133,7 @@ func (s *session) draw(text string) error {
 		if i > 0 {
 			b.WriteString("\r\n")
 		}
-		b.WriteString(cut(printable(line), width) + restEmpty)
+		b.WriteString(cut(console.Printable(line), width) + restEmpty)
 	}
 	b.WriteString(lastEmpty)
 	_, err = io.WriteString(s.stdout, b.String())

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/fetch"
 	"nodevisor/internal/hint"
@@ -58,7 +59,7 @@ func (s *session) refuseWhileRunning(ctx context.Context) error {
 	refuse := func(err error, next string) error {
 		return &hint.Error{Op: "go back to Cosmovisor", Err: err, Hint: next}
 	}
-	_, err := client.New(ControlSocket(s.cfg, s.environ)).Status(ctx)
+	_, err := client.New(host.ControlSocket(s.cfg, s.environ)).Status(ctx)
 	info, lockErr := supervisor.ReadLock(s.layout.LockPath())
 	switch {
 	case lockErr != nil:
@@ -66,7 +67,7 @@ func (s *session) refuseWhileRunning(ctx context.Context) error {
 	case info.Supervisor != nil && info.Supervisor.Pid != os.Getpid():
 		pid := info.Supervisor.Pid
 		return refuse(fmt.Errorf("%w: a supervisor, process %d, is running", supervisor.ErrLocked, pid),
-			"stop it first: "+stopCommand(unitOf(pid), pid))
+			"stop it first: "+stopCommand(host.UnitOfProcess(pid), pid))
 	case info.Node != nil:
 		return refuse(fmt.Errorf("%w: node pid %d of an earlier supervisor still runs", supervisor.ErrLocked, info.Node.Pid),
 			fmt.Sprintf("stop it first: kill %d", info.Node.Pid))
@@ -80,7 +81,7 @@ func (s *session) refuseWhileRunning(ctx context.Context) error {
 		return err
 	}
 	if len(found) > 0 {
-		return refuse(&supervisor.ForeignError{Found: found}, "stop it first: "+stopCommand(unitOf(found[0].Pid), found[0].Pid))
+		return refuse(&supervisor.ForeignError{Found: found}, "stop it first: "+stopCommand(host.UnitOfProcess(found[0].Pid), found[0].Pid))
 	}
 	return nil
 }
@@ -149,7 +150,7 @@ func (s *session) removeLeftOvers() error {
 	for _, dir := range stages {
 		err = errors.Join(err, atomicfile.RemoveTree(dir))
 	}
-	if socket := ControlSocket(s.cfg, s.environ); isSocket(socket) {
+	if socket := host.ControlSocket(s.cfg, s.environ); isSocket(socket) {
 		err = errors.Join(err, os.Remove(socket))
 	}
 	return err

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nodevisor/cmd/supervisor/config"
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
 	"nodevisor/systemd"
 )
@@ -98,7 +100,7 @@ func (s *session) unitExec(program string) []string {
 	switch own := filepath.Join(s.cfg.Node.Home, "supervisor", "supervisor.toml"); {
 	case s.origin.File != "" && s.origin.File != own:
 		words = append(words, "--config", s.origin.File)
-	case environMap(s.environ)["DAEMON_HOME"] != s.cfg.Node.Home:
+	case config.Variables(s.environ)["DAEMON_HOME"] != s.cfg.Node.Home:
 		words = append(words, "--home", s.cfg.Node.Home)
 	}
 	if s.flags.cosmovisorConfig != "" {
@@ -144,13 +146,13 @@ func (s *session) writable() (dirs []string) {
 	add(s.cfg.RootDir())
 	add(s.cfg.SnapshotDir())
 	if s.cfg.Control.Socket != "" {
-		add(filepath.Dir(ControlSocket(s.cfg, s.environ)))
+		add(filepath.Dir(host.ControlSocket(s.cfg, s.environ)))
 	}
 	// Data is often a link to another disk; its frozen copy lies beside it, on the same file system.
 	paths := []string{filepath.Join(home, "data")}
 	for _, source := range s.cfg.Snapshot.Sources {
 		if source.Path != "" {
-			paths = append(paths, s.cfg.underHome(source.Path))
+			paths = append(paths, s.cfg.UnderHome(source.Path))
 		}
 	}
 	for _, path := range paths {
@@ -210,12 +212,12 @@ func (a *app) migrateUnit(c unitCommand) error {
 	if err := f.Command(); err != nil {
 		return err
 	}
-	u, err := unitOfFile(f)
+	u, err := host.UnitOfFile(f)
 	if err != nil {
 		return err
 	}
 	service := systemd.Service{Exec: []string{program}, Hardening: systemd.Hardening(c.hardening)}
-	o := u.LoadOptions(a.environ)
+	o := u.Options(a.environ)
 	if a.flags.home != "" {
 		o.HomeFlag = a.flags.home
 	}
@@ -224,7 +226,7 @@ func (a *app) migrateUnit(c unitCommand) error {
 	}
 	o.Environ = append(o.Environ, service.Environ...)
 	// What is wrong with this configuration is said by the doctor; here its directories and its times are enough.
-	cfg, origin, _ := Load(o) //nolint:errcheck // see above
+	cfg, origin, _ := config.Load(o) //nolint:errcheck // see above
 	s := &session{app: a, cfg: cfg, origin: origin, environ: o.Environ}
 	service.StopTimeout, service.Home, service.Writable = cfg.Node.StopTimeout, cfg.Node.Home, s.writable()
 	changes, err := f.Migrate(service)
@@ -247,8 +249,8 @@ func (a *app) migrateUnit(c unitCommand) error {
 
 // identify finds out which node of which home a unit runs, where that isn't said in the variables that Cosmovisor and we
 // know: then the node itself is what is started, and its --home says the rest.
-func (a *app) identify(u Unit, o *LoadOptions, f *systemd.File) (environ []string, err error) {
-	env := environMap(u.Environ)
+func (a *app) identify(u host.Unit, o *config.Options, f *systemd.File) (environ []string, err error) {
+	env := config.Variables(u.Environ)
 	program := filepath.Base(f.Program())
 	if o.ConfigFlag != "" || strings.Contains(program, "cosmovisor") || program == "supervisor" || env["SUPERVISOR_CONFIG"] != "" {
 		return nil, nil

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade"
 )
@@ -123,7 +124,7 @@ func TestNextStep(t *testing.T) {
 		{fmt.Errorf("cannot write: %w", syscall.ENOSPC), "make room, for example: supervisor snapshot prune"},
 		{fmt.Errorf("cannot write: %w", syscall.EROFS), "mount it writable"},
 		{fmt.Errorf("cannot open: %w", fs.ErrPermission), asRightUser},
-		{&ConfigError{Problems: []error{errors.New("x")}}, "correct it, then: supervisor doctor"},
+		{&config.Error{Problems: []error{errors.New("x")}}, "correct it, then: supervisor doctor"},
 		{upgrade.ErrHeld, "supervisor status"},
 		{errors.New("x"), "supervisor doctor"},
 	} {

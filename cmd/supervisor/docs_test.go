@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/cmd/supervisor/config"
 )
 
 var updateDocs = flag.Bool("update-docs", false, "write the generated parts of docs/ anew")
@@ -59,7 +61,7 @@ Cosmovisor's own `+"`config.toml`"+` is read where `+"`--cosmovisor-config`"+` n
 
 World-writable homes, trees and configuration files, and those of strangers, are refused; `+"`[security] allow_writable`"+` lists exceptions.
 
-`+"```toml\n"+RenderToml(DefaultConfig())+"```\n")
+`+"```toml\n"+config.RenderToml(config.Default())+"```\n")
 }
 
 // supervisorLine finds the commands of this program in a page: at the begin of a line of a shell block.

@@ -124,7 +124,7 @@ func (x *exporter) makeDocument(ctx context.Context, scratch string, t *genesis.
 	sdk := genesis.SDK{Home: or(job.home, x.cfg.Node.Home), Export: g.Export, Migrate: g.Migrate, Timeout: g.Timeout, Log: x.log}
 	sdk.Old = genesis.Program{Path: x.layout.Binary(version), Env: env, Dir: x.cfg.Node.Home}
 	if sdk.New = sdk.Old; g.Binary != "" {
-		sdk.New.Path = x.cfg.underHome(g.Binary)
+		sdk.New.Path = x.cfg.UnderHome(g.Binary)
 	}
 	doc, defaults, err := sdk.Make(ctx, scratch, func(d *genesis.Document) error { return x.apply(d, job.set) })
 	t.Defaults = defaults

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/genesis"
 	"nodevisor/genesis/kwil"
 	"nodevisor/internal/atomicfile"
@@ -243,7 +244,7 @@ func (i *rootInit) write(ctx context.Context, target *postgres.GenesisTarget, fi
 // defaults. The password is in it, because kwild takes it from nowhere else.
 func kwildConfig(v kwil.Version, root string, s postgres.GenesisSettings) []byte {
 	var b strings.Builder
-	set := func(key, value string) { fmt.Fprintf(&b, "%s = %s\n", key, tomlString(value)) }
+	set := func(key, value string) { fmt.Fprintf(&b, "%s = %s\n", key, config.TomlString(value)) }
 	if v == kwil.V09 {
 		b.WriteString("[app]\n")
 		set("private_key_path", keyName(v))

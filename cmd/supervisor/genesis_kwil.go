@@ -49,7 +49,7 @@ func (x *exporter) makeKwil(ctx context.Context, at string, t *genesis.Template,
 	o := kwil.PairOptions{Height: chain.Height, Dump: q.Dump, Observe: x.progress()}
 	o.Document = kwil.Options{Version: version, Database: kwil.Known{Version: version, Params: chain.Params, Owner: chain.Owner}, Set: x.identity(job.set)}
 	if g.From != "" {
-		if _, o.Document.Old, err = genesis.ReadFile(x.cfg.underHome(g.From)); err != nil {
+		if _, o.Document.Old, err = genesis.ReadFile(x.cfg.UnderHome(g.From)); err != nil {
 			return err
 		}
 	}
@@ -148,12 +148,12 @@ func (x *exporter) clone(id, source string) (string, error) {
 		"supervisor halt --now makes one of the present state; keep_clones keeps more clones")
 }
 
-// absolute is underHome for a path that may be "".
+// absolute is UnderHome for a path that may be "".
 func (s *session) absolute(path string) string {
 	if path == "" {
 		return ""
 	}
-	return s.cfg.underHome(path)
+	return s.cfg.UnderHome(path)
 }
 
 // progress logs the bytes of SQL now and then, so that a long dump doesn't look frozen.

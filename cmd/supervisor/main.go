@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
@@ -64,7 +65,7 @@ func execute(ctx context.Context, a *app) int {
 // nextStep is the hint of an error that has none of its own: a person is never left without a next command. path is that
 // of the command that failed.
 func nextStep(err error, path string) string {
-	usage, mistakes := (*usageError)(nil), (*ConfigError)(nil)
+	usage, mistakes := (*usageError)(nil), (*config.Error)(nil)
 	switch {
 	case errors.As(err, &usage):
 		return path + " --help"
@@ -84,7 +85,7 @@ func nextStep(err error, path string) string {
 
 // exitCode maps an error to a command's exit code.
 func exitCode(err error) int {
-	usage, mistakes, remote := (*usageError)(nil), (*ConfigError)(nil), (*client.Failure)(nil)
+	usage, mistakes, remote := (*usageError)(nil), (*config.Error)(nil), (*client.Failure)(nil)
 	switch {
 	case errors.As(err, &usage), errors.As(err, &mistakes):
 		return exitUsage

@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nodevisor/cmd/supervisor/config"
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/fetch"
 	"nodevisor/internal/proc"
@@ -123,8 +125,8 @@ func (s *session) run(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	socket := ControlSocket(s.cfg, s.environ)
-	release, err := Register(s.environ, s.cfg.Node.Home, s.origin.File, os.Getpid(), socket)
+	socket := host.ControlSocket(s.cfg, s.environ)
+	release, err := host.Register(s.environ, s.cfg.Node.Home, s.origin.File, os.Getpid(), socket)
 	if err != nil {
 		s.log.Debug("cannot register this run", "error", err)
 	}
@@ -136,12 +138,12 @@ func (s *session) run(ctx context.Context) (int, error) {
 
 // checkPermissions refuses what others may change: whoever can write to the tree decides what runs beside the keys.
 func (s *session) checkPermissions() error {
-	problems, warnings := CheckPermissions(s.cfg.Node.Home, s.cfg.GuardedPaths(s.origin.File), s.cfg.Security.AllowWritable)
+	problems, warnings := config.CheckPermissions(s.cfg.Node.Home, s.cfg.GuardedPaths(s.origin.File), s.cfg.Security.AllowWritable)
 	for _, w := range warnings {
 		s.log.Warn(w)
 	}
 	if len(problems) > 0 {
-		return &ConfigError{Problems: problems}
+		return &config.Error{Problems: problems}
 	}
 	return nil
 }
@@ -223,7 +225,7 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 		Lines:  lines, LinesFor: s.cfg.Height.Log != "", Recorder: recorder, Lock: lock, Snapshots: store,
 		SnapshotOn: s.snapshotOn, Room: l.made.Room, Fetch: l.made.Fetch, ChainPlan: s.chainPlan, Command: s.command,
 		Reload: l.reload, Event: l.alerts.Event, Told: l.alerts.Counts, Metrics: s.cfg.Metrics.Listen, Log: s.log,
-		Socket: ControlSocket(s.cfg, s.environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
+		Socket: host.ControlSocket(s.cfg, s.environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
 		Version: version, ConfigFile: s.origin.File, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
 	}
 	if x := newExporter(s, store); x != nil {
@@ -247,7 +249,7 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 func groupID(name string) (int, error) {
 	g, err := user.LookupGroup(name)
 	if err != nil {
-		return -1, &ConfigError{Problems: []error{fmt.Errorf("[control] group: %w", err)}}
+		return -1, &config.Error{Problems: []error{fmt.Errorf("[control] group: %w", err)}}
 	}
 	return strconv.Atoi(g.Gid)
 }

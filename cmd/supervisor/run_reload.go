@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"nodevisor/cmd/supervisor/config"
+	"nodevisor/cmd/supervisor/console"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/alert"
@@ -19,7 +21,7 @@ import (
 // made from it may be in use in any goroutine. Only the reload's job touches live, and whoever ends `run`.
 type live struct {
 	*session                                       // as it was at the start: [node], arguments, streams
-	cfg      Config                                // what holds now
+	cfg      config.Config                         // what holds now
 	made     supervisor.Reloaded                   // and what was made of it
 	lines    *source.Lines                         // of the node's output
 	observe  func(phase string, done, total int64) // of long phases
@@ -41,7 +43,7 @@ func (l *live) reload(inFlight bool) (supervisor.Reloaded, error) {
 		return supervisor.Reloaded{}, err
 	}
 	cfg.Node, cfg.Versions = l.session.cfg.Node, l.session.cfg.Versions
-	changed := changedKeys(l.cfg, cfg)
+	changed := config.Changed(l.cfg, cfg)
 	if err := refuseFixed(changed, inFlight); err != nil {
 		return supervisor.Reloaded{}, err
 	}
@@ -59,7 +61,7 @@ func (l *live) reload(inFlight bool) (supervisor.Reloaded, error) {
 	}
 	made.Apply = func() {
 		l.cfg, l.made = cfg, made
-		l.level.Set(levelOf(cfg.Log, cfg.Cosmovisor))
+		l.level.Set(console.Level(cfg.Log, cfg.Cosmovisor))
 		l.alerts.Configure(alertConfig(cfg.Notify))
 	}
 	return made, nil
@@ -151,6 +153,6 @@ func (s *session) newAlerts() *alert.Sender {
 	})
 }
 
-func alertConfig(c NotifyConfig) alert.Config {
+func alertConfig(c config.Notify) alert.Config {
 	return alert.Config{Command: c.Command, Webhook: c.Webhook}
 }

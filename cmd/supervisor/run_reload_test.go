@@ -87,3 +87,11 @@ func TestReloadBesideQuestions(t *testing.T) {
 	<-asking
 	assert.Zero(t, s.cfg.Upgrade.Delay, "the session is as it was at the start")
 }
+
+// newHome makes a home with a tree of versions.
+func newHome(t *testing.T) string {
+	t.Helper()
+	home := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(home, "cosmovisor", "genesis", "bin"), 0o755))
+	return home
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"nodevisor/cmd/supervisor/config"
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/supervisor"
 	"nodevisor/systemd"
 )
@@ -55,7 +57,7 @@ func (l systemdLink) close() {
 
 // listenNode makes the node's notify socket.
 func (s *session) listenNode() (*systemd.NodeSocket, error) {
-	path, err := NotifySocket(s.environ, s.cfg.Node.Home)
+	path, err := host.NotifySocket(s.environ, s.cfg.Node.Home)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +65,7 @@ func (s *session) listenNode() (*systemd.NodeSocket, error) {
 }
 
 // unitActions sorts the units by the moment at which they are acted upon, in the order of the configuration.
-func unitActions(units []UnitConfig, act func(ctx context.Context, name, action string) error) map[supervisor.Moment][]supervisor.UnitAction {
+func unitActions(units []config.Unit, act func(ctx context.Context, name, action string) error) map[supervisor.Moment][]supervisor.UnitAction {
 	actions := map[supervisor.Moment][]supervisor.UnitAction{}
 	for _, u := range units {
 		at := supervisor.Moment(u.At)

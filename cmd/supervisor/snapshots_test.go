@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot"
 )
@@ -18,7 +19,7 @@ import (
 func pgStore(t *testing.T, sources ...snapshot.SourceConfig) *snapshots {
 	t.Helper()
 	s := &session{log: slog.New(slog.DiscardHandler)}
-	s.cfg = DefaultConfig()
+	s.cfg = config.Default()
 	s.cfg.Node.Home = t.TempDir()
 	s.layout.Home = s.cfg.Node.Home
 	require.NoError(t, os.MkdirAll(filepath.Join(s.cfg.Node.Home, "data"), 0o755))

@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"bufio"
@@ -21,17 +21,19 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"nodevisor/cmd/supervisor/config"
 )
 
 func TestChooseForm(t *testing.T) {
 	yes, no, kitchen, none := true, false, time.Kitchen, ""
-	auto := LogConfig{Format: "auto", Level: "info"}
+	auto := config.Log{Format: "auto", Level: "info"}
 	plain := logForm{time: fileTime}
 	colored := logForm{time: terminalTime, color: true}
 	journald := logForm{priority: true}
 	for name, c := range map[string]struct {
-		cfg               LogConfig
-		legacy            CosmovisorConfig
+		cfg               config.Log
+		legacy            config.Cosmovisor
 		terminal, journal bool
 		env               map[string]string
 		want              logForm
@@ -45,16 +47,16 @@ func TestChooseForm(t *testing.T) {
 		"CLICOLOR_FORCE=0":           {cfg: auto, env: map[string]string{"CLICOLOR_FORCE": "0"}, want: plain},
 		"both":                       {cfg: auto, env: map[string]string{"CLICOLOR_FORCE": "1", "NO_COLOR": "1"}, want: plain},
 		"journald":                   {cfg: auto, journal: true, want: journald},
-		"journald, colour wished":    {cfg: auto, journal: true, legacy: CosmovisorConfig{ColorLogs: &yes}, want: journald},
-		"Cosmovisor's colour":        {cfg: auto, legacy: CosmovisorConfig{ColorLogs: &yes}, want: logForm{time: fileTime, color: true}},
-		"Cosmovisor's no colour":     {cfg: auto, terminal: true, legacy: CosmovisorConfig{ColorLogs: &no}, want: logForm{time: terminalTime}},
-		"Cosmovisor's and NO_COLOR":  {cfg: auto, legacy: CosmovisorConfig{ColorLogs: &yes}, env: map[string]string{"NO_COLOR": "1"}, want: plain},
-		"Cosmovisor's time":          {cfg: auto, terminal: true, legacy: CosmovisorConfig{TimeFormat: &kitchen}, want: logForm{time: time.Kitchen, color: true}},
-		"Cosmovisor's no time":       {cfg: auto, legacy: CosmovisorConfig{TimeFormat: &none}, want: logForm{}},
-		"Cosmovisor's silence":       {cfg: auto, legacy: CosmovisorConfig{DisableLogs: true}, want: logForm{time: fileTime, level: slog.LevelError}},
-		"text on a terminal":         {cfg: LogConfig{Format: "text", Level: "debug"}, terminal: true, want: logForm{time: fileTime, level: slog.LevelDebug}},
-		"text for journald":          {cfg: LogConfig{Format: "text", Level: "warn"}, journal: true, want: logForm{time: fileTime, level: slog.LevelWarn}},
-		"JSON, whatever is detected": {cfg: LogConfig{Format: "json", Level: "error"}, terminal: true, journal: true, want: logForm{json: true, level: slog.LevelError, time: fileTime}},
+		"journald, colour wished":    {cfg: auto, journal: true, legacy: config.Cosmovisor{ColorLogs: &yes}, want: journald},
+		"Cosmovisor's colour":        {cfg: auto, legacy: config.Cosmovisor{ColorLogs: &yes}, want: logForm{time: fileTime, color: true}},
+		"Cosmovisor's no colour":     {cfg: auto, terminal: true, legacy: config.Cosmovisor{ColorLogs: &no}, want: logForm{time: terminalTime}},
+		"Cosmovisor's and NO_COLOR":  {cfg: auto, legacy: config.Cosmovisor{ColorLogs: &yes}, env: map[string]string{"NO_COLOR": "1"}, want: plain},
+		"Cosmovisor's time":          {cfg: auto, terminal: true, legacy: config.Cosmovisor{TimeFormat: &kitchen}, want: logForm{time: time.Kitchen, color: true}},
+		"Cosmovisor's no time":       {cfg: auto, legacy: config.Cosmovisor{TimeFormat: &none}, want: logForm{}},
+		"Cosmovisor's silence":       {cfg: auto, legacy: config.Cosmovisor{DisableLogs: true}, want: logForm{time: fileTime, level: slog.LevelError}},
+		"text on a terminal":         {cfg: config.Log{Format: "text", Level: "debug"}, terminal: true, want: logForm{time: fileTime, level: slog.LevelDebug}},
+		"text for journald":          {cfg: config.Log{Format: "text", Level: "warn"}, journal: true, want: logForm{time: fileTime, level: slog.LevelWarn}},
+		"JSON, whatever is detected": {cfg: config.Log{Format: "json", Level: "error"}, terminal: true, journal: true, want: logForm{json: true, level: slog.LevelError, time: fileTime}},
 	} {
 		assert.Equal(t, c.want, chooseForm(c.cfg, c.legacy, c.terminal, c.journal, c.env), name)
 	}
@@ -113,7 +115,7 @@ func TestHostileTextsStayOnTheirLine(t *testing.T) {
 			assert.True(t, strings.HasSuffix(line, "1\n"), "something is cut off: %q", line)
 		}
 	}
-	var nilError *ConfigError
+	var nilError *config.Error
 	var b bytes.Buffer
 	slog.New(logForm{}.handler(&b)).Error("m", "err", nilError)
 	assert.Contains(t, b.String(), "ERR m err=")
@@ -123,7 +125,7 @@ func TestOnATerminal(t *testing.T) {
 	master, slave, err := pty.Open()
 	require.NoError(t, err)
 	t.Cleanup(func() { slave.Close(); master.Close() })
-	log, _ := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, slave, []string{"TERM=xterm"})
+	log, _ := NewLogger(config.Log{Format: "auto", Level: "info"}, config.Cosmovisor{}, slave, []string{"TERM=xterm"})
 	log.Info("running app", "pid", 7)
 	line, err := bufio.NewReader(master).ReadString('\n')
 	require.NoError(t, err)
@@ -138,7 +140,7 @@ func TestUnderJournald(t *testing.T) {
 	var st syscall.Stat_t
 	require.NoError(t, syscall.Fstat(fds[0], &st))
 	stream := fmt.Sprintf("JOURNAL_STREAM=%d:%d", st.Dev, st.Ino)
-	log, _ := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, stderr, []string{stream})
+	log, _ := NewLogger(config.Log{Format: "auto", Level: "info"}, config.Cosmovisor{}, stderr, []string{stream})
 	log.Warn("w", "n", 1)
 	line, err := bufio.NewReader(journal).ReadString('\n')
 	require.NoError(t, err)
@@ -148,7 +150,7 @@ func TestUnderJournald(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
 	defer file.Close()
-	log, _ = NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, file, []string{stream})
+	log, _ = NewLogger(config.Log{Format: "auto", Level: "info"}, config.Cosmovisor{}, file, []string{stream})
 	log.Warn("w", "n", 1)
 	data, err := os.ReadFile(file.Name())
 	require.NoError(t, err)
@@ -159,7 +161,7 @@ func TestAReaderThatStallsBlocksNobody(t *testing.T) {
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	t.Cleanup(func() { r.Close(); w.Close() })
-	log, _ := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, w, nil)
+	log, _ := NewLogger(config.Log{Format: "auto", Level: "info"}, config.Cosmovisor{}, w, nil)
 	const records = 1000
 	filler := strings.Repeat("x", 1000) // a pipe holds 64 KiB
 	done := make(chan struct{})
@@ -211,7 +213,7 @@ func TestRecordsAreThereWhenTheCallReturns(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
 	defer file.Close()
-	log, _ := NewLogger(LogConfig{Format: "json", Level: "info"}, CosmovisorConfig{}, file, nil)
+	log, _ := NewLogger(config.Log{Format: "json", Level: "info"}, config.Cosmovisor{}, file, nil)
 	for i := range 100 {
 		log.Info("m")
 		data, err := os.ReadFile(file.Name())
@@ -225,7 +227,7 @@ func TestLogChild(t *testing.T) {
 	if os.Getenv("NODEVISOR_TEST_LOG_CHILD") == "" {
 		return
 	}
-	log, _ := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, os.Stderr, os.Environ())
+	log, _ := NewLogger(config.Log{Format: "auto", Level: "info"}, config.Cosmovisor{}, os.Stderr, os.Environ())
 	fmt.Println("ready")
 	_, _ = io.Copy(io.Discard, os.Stdin) // until the test has closed the other end of stderr
 	for range 100 {
@@ -263,7 +265,7 @@ func TestAClosedStderrIsNoError(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
 	require.NoError(t, file.Close())
-	log, _ := NewLogger(LogConfig{Format: "auto", Level: "info"}, CosmovisorConfig{}, file, nil)
+	log, _ := NewLogger(config.Log{Format: "auto", Level: "info"}, config.Cosmovisor{}, file, nil)
 	began := time.Now()
 	for range 100 {
 		log.Info("m")
@@ -278,12 +280,12 @@ func TestLevelChanges(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { file.Close() })
 	for _, format := range []string{"text", "json"} {
-		log, level := NewLogger(LogConfig{Format: format, Level: "warn"}, CosmovisorConfig{}, file, nil)
+		log, level := NewLogger(config.Log{Format: format, Level: "warn"}, config.Cosmovisor{}, file, nil)
 		derived := log.With("plan", "v2")
 		assert.False(t, derived.Enabled(context.Background(), slog.LevelInfo))
-		level.Set(levelOf(LogConfig{Level: "debug"}, CosmovisorConfig{}))
+		level.Set(Level(config.Log{Level: "debug"}, config.Cosmovisor{}))
 		derived.Debug("now it is said")
-		level.Set(levelOf(LogConfig{Level: "debug"}, CosmovisorConfig{DisableLogs: true}))
+		level.Set(Level(config.Log{Level: "debug"}, config.Cosmovisor{DisableLogs: true}))
 		derived.Warn("and now not")
 	}
 	text, err := os.ReadFile(file.Name())

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"os"
@@ -39,10 +39,10 @@ func TestCosmovisorsVariablesMeanWhatTheyMean(t *testing.T) {
 		"SUPERVISOR_CONTROL_SOCKET=/run/x":            func(c *Config) { c.Control.Socket = "/run/x" },
 		"SUPERVISOR_NODE_ROOT=versions/../cosmovisor": func(c *Config) { c.Node.Root = "versions/../cosmovisor" },
 	} {
-		want := DefaultConfig()
+		want := Default()
 		want.Node.Home, want.Node.Name = home, "simd"
 		check(&want)
-		cfg, origin, err := Load(LoadOptions{Environ: []string{"DAEMON_HOME=" + home, "DAEMON_NAME=simd", entry}})
+		cfg, origin, err := Load(Options{Environ: []string{"DAEMON_HOME=" + home, "DAEMON_NAME=simd", entry}})
 		if assert.NoError(t, err, entry) {
 			assert.Equal(t, want, cfg, entry)
 			assert.Empty(t, origin.Warnings, entry)
@@ -52,7 +52,7 @@ func TestCosmovisorsVariablesMeanWhatTheyMean(t *testing.T) {
 
 // The texts are those of Cosmovisor 1.7.1, in its order: operators' scripts look for them.
 func TestCosmovisorsTextsAndOrder(t *testing.T) {
-	_, _, err := Load(LoadOptions{Environ: []string{
+	_, _, err := Load(Options{Environ: []string{
 		"DAEMON_HOME=rel", "DAEMON_DATA_BACKUP_DIR=backup",
 		"DAEMON_ALLOW_DOWNLOAD_BINARIES=1", "DAEMON_DOWNLOAD_MUST_HAVE_CHECKSUM=ON", "DAEMON_RESTART_AFTER_UPGRADE=t", "UNSAFE_SKIP_BACKUP=0",
 		"COSMOVISOR_DISABLE_LOGS=no", "COSMOVISOR_COLOR_LOGS=y", "COSMOVISOR_TIMEFORMAT_LOGS=Kitchen", "COSMOVISOR_DISABLE_RECASE=x",
@@ -80,12 +80,12 @@ func TestCosmovisorsTextsAndOrder(t *testing.T) {
 func TestBackupDirMustExist(t *testing.T) {
 	home := newHome(t)
 	env := []string{"DAEMON_HOME=" + home, "DAEMON_NAME=x", "DAEMON_DATA_BACKUP_DIR=" + home + "/none"}
-	_, _, err := Load(LoadOptions{Environ: env})
+	_, _, err := Load(Options{Environ: env})
 	assert.Equal(t, []string{`"HOME/none" must be a valid directory: stat HOME/none: no such file or directory`}, lines(t, err, home))
-	_, _, err = Load(LoadOptions{Environ: append(env, "UNSAFE_SKIP_BACKUP=true")})
+	_, _, err = Load(Options{Environ: append(env, "UNSAFE_SKIP_BACKUP=true")})
 	require.NoError(t, err, "without backups it isn't looked at")
 	require.NoError(t, os.WriteFile(home+"/none", nil, 0o600))
-	_, _, err = Load(LoadOptions{Environ: env})
+	_, _, err = Load(Options{Environ: env})
 	assert.Equal(t, []string{`"HOME/none" must be a valid directory`}, lines(t, err, home))
 }
 
@@ -102,13 +102,13 @@ func TestUnknownVariables(t *testing.T) {
 		"SUPERVISOR_RESTART=sometimes":    `SUPERVISOR_RESTART: [node] restart: "sometimes" is none of never, on-failure, always`,
 		"SUPERVISOR_UPGRADE_DELAY=-1s":    "SUPERVISOR_UPGRADE_DELAY: [upgrade] delay: must not be negative",
 	} {
-		_, _, err := Load(LoadOptions{Environ: append(base, entry)})
+		_, _, err := Load(Options{Environ: append(base, entry)})
 		if assert.Error(t, err, entry) {
 			assert.Equal(t, []string{want}, lines(t, err, home), entry)
 		}
 	}
 	// Another supervisor's variables, and our own for a node's script, stop nothing.
-	_, origin, err := Load(LoadOptions{Environ: append(base, "SUPERVISOR_ENABLED=1", "SUPERVISOR_PROCESS_NAME=simd", "SUPERVISOR_GROUP_NAME=simd",
+	_, origin, err := Load(Options{Environ: append(base, "SUPERVISOR_ENABLED=1", "SUPERVISOR_PROCESS_NAME=simd", "SUPERVISOR_GROUP_NAME=simd",
 		"SUPERVISOR_SERVER_URL=unix:///run/supervisor.sock", "SUPERVISOR_ATTEMPT=2", "SUPERVISOR_FETCH_X=1", "SUPERVISOR_TOKEN=x", "SUPERVISOR_HASSIO_THING=x")})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"SUPERVISOR_HASSIO_THING: unknown variable, ignored"}, origin.Warnings)
@@ -131,7 +131,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 }
 
 func TestOfTwoEqualVariablesTheLastCounts(t *testing.T) {
-	assert.Equal(t, map[string]string{"A": "2=3", "B": ""}, environMap([]string{"A=1", "A=2=3", "B=", "nothing"}))
+	assert.Equal(t, map[string]string{"A": "2=3", "B": ""}, Variables([]string{"A=1", "A=2=3", "B=", "nothing"}))
 }
 
 func TestTimeFormats(t *testing.T) {

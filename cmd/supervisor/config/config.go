@@ -1,4 +1,10 @@
-package main
+// Package config is everything that an operator can set, and where each value came from.
+//
+// A Config is data: one field for each table of supervisor.toml, most of them the Config of the package that they are for.
+// Load composes it, flag over environment over file over default, and doesn't stop at the first mistake: a mistake has a
+// place (file:line:column, a variable, a flag), and all of them are one Error. Three spellings mean the same key: the file's
+// ("[upgrade] poll"), our variable's (SUPERVISOR_UPGRADE_POLL), and, where there is one, Cosmovisor's (DAEMON_POLL_INTERVAL).
+package config
 
 import (
 	"errors"
@@ -16,38 +22,38 @@ import (
 	"nodevisor/upgrade/source"
 )
 
-// maxSocketPath is the longest path of a unix socket, without its closing NUL: sun_path, unix(7).
-const maxSocketPath = 107
+// MaxSocketPath is the longest path of a unix socket, without its closing NUL: sun_path, unix(7).
+const MaxSocketPath = 107
 
 // Config is everything that an operator can set: one field for each table of supervisor.toml. It is data alone; the
 // constructors of the other packages take the few fields that they need.
 type Config struct {
-	Node     supervisor.Config        `toml:"node"`
-	Versions map[string]VersionConfig `toml:"version"` // by the version's name, over [node]
-	Upgrade  upgrade.Config           `toml:"upgrade"`
-	Height   source.Config            `toml:"height"`
-	Snapshot snapshot.Config          `toml:"snapshot"`
-	Genesis  GenesisConfig            `toml:"genesis"`
-	Control  ControlConfig            `toml:"control"`
-	Log      LogConfig                `toml:"log"`
-	Metrics  MetricsConfig            `toml:"metrics"`
-	Notify   NotifyConfig             `toml:"notify"`
-	Systemd  SystemdConfig            `toml:"systemd"`
-	Units    []UnitConfig             `toml:"unit"`
-	Security SecurityConfig           `toml:"security"`
+	Node     supervisor.Config  `toml:"node"`
+	Versions map[string]Version `toml:"version"` // by the version's name, over [node]
+	Upgrade  upgrade.Config     `toml:"upgrade"`
+	Height   source.Config      `toml:"height"`
+	Snapshot snapshot.Config    `toml:"snapshot"`
+	Genesis  Genesis            `toml:"genesis"`
+	Control  Control            `toml:"control"`
+	Log      Log                `toml:"log"`
+	Metrics  Metrics            `toml:"metrics"`
+	Notify   Notify             `toml:"notify"`
+	Systemd  Systemd            `toml:"systemd"`
+	Units    []Unit             `toml:"unit"`
+	Security Security           `toml:"security"`
 
 	// Cosmovisor holds what only COSMOVISOR_* and DAEMON_* can say; it has no table.
-	Cosmovisor CosmovisorConfig `toml:"-"`
+	Cosmovisor Cosmovisor `toml:"-"`
 }
 
-// VersionConfig is one table [version."<name>"]: what differs from [node] while that version runs.
-type VersionConfig struct {
+// Version is one table [version."<name>"]: what differs from [node] while that version runs.
+type Version struct {
 	Args *[]string         `toml:"args"` // instead of [node] args; an empty list is a value too
 	Env  map[string]string `toml:"env"`  // over [node] env, variable by variable
 }
 
-// GenesisConfig is the table [genesis]: what a template is made of, and when.
-type GenesisConfig struct {
+// Genesis is the table [genesis]: what a template is made of, and when.
+type Genesis struct {
 	Kind    string         `toml:"kind"`    // "" (none) | kwil | cosmos | command
 	Version string         `toml:"version"` // kwil: v0.9 | v0.10
 	From    string         `toml:"from"`    // the old genesis document: relative to home, or absolute
@@ -61,77 +67,77 @@ type GenesisConfig struct {
 	Set     map[string]any `toml:"set"`
 }
 
-// ControlConfig is the table [control].
-type ControlConfig struct {
-	Socket string `toml:"socket"` // relative to home, or absolute; "" = see Config.ControlSocket
+// Control is the table [control].
+type Control struct {
+	Socket string `toml:"socket"` // relative to home, or absolute; "" = see host.ControlSocket
 	Group  string `toml:"group"`  // its members may read the status
 }
 
-// LogConfig is the table [log].
-type LogConfig struct {
+// Log is the table [log].
+type Log struct {
 	Format string `toml:"format"` // auto | text | json
 	Level  string `toml:"level"`  // debug | info | warn | error
 }
 
-// MetricsConfig is the table [metrics].
-type MetricsConfig struct {
+// Metrics is the table [metrics].
+type Metrics struct {
 	Listen string `toml:"listen"` // host:port; "" = none
 }
 
-// NotifyConfig is the table [notify].
-type NotifyConfig struct {
+// Notify is the table [notify].
+type Notify struct {
 	Command []string `toml:"command"` // a program and its arguments
 	Webhook string   `toml:"webhook"` // an http or https address that is posted to
 }
 
-// SystemdConfig is the table [systemd].
-type SystemdConfig struct {
+// Systemd is the table [systemd].
+type Systemd struct {
 	Ready      string `toml:"ready"`       // started | healthy
 	NodeNotify bool   `toml:"node_notify"` // the node itself says READY=1
 }
 
-// UnitConfig is one table [[unit]]: another unit of the host, acted upon over D-Bus.
-type UnitConfig struct {
+// Unit is one table [[unit]]: another unit of the host, acted upon over D-Bus.
+type Unit struct {
 	Name   string `toml:"name"`
 	At     string `toml:"at"`     // before-stop | after-stop | before-start | after-healthy
 	Action string `toml:"action"` // start | stop | restart | wait
 }
 
-// SecurityConfig is the table [security].
-type SecurityConfig struct {
+// Security is the table [security].
+type Security struct {
 	AllowWritable []string `toml:"allow_writable"` // paths whose mode is accepted as it is, relative to home or absolute
 }
 
-// CosmovisorConfig holds the settings of Cosmovisor that have no counterpart of our own.
-type CosmovisorConfig struct {
+// Cosmovisor holds the settings of Cosmovisor that have no counterpart of our own.
+type Cosmovisor struct {
 	MustHaveChecksum bool    // DAEMON_DOWNLOAD_MUST_HAVE_CHECKSUM: without effect, a checksum is always required
 	DisableLogs      bool    // COSMOVISOR_DISABLE_LOGS: nothing below an error is logged
 	ColorLogs        *bool   // COSMOVISOR_COLOR_LOGS; nil = not set
 	TimeFormat       *string // COSMOVISOR_TIMEFORMAT_LOGS as a layout of package time; nil = not set, "" = no time
 }
 
-// DefaultConfig is what holds where neither file, environment nor flag says otherwise.
-func DefaultConfig() Config {
+// Default is what holds where neither file, environment nor flag says otherwise.
+func Default() Config {
 	return Config{
 		Node: supervisor.DefaultConfig(), Upgrade: upgrade.DefaultConfig(), Height: source.DefaultConfig(),
-		Snapshot: snapshot.DefaultConfig(), Genesis: GenesisConfig{Timeout: time.Hour, On: []string{"halt"}},
-		Log: LogConfig{Format: "auto", Level: "info"}, Systemd: SystemdConfig{Ready: "started"},
+		Snapshot: snapshot.DefaultConfig(), Genesis: Genesis{Timeout: time.Hour, On: []string{"halt"}},
+		Log: Log{Format: "auto", Level: "info"}, Systemd: Systemd{Ready: "started"},
 	}
 }
 
 // RootDir is the tree of versions, absolute.
-func (c Config) RootDir() string { return c.underHome(c.Node.Root) }
+func (c Config) RootDir() string { return c.UnderHome(c.Node.Root) }
 
 // SnapshotDir is where snapshots lie, absolute.
 func (c Config) SnapshotDir() string {
 	if c.Snapshot.Dir == "" {
-		return c.underHome("supervisor/snapshots")
+		return c.UnderHome("supervisor/snapshots")
 	}
-	return c.underHome(c.Snapshot.Dir)
+	return c.UnderHome(c.Snapshot.Dir)
 }
 
-// underHome makes path absolute: relative ones are relative to home.
-func (c Config) underHome(path string) string {
+// UnderHome makes path absolute: relative ones are relative to home.
+func (c Config) UnderHome(path string) string {
 	if filepath.IsAbs(path) {
 		return filepath.Clean(path)
 	}
@@ -205,8 +211,8 @@ func (c Config) validateNames() error {
 	if p := c.Upgrade.PlanFile; p != "" && !filepath.IsLocal(p) {
 		bad("[upgrade] plan_file: %q is not below home", p)
 	}
-	if s := c.Control.Socket; s != "" && len(c.underHome(s)) > maxSocketPath {
-		bad("[control] socket: longer than %d bytes, which no unix socket's path may be", maxSocketPath)
+	if s := c.Control.Socket; s != "" && len(c.UnderHome(s)) > MaxSocketPath {
+		bad("[control] socket: longer than %d bytes, which no unix socket's path may be", MaxSocketPath)
 	}
 	return errors.Join(errs...)
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"io/fs"
@@ -58,7 +58,7 @@ func TestJudge(t *testing.T) {
 
 func TestCheckPermissions(t *testing.T) {
 	home := newHome(t)
-	cfg := DefaultConfig()
+	cfg := Default()
 	cfg.Node.Home, cfg.Node.Name = home, "simd"
 	bin := filepath.Join(home, "cosmovisor", "upgrades", "v2", "bin")
 	require.NoError(t, os.MkdirAll(bin, 0o755))

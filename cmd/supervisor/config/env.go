@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -14,8 +14,8 @@ import (
 	"nodevisor/supervisor"
 )
 
-// environMap reads "NAME=value" entries; of a name that is there twice the last one counts, as for a child process.
-func environMap(environ []string) map[string]string {
+// Variables reads "NAME=value" entries; of a name that is there twice the last one counts, as for a child process.
+func Variables(environ []string) map[string]string {
 	env := make(map[string]string, len(environ))
 	for _, entry := range environ {
 		if name, value, ok := strings.Cut(entry, "="); ok {

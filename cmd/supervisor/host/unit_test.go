@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
 )
 
@@ -26,7 +27,7 @@ func fakeSystemctl(t *testing.T, script string) (dir string) {
 
 func TestUnitEnvironmentAsksSystemctl(t *testing.T) {
 	dir := fakeSystemctl(t, "cat <<'E'\nLoadState=loaded\nUser=simd\nEnvironment=DAEMON_HOME=/h\nEnvironmentFiles=/missing (ignore_errors=yes)\nE\n")
-	u, err := UnitEnvironment(t.Context(), "simd")
+	u, err := ReadUnit(t.Context(), "simd")
 	require.NoError(t, err)
 	assert.Equal(t, Unit{Name: "simd.service", User: "simd", Environ: []string{"DAEMON_HOME=/h"}}, u)
 	args, err := os.ReadFile(dir + "/args")
@@ -36,12 +37,12 @@ func TestUnitEnvironmentAsksSystemctl(t *testing.T) {
 
 func TestUnitEnvironmentSaysWhatSystemctlSaid(t *testing.T) {
 	fakeSystemctl(t, "echo 'Failed to connect to bus: Host is down' >&2\nexit 1\n")
-	_, err := UnitEnvironment(t.Context(), "simd.service")
+	_, err := ReadUnit(t.Context(), "simd.service")
 	require.EqualError(t, err, "cannot read unit simd.service: exit status 1: Failed to connect to bus: Host is down")
 	assert.Equal(t, "say --home and --config instead of --unit", hint.Of(err))
 
 	t.Setenv("PATH", t.TempDir())
-	_, err = UnitEnvironment(t.Context(), "simd.service")
+	_, err = ReadUnit(t.Context(), "simd.service")
 	require.ErrorContains(t, err, "executable file not found")
 }
 
@@ -50,21 +51,22 @@ func TestUnitEnvironmentIsBounded(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	_, err := UnitEnvironment(ctx, "simd")
+	_, err := ReadUnit(ctx, "simd")
 	require.Error(t, err)
 	assert.Less(t, time.Since(began), 60*time.Second)
 }
 
 // A unit's values end up in the configuration as if its `run` loaded it.
 func TestTheUnitsConfigurationIsLoaded(t *testing.T) {
-	home := newHome(t)
+	home := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(home, "cosmovisor"), 0o755))
 	envFile := filepath.Join(t.TempDir(), "env")
 	require.NoError(t, os.WriteFile(envFile, []byte("DAEMON_NAME=simd\nDAEMON_SHUTDOWN_GRACE=3m\n"), 0o600))
 	fakeSystemctl(t, "cat <<'E'\nLoadState=loaded\nEnvironment=DAEMON_HOME="+home+" DAEMON_NAME=overridden\nEnvironmentFiles="+envFile+" (ignore_errors=no)\n"+
 		"ExecStart={ path=/usr/bin/cosmovisor ; argv[]=/usr/bin/cosmovisor run start --halt-height 5 ; ignore_errors=no ; start_time=[n/a] }\nE\n")
-	u, err := UnitEnvironment(t.Context(), "simd")
+	u, err := ReadUnit(t.Context(), "simd")
 	require.NoError(t, err)
-	cfg, origin, err := Load(u.LoadOptions([]string{"DAEMON_HOME=/callers", "SUPERVISOR_CONFIG=/callers"}))
+	cfg, origin, err := config.Load(u.Options([]string{"DAEMON_HOME=/callers", "SUPERVISOR_CONFIG=/callers"}))
 	require.NoError(t, err)
 	assert.Equal(t, home, cfg.Node.Home)
 	assert.Equal(t, "simd", cfg.Node.Name)
@@ -101,7 +103,7 @@ func TestParseUnit(t *testing.T) {
 			";", "y", "--a", "--b", "$HOME",
 		},
 	}, u)
-	o := u.LoadOptions([]string{"PATH=/bin", "DAEMON_HOME=/callers", "COSMOVISOR_X=1", "SUPERVISOR_CONFIG=/callers", "UNSAFE_SKIP_BACKUP=true"})
+	o := u.Options([]string{"PATH=/bin", "DAEMON_HOME=/callers", "COSMOVISOR_X=1", "SUPERVISOR_CONFIG=/callers", "UNSAFE_SKIP_BACKUP=true"})
 	assert.Equal(t, "/etc/c.toml", o.CosmovisorConfig)
 	assert.Empty(t, o.HomeFlag, "behind run, --home is the node's")
 	assert.Equal(t, append([]string{"PATH=/bin"}, u.Environ...), o.Environ)
@@ -118,18 +120,18 @@ func TestParseUnit(t *testing.T) {
 func TestUnitOptions(t *testing.T) {
 	for _, c := range []struct {
 		argv, node string
-		want       LoadOptions
+		want       config.Options
 	}{
-		{"supervisor --home /h --config=c.toml run start --home /n", "start --home /n", LoadOptions{HomeFlag: "/h", ConfigFlag: "/srv/c.toml"}},
-		{"supervisor run --cosmovisor-config /c start", "start", LoadOptions{CosmovisorConfig: "/c"}},
-		{"cosmovisor run start --cosmovisor-config=/c -c /d", "start --cosmovisor-config=/c -c /d", LoadOptions{}},
-		{"cosmovisor -c /c run", "", LoadOptions{CosmovisorConfig: "/c"}},
-		{"sh -c /usr/bin/cosmovisor run start", "start", LoadOptions{}},
-		{"supervisor --home", "", LoadOptions{}},
-		{"", "", LoadOptions{}},
+		{"supervisor --home /h --config=c.toml run start --home /n", "start --home /n", config.Options{HomeFlag: "/h", ConfigFlag: "/srv/c.toml"}},
+		{"supervisor run --cosmovisor-config /c start", "start", config.Options{CosmovisorConfig: "/c"}},
+		{"cosmovisor run start --cosmovisor-config=/c -c /d", "start --cosmovisor-config=/c -c /d", config.Options{}},
+		{"cosmovisor -c /c run", "", config.Options{CosmovisorConfig: "/c"}},
+		{"sh -c /usr/bin/cosmovisor run start", "start", config.Options{}},
+		{"supervisor --home", "", config.Options{}},
+		{"", "", config.Options{}},
 	} {
 		u := Unit{Argv: strings.Fields(c.argv), WorkingDir: "/srv"}
-		assert.Equal(t, c.want, u.LoadOptions(nil), c.argv)
+		assert.Equal(t, c.want, u.Options(nil), c.argv)
 		assert.Equal(t, c.node, strings.Join(u.NodeArgs(), " "), c.argv)
 	}
 }
@@ -168,7 +170,7 @@ func TestParseEnvironmentFile(t *testing.T) {
 
 func TestAUnitsNameIsNoOption(t *testing.T) {
 	for _, name := range []string{"-p", "a/b", "", "a b"} {
-		_, err := UnitEnvironment(t.Context(), name)
+		_, err := ReadUnit(t.Context(), name)
 		require.ErrorContains(t, err, "not a unit's name", name)
 	}
 }
@@ -179,7 +181,7 @@ func FuzzUnit(f *testing.F) {
 	f.Add("ExecStart={ argv[]=a ${ $ $$ ${X} $X ; ignore_errors=\nEnvironment=\"\\x\" $'\\", "A=\"\\")
 	f.Fuzz(func(t *testing.T, text, file string) {
 		if u, err := parseUnit("x.service", text); err == nil {
-			u.LoadOptions(nil)
+			u.Options(nil)
 			u.NodeArgs()
 		}
 		env := map[string]string{}

@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
 )
 
@@ -27,7 +28,8 @@ type Unit struct {
 // unitTimeout bounds systemctl, which waits for a busy bus.
 const unitTimeout = 10 * time.Second
 
-// Systemctl returns what systemctl prints, for what it tells that needs no connection of our own to the bus.
+// Systemctl returns what systemctl prints on its stdout, after 10 s at the latest. An error is an *exec.ExitError with what it
+// printed on its stderr, where it ran at all.
 func Systemctl(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
@@ -37,8 +39,8 @@ func Systemctl(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
-// UnitEnvironment asks systemd for a unit (".service" may be left out) and reads its environment files.
-func UnitEnvironment(ctx context.Context, name string) (Unit, error) {
+// ReadUnit asks systemd for a unit (".service" may be left out) and reads its environment files.
+func ReadUnit(ctx context.Context, name string) (Unit, error) {
 	if !strings.Contains(name, ".") {
 		name += ".service"
 	}
@@ -79,7 +81,7 @@ func parseUnit(name, text string) (Unit, error) {
 			if err != nil {
 				return u, &hint.Error{Op: "read environment of unit", Path: name, Err: err}
 			}
-			maps.Copy(env, environMap(entries))
+			maps.Copy(env, config.Variables(entries))
 		case "EnvironmentFiles":
 			files = append(files, value)
 		case "ExecStart":
@@ -107,10 +109,10 @@ func orRoot(user string) string {
 	return user
 }
 
-// LoadOptions is what Load needs to see what the unit's `run` sees. environ is the caller's: what begins with
+// Options is what config.Load needs to see what the unit's `run` sees. environ is the caller's: what begins with
 // DAEMON_, COSMOVISOR_, SUPERVISOR_ or UNSAFE_ in it belongs to the caller, not to the unit, and is left out.
-func (u Unit) LoadOptions(environ []string) LoadOptions {
-	var o LoadOptions
+func (u Unit) Options(environ []string) config.Options {
+	var o config.Options
 	for _, entry := range environ {
 		if !configures(entry) {
 			o.Environ = append(o.Environ, entry)

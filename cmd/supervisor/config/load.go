@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -17,8 +17,8 @@ import (
 // maxConfigSize is the most that is read of a configuration file, in bytes.
 const maxConfigSize = 1 << 20
 
-// LoadOptions is what a command knows before it has a configuration.
-type LoadOptions struct {
+// Options is what a command knows before it has a configuration.
+type Options struct {
 	HomeFlag         string   // --home
 	ConfigFlag       string   // --config
 	CosmovisorConfig string   // --cosmovisor-config: Cosmovisor's own config.toml
@@ -41,14 +41,14 @@ func (o Origin) Of(key string) string {
 	return "default"
 }
 
-// ConfigError is every mistake of the configuration at once: exit code 2 of a command, 78 of `run`.
-type ConfigError struct{ Problems []error }
+// Error is every mistake of the configuration at once: exit code 2 of a command, 78 of `run`.
+type Error struct{ Problems []error }
 
 // Error is one mistake a line.
-func (e *ConfigError) Error() string { return errors.Join(e.Problems...).Error() }
+func (e *Error) Error() string { return errors.Join(e.Problems...).Error() }
 
 // Unwrap gives the mistakes to errors.Is, errors.As and hint.Of.
-func (e *ConfigError) Unwrap() []error { return e.Problems }
+func (e *Error) Unwrap() []error { return e.Problems }
 
 // Problem is one mistake of the configuration. Its text is exactly "<at>: <err>": some are Cosmovisor's own texts, for
 // which scripts look, so there is no "cannot …" before them.
@@ -75,9 +75,9 @@ func (p *Problem) Unwrap() error {
 }
 
 // Load composes the configuration: flag over environment over file over default. Where it fails the error is a
-// *ConfigError with all mistakes; the Config is then what could be read, for `doctor`.
-func Load(o LoadOptions) (Config, Origin, error) {
-	l := &loader{cfg: DefaultConfig(), origin: Origin{Keys: map[string]string{}}, env: environMap(o.Environ)}
+// *Error with all mistakes; the Config is then what could be read, for `doctor`.
+func Load(o Options) (Config, Origin, error) {
+	l := &loader{cfg: Default(), origin: Origin{Keys: map[string]string{}}, env: Variables(o.Environ)}
 	if o.CosmovisorConfig != "" {
 		l.readCosmovisor(o.CosmovisorConfig)
 	}
@@ -93,7 +93,7 @@ func Load(o LoadOptions) (Config, Origin, error) {
 		l.problems = append(l.problems, &Problem{At: l.whence(err.Error()), Err: err})
 	}
 	if len(l.problems) > 0 {
-		return l.cfg, l.origin, &ConfigError{Problems: l.problems}
+		return l.cfg, l.origin, &Error{Problems: l.problems}
 	}
 	return l.cfg, l.origin, nil
 }
@@ -117,7 +117,7 @@ func (l *loader) bad(at string, err error) {
 }
 
 // readFile finds supervisor.toml and decodes it. Only the one in home may be missing; one that was named must exist.
-func (l *loader) readFile(o LoadOptions) {
+func (l *loader) readFile(o Options) {
 	path, named, at := o.ConfigFlag, true, "--config"
 	if path == "" {
 		path, at = l.env["SUPERVISOR_CONFIG"], "SUPERVISOR_CONFIG"
@@ -153,7 +153,7 @@ func (l *loader) readFile(o LoadOptions) {
 }
 
 // earlyHome is the home as far as it is known without a file.
-func (l *loader) earlyHome(o LoadOptions) string {
+func (l *loader) earlyHome(o Options) string {
 	daemonHome, _ := l.daemonVar("DAEMON_HOME")
 	for _, home := range []string{o.HomeFlag, daemonHome, l.env["SUPERVISOR_NODE_HOME"]} {
 		if home != "" {
@@ -166,15 +166,15 @@ func (l *loader) earlyHome(o LoadOptions) string {
 	return ""
 }
 
-// errNoName is said in Cosmovisor's words.
-var errNoName = errors.New("DAEMON_NAME is not set")
+// ErrNoName is the Err of the Problem that the node has no name; it is said in Cosmovisor's words.
+var ErrNoName = errors.New("DAEMON_NAME is not set")
 
 // checkIdentity checks name and home, without which nothing works, in Cosmovisor's words and order; then the directories.
 func (l *loader) checkIdentity(skipDirs bool) {
 	c := &l.cfg
 	if c.Node.Name == "" && !l.unread {
 		l.problems = append(l.problems, &Problem{
-			Err: errNoName, Hint: "set DAEMON_NAME=<file name of the node's binary>, or [node] name in the configuration file",
+			Err: ErrNoName, Hint: "set DAEMON_NAME=<file name of the node's binary>, or [node] name in the configuration file",
 		})
 	}
 	switch {

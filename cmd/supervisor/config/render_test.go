@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"strings"
@@ -15,7 +15,7 @@ import (
 func roundTrip(t *testing.T, cfg Config) string {
 	t.Helper()
 	text := RenderToml(cfg)
-	again := DefaultConfig()
+	again := Default()
 	for _, p := range decodeToml("supervisor.toml", text, &again, map[string]string{}) {
 		t.Error(p)
 	}
@@ -24,7 +24,7 @@ func roundTrip(t *testing.T, cfg Config) string {
 }
 
 func TestTheDefaultsAreAllComments(t *testing.T) {
-	text := roundTrip(t, DefaultConfig())
+	text := roundTrip(t, Default())
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		assert.True(t, line == "" || line[0] == '#' || line[0] == '[', "not a comment: %s", line)
@@ -37,27 +37,27 @@ func TestTheDefaultsAreAllComments(t *testing.T) {
 		}
 		uncommented.WriteString(line)
 	}
-	cfg := DefaultConfig()
+	cfg := Default()
 	origin := map[string]string{}
 	require.Empty(t, decodeToml("supervisor.toml", uncommented.String(), &cfg, origin), uncommented.String())
-	assert.Equal(t, DefaultConfig().Upgrade, cfg.Upgrade)
-	assert.Equal(t, DefaultConfig().Log, cfg.Log)
-	assert.Equal(t, DefaultConfig().Node.StopTimeout, cfg.Node.StopTimeout)
+	assert.Equal(t, Default().Upgrade, cfg.Upgrade)
+	assert.Equal(t, Default().Log, cfg.Log)
+	assert.Equal(t, Default().Node.StopTimeout, cfg.Node.StopTimeout)
 	assert.Contains(t, origin, "node.backoff_limit")
 }
 
 func TestWhatDiffersIsWritten(t *testing.T) {
-	cfg := DefaultConfig()
+	cfg := Default()
 	cfg.Node.Name, cfg.Node.Home = "simd", `/var/lib/a "b" \c`
 	cfg.Node.Args, cfg.Node.Env = []string{"start", "--x=\n\t\x01é"}, map[string]string{"A.B": "1", "C": `"`, "": "x"}
 	cfg.Node.StopTimeout = 2*time.Hour + 3*time.Millisecond
-	cfg.Versions = map[string]VersionConfig{"v0.10": {Args: &[]string{}, Env: map[string]string{}}, "v 2": {}}
+	cfg.Versions = map[string]Version{"v0.10": {Args: &[]string{}, Env: map[string]string{}}, "v 2": {}}
 	cfg.Upgrade.Probe, cfg.Upgrade.Probation.Attempts, cfg.Upgrade.RestartAfter = []string{}, 7, false
 	body := ""
 	cfg.Height.Body = &body
 	cfg.Snapshot.Sources = []snapshot.SourceConfig{{Name: "data", Kind: "dir", Path: "data", Exclude: []string{"*.tmp"}}, {Name: "b", Kind: "dir", Path: "/b", After: []string{"data"}}}
 	cfg.Genesis.Set = map[string]any{"a": int64(1), "b": []any{1.0, true, "x"}, "c d": map[string]any{"e": 1e300}}
-	cfg.Units = []UnitConfig{{Name: "a.service", At: "before-stop", Action: "stop"}}
+	cfg.Units = []Unit{{Name: "a.service", At: "before-stop", Action: "stop"}}
 	text := roundTrip(t, cfg)
 	for _, line := range []string{
 		`home = "/var/lib/a \"b\" \\c"`, `args = ["start", "--x=\n\t\u0001é"]`, `env = {"" = "x", "A.B" = "1", C = "\""}`, `stop_timeout = "2h0m0.003s"`,
@@ -87,10 +87,10 @@ func TestEveryKeyIsExplained(t *testing.T) {
 
 func TestWhatInitWritesIsLoaded(t *testing.T) {
 	home := newHome(t)
-	cfg := DefaultConfig()
+	cfg := Default()
 	cfg.Node.Home, cfg.Node.Name = home, "simd"
 	writeConfig(t, home, RenderToml(cfg))
-	got, _, err := Load(LoadOptions{HomeFlag: home})
+	got, _, err := Load(Options{HomeFlag: home})
 	require.NoError(t, err)
 	assert.Equal(t, cfg, got)
 }

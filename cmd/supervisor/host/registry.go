@@ -1,4 +1,10 @@
-package main
+// Package host tells which supervisors there are on this host, and what configures each: so that a command that is told
+// nothing finds the one `run` that is meant, and sees what that run sees.
+//
+// There are two ways to know of one. A `run` that lives has registered itself in a runtime directory (Entry), where only what
+// its own user wrote of processes of that user is believed. One that doesn't live has its unit (Unit): systemd, or the unit's file,
+// tells its environment and its command. The sockets of a home lie where the registrations do, if its own path is too long.
+package host
 
 import (
 	"crypto/sha256"
@@ -14,6 +20,7 @@ import (
 	"strings"
 	"syscall"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/capped"
 )
@@ -41,7 +48,7 @@ func runtimeDir(environ []string) string {
 	if uid == 0 {
 		return "/run/nodevisor"
 	}
-	if dir := environMap(environ)["XDG_RUNTIME_DIR"]; filepath.IsAbs(dir) {
+	if dir := config.Variables(environ)["XDG_RUNTIME_DIR"]; filepath.IsAbs(dir) {
 		return filepath.Join(dir, "nodevisor")
 	}
 	return filepath.Join(os.TempDir(), "nodevisor-"+strconv.Itoa(uid))
@@ -50,7 +57,7 @@ func runtimeDir(environ []string) string {
 // serviceDir is the runtime directory that systemd gave this service alone (RuntimeDirectory=, systemd.exec(5)), else
 // runtimeDir: with PrivateTmp= nobody else would see the latter.
 func serviceDir(environ []string) string {
-	if dir, _, _ := strings.Cut(environMap(environ)["RUNTIME_DIRECTORY"], ":"); filepath.IsAbs(dir) {
+	if dir, _, _ := strings.Cut(config.Variables(environ)["RUNTIME_DIRECTORY"], ":"); filepath.IsAbs(dir) {
 		return dir
 	}
 	return runtimeDir(environ)
@@ -70,11 +77,11 @@ func newRegistry(environ []string) registry {
 // ControlSocket is the path of the control socket: the configured one, else <home>/supervisor/control.sock, else (where
 // that is too long for a socket) that of the run that registered for this home, else a short one in the runtime directory:
 // a service has one of its own, of which other commands learn by the registration alone.
-func ControlSocket(c Config, environ []string) string {
+func ControlSocket(c config.Config, environ []string) string {
 	if c.Control.Socket != "" {
-		return c.underHome(c.Control.Socket)
+		return c.UnderHome(c.Control.Socket)
 	}
-	if path := filepath.Join(c.Node.Home, "supervisor", "control.sock"); len(path) <= maxSocketPath {
+	if path := filepath.Join(c.Node.Home, "supervisor", "control.sock"); len(path) <= config.MaxSocketPath {
 		return path
 	}
 	return newRegistry(environ).socketOf(c.Node.Home)

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -123,9 +123,9 @@ func legacyText(name string, in any) (string, error) {
 	return text, nil
 }
 
-// RenderCosmovisorConfig writes what Cosmovisor 1.7.1 prints for `config`: same names, order, alignment and formats,
+// RenderCosmovisor writes what Cosmovisor 1.7.1 prints for `config`: same names, order, alignment and formats,
 // which exporters and node scripts parse. The values are those that hold here, whatever they were set by.
-func RenderCosmovisorConfig(cfg Config, w io.Writer) error {
+func RenderCosmovisor(cfg Config, w io.Writer) error {
 	color, layout := true, time.Kitchen // Cosmovisor's defaults, printed where nothing else was asked for
 	if cfg.Cosmovisor.ColorLogs != nil {
 		color = *cfg.Cosmovisor.ColorLogs
@@ -164,7 +164,7 @@ func RenderCosmovisorConfig(cfg Config, w io.Writer) error {
 		{"Root Dir", root},
 		{"Upgrade Dir", filepath.Join(root, "upgrades")},
 		{"Genesis Bin", filepath.Join(root, "genesis", "bin", cfg.Node.Name)},
-		{"Monitored File", cfg.underHome(cfg.Upgrade.PlanFile)},
+		{"Monitored File", cfg.UnderHome(cfg.Upgrade.PlanFile)},
 		{"Data Backup Dir", cfg.SnapshotDir()},
 	} {
 		fmt.Fprintf(&b, "  %15s: %s\n", line[0], line[1]) // as wide as the longest name

@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"bytes"
@@ -62,7 +62,7 @@ func (s *terminalScreen) seen(t *testing.T, what string, is func(string) bool) s
 		defer s.mu.Unlock()
 		text = s.text.String()
 		return is(text)
-	}, patience, 5*time.Millisecond, what)
+	}, 20*time.Second, 5*time.Millisecond, what)
 	return text
 }
 
@@ -79,7 +79,7 @@ func lastBar(text string) string {
 
 func TestABarOnATerminal(t *testing.T) {
 	s := newTerminal(t, 100)
-	m := newMeter(s.tty, []string{"TERM=xterm"}, slog.New(slog.DiscardHandler))
+	m := NewMeter(s.tty, []string{"TERM=xterm"}, slog.New(slog.DiscardHandler))
 	require.True(t, m.bar)
 	m.Observe(progress.Event{Phase: "snapshot", Done: 0, Total: 8 << 20})
 	m.began = m.began.Add(-2 * time.Second) // as if it had begun then
@@ -108,30 +108,30 @@ func TestWhatABarSays(t *testing.T) {
 		{20, 4096, 2 * time.Second, "verify  50 %  2.0 Ki"},
 		{0, 4096, 2 * time.Second, ""},
 	} {
-		m := &meter{phase: "verify", began: start, parts: map[int64]int64{c.total: 2048}}
+		m := &Meter{phase: "verify", began: start, parts: map[int64]int64{c.total: 2048}}
 		assert.Equal(t, c.want, m.render(c.width, start.Add(c.after)))
 	}
 	// Members of a set report side by side, each its own bytes.
-	m := &meter{phase: "snapshot", began: start, parts: map[int64]int64{3072: 3072, 1024: 0}}
+	m := &Meter{phase: "snapshot", began: start, parts: map[int64]int64{3072: 3072, 1024: 0}}
 	assert.Equal(t, "snapshot  75 % ██████████████████░░░░░░  3.0 KiB of 4.0 KiB", m.render(100, start))
 	// More than there was to be: a file grew meanwhile.
-	m = &meter{phase: "snapshot", began: start, parts: map[int64]int64{1024: 2048}}
+	m = &Meter{phase: "snapshot", began: start, parts: map[int64]int64{1024: 2048}}
 	assert.Equal(t, "snapshot 100 % ████████████████████████  2.0 KiB of 1.0 KiB, 1.0 KiB/s", m.render(100, start.Add(2*time.Second)))
 }
 
 // NO_COLOR takes the colour; a dumb terminal, and what is none, get no bar at all.
 func TestWhereABarIs(t *testing.T) {
 	s := newTerminal(t, 80)
-	m := newMeter(s.tty, []string{"TERM=xterm", "NO_COLOR=1"}, nil)
+	m := NewMeter(s.tty, []string{"TERM=xterm", "NO_COLOR=1"}, nil)
 	assert.True(t, m.bar)
 	m.phase, m.began, m.parts = "restore", time.Now(), map[int64]int64{2: 1}
 	assert.NotContains(t, m.render(80, time.Now()), "\x1b")
-	assert.False(t, newMeter(s.tty, []string{"TERM=dumb"}, nil).bar)
+	assert.False(t, NewMeter(s.tty, []string{"TERM=dumb"}, nil).bar)
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
 	defer file.Close()
-	assert.False(t, newMeter(file, nil, nil).bar)
-	var none *meter
+	assert.False(t, NewMeter(file, nil, nil).bar)
+	var none *Meter
 	none.Close()
 }
 
@@ -139,7 +139,7 @@ func TestWhereABarIs(t *testing.T) {
 func TestABarMakesWay(t *testing.T) {
 	s := newTerminal(t, 100)
 	log := slog.New(slog.NewTextHandler(s.tty, nil))
-	m := newMeter(s.tty, nil, log)
+	m := NewMeter(s.tty, nil, log)
 	m.Observe(progress.Event{Phase: "verify", Done: 1, Total: 2})
 	m.Observe(progress.Event{Phase: "verify", Done: 2, Total: 2})
 	m.Observe(progress.Event{Phase: "snapshot", Done: 1, Total: 2})
@@ -158,7 +158,7 @@ func TestLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: replaceText(true)}))
-		m := &meter{log: log, parts: map[int64]int64{}}
+		m := &Meter{log: log, parts: map[int64]int64{}}
 		for done := int64(0); done <= 100; done++ {
 			m.Observe(progress.Event{Phase: "snapshot", Done: done, Total: 100})
 		}
@@ -185,6 +185,6 @@ func TestLines(t *testing.T) {
 
 func TestSizesForPeople(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 5 << 30: "5.0 GiB", 1<<63 - 1: "8.0 EiB"} {
-		assert.Equal(t, want, size(n))
+		assert.Equal(t, want, Size(n))
 	}
 }

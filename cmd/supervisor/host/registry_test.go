@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"os"
@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/cmd/supervisor/config"
 )
 
 // sleeper starts a process that lives until the test ends.
@@ -172,7 +174,7 @@ func TestRegisteredLooksWhereRunsRegister(t *testing.T) {
 // Where the home's path is too long for a socket, a service listens in the directory that systemd gave it alone, and other
 // commands, which have no such directory, find it there.
 func TestSocketOfALongHomeInAService(t *testing.T) {
-	cfg := DefaultConfig()
+	cfg := config.Default()
 	cfg.Node.Home = filepath.Join(t.TempDir(), strings.Repeat("h", 100))
 	require.NoError(t, os.Mkdir(cfg.Node.Home, 0o700))
 	service := filepath.Join(t.TempDir(), "nodevisor-unit")
@@ -191,13 +193,13 @@ func TestSocketOfALongHomeInAService(t *testing.T) {
 }
 
 func TestControlSocketIsShortEnough(t *testing.T) {
-	cfg := DefaultConfig()
+	cfg := config.Default()
 	cfg.Node.Home = "/h"
 	assert.Equal(t, "/h/supervisor/control.sock", ControlSocket(cfg, nil))
 	cfg.Node.Home = "/" + strings.Repeat("h", 106)
 	env := []string{"XDG_RUNTIME_DIR=/run/user/1"}
 	assert.Equal(t, filepath.Join(runtimeDir(env), homeDigest(cfg.Node.Home)+".sock"), ControlSocket(cfg, env))
-	assert.LessOrEqual(t, len(ControlSocket(cfg, env)), maxSocketPath)
+	assert.LessOrEqual(t, len(ControlSocket(cfg, env)), config.MaxSocketPath)
 	cfg.Control.Socket = "my.sock"
 	assert.Equal(t, cfg.Node.Home+"/my.sock", ControlSocket(cfg, env))
 	if os.Geteuid() == 0 {

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"os"
@@ -149,19 +149,19 @@ func writeConfig(t *testing.T, home, text string) string {
 	return path
 }
 
-// lines are the messages of a ConfigError, with the temporary directory taken out.
+// lines are the messages of an Error, with the temporary directory taken out.
 func lines(t *testing.T, err error, home string) []string {
 	t.Helper()
-	var failed *ConfigError
+	var failed *Error
 	require.ErrorAs(t, err, &failed)
 	return strings.Split(strings.ReplaceAll(err.Error(), home, "HOME"), "\n")
 }
 
 func TestOnlyHomeAndNameAreNeeded(t *testing.T) {
 	home := newHome(t)
-	cfg, origin, err := Load(LoadOptions{Environ: []string{"DAEMON_HOME=" + home + "/", "DAEMON_NAME=simd"}})
+	cfg, origin, err := Load(Options{Environ: []string{"DAEMON_HOME=" + home + "/", "DAEMON_NAME=simd"}})
 	require.NoError(t, err)
-	want := DefaultConfig()
+	want := Default()
 	want.Node.Home, want.Node.Name = home, "simd"
 	assert.Equal(t, want, cfg)
 	assert.Equal(t, map[string]string{"node.home": "DAEMON_HOME", "node.name": "DAEMON_NAME"}, origin.Keys)
@@ -175,7 +175,7 @@ func TestOnlyHomeAndNameAreNeeded(t *testing.T) {
 func TestTheFullExampleIsUnderstood(t *testing.T) {
 	home := newHome(t)
 	writeConfig(t, home, strings.Replace(exampleToml, "POSTGRES", "", 1))
-	cfg, origin, err := Load(LoadOptions{HomeFlag: home})
+	cfg, origin, err := Load(Options{HomeFlag: home})
 	require.NoError(t, err)
 	for _, key := range allKeys(reflectConfig(), "") {
 		if !strings.HasPrefix(key, "version") && !strings.HasPrefix(key, "unit") && !strings.HasPrefix(key, "snapshot.source") {
@@ -192,13 +192,13 @@ func TestTheFullExampleIsUnderstood(t *testing.T) {
 func TestADatabaseIsASource(t *testing.T) {
 	home := newHome(t)
 	writeConfig(t, home, strings.Replace(exampleToml, "POSTGRES", postgresToml, 1))
-	cfg, _, err := Load(LoadOptions{HomeFlag: home})
+	cfg, _, err := Load(Options{HomeFlag: home})
 	require.NoError(t, err)
 	assert.Equal(t, "host=/var/run/postgresql dbname=kwild user=kwild", cfg.Snapshot.Sources[1].DSN)
 
 	writeConfig(t, home, "[node]\nname='x'\n[[snapshot.source]]\nname='a'\nkind='dir'\npath='data'\ndsn='x'\n"+
 		"[[snapshot.source]]\nname='b'\nkind='postgres'\ndsn='dbname=b'\npath='data'\nfree_space='much'\nmode='fast'\n")
-	_, _, err = Load(LoadOptions{HomeFlag: home})
+	_, _, err = Load(Options{HomeFlag: home})
 	text := strings.Join(lines(t, err, home), "\n")
 	for _, want := range []string{
 		`[snapshot] source "a": dsn: belongs to a source of kind postgres`, `[snapshot] source "b": path: belongs to a source of kind dir`,
@@ -215,7 +215,7 @@ func TestPrecedence(t *testing.T) {
 		"DAEMON_HOME=" + other, "DAEMON_SHUTDOWN_GRACE=3m", "SUPERVISOR_NODE_STOP_TIMEOUT=4m", "SUPERVISOR_UPGRADE_PROBATION_UP=2m",
 		"SUPERVISOR_RESTART=always", "SUPERVISOR_NODE_BACKOFF=", "DAEMON_POLL_INTERVAL=", "SUPERVISOR_HEIGHT_BODY={}",
 	}
-	cfg, origin, err := Load(LoadOptions{HomeFlag: home, Environ: env})
+	cfg, origin, err := Load(Options{HomeFlag: home, Environ: env})
 	require.NoError(t, err)
 	assert.Equal(t, home, cfg.Node.Home, "flag over environment over file")
 	assert.Equal(t, "file", cfg.Node.Name)
@@ -245,20 +245,20 @@ func TestWhereTheFileIsFound(t *testing.T) {
 	require.NoError(t, os.WriteFile(named, []byte("[node]\nname='named'\nhome='"+home+"'\n"), 0o600))
 	writeConfig(t, home, "[node]\nname='inhome'\n")
 	for name, c := range map[string]struct {
-		o    LoadOptions
+		o    Options
 		want string
 	}{
-		"--config":             {LoadOptions{ConfigFlag: named, Environ: []string{"SUPERVISOR_CONFIG=/missing"}}, "named"},
-		"SUPERVISOR_CONFIG":    {LoadOptions{Environ: []string{"SUPERVISOR_CONFIG=" + named, "DAEMON_HOME=" + home}}, "named"},
-		"--home":               {LoadOptions{HomeFlag: home, Environ: []string{"DAEMON_HOME=/missing"}}, "inhome"},
-		"DAEMON_HOME":          {LoadOptions{Environ: []string{"DAEMON_HOME=" + home, "SUPERVISOR_NODE_HOME=/missing"}}, "inhome"},
-		"SUPERVISOR_NODE_HOME": {LoadOptions{Environ: []string{"SUPERVISOR_NODE_HOME=" + home}}, "inhome"},
+		"--config":             {Options{ConfigFlag: named, Environ: []string{"SUPERVISOR_CONFIG=/missing"}}, "named"},
+		"SUPERVISOR_CONFIG":    {Options{Environ: []string{"SUPERVISOR_CONFIG=" + named, "DAEMON_HOME=" + home}}, "named"},
+		"--home":               {Options{HomeFlag: home, Environ: []string{"DAEMON_HOME=/missing"}}, "inhome"},
+		"DAEMON_HOME":          {Options{Environ: []string{"DAEMON_HOME=" + home, "SUPERVISOR_NODE_HOME=/missing"}}, "inhome"},
+		"SUPERVISOR_NODE_HOME": {Options{Environ: []string{"SUPERVISOR_NODE_HOME=" + home}}, "inhome"},
 	} {
 		cfg, _, err := Load(c.o)
 		require.NoError(t, err, name)
 		assert.Equal(t, c.want, cfg.Node.Name, name)
 	}
-	for _, o := range []LoadOptions{
+	for _, o := range []Options{
 		{ConfigFlag: home + "/nothing.toml", HomeFlag: home}, {Environ: []string{"SUPERVISOR_CONFIG=" + home + "/nothing.toml"}, HomeFlag: home},
 	} {
 		_, _, err := Load(o)
@@ -269,16 +269,16 @@ func TestWhereTheFileIsFound(t *testing.T) {
 func TestTheFileMustBeSmallAndRegular(t *testing.T) {
 	home := newHome(t)
 	path := writeConfig(t, home, "#"+strings.Repeat("x", maxConfigSize))
-	_, _, err := Load(LoadOptions{HomeFlag: home})
+	_, _, err := Load(Options{HomeFlag: home})
 	require.ErrorContains(t, err, "larger than 1048576 bytes")
 
 	writeConfig(t, home, "a = "+strings.Repeat("[", 100_000))
-	_, _, err = Load(LoadOptions{HomeFlag: home})
+	_, _, err = Load(Options{HomeFlag: home})
 	require.ErrorContains(t, err, "nested more than 64 deep")
 
 	require.NoError(t, os.Remove(path))
 	require.NoError(t, mkfifo(path))
-	_, _, err = Load(LoadOptions{HomeFlag: home}) // would block for ever if it were opened for reading
+	_, _, err = Load(Options{HomeFlag: home}) // would block for ever if it were opened for reading
 	require.ErrorContains(t, err, "not a regular file")
 }
 
@@ -305,7 +305,7 @@ arg = []
 name = "feeder"
 at = "now"
 `)
-	_, _, err := Load(LoadOptions{HomeFlag: home, Environ: []string{
+	_, _, err := Load(Options{HomeFlag: home, Environ: []string{
 		"DAEMON_ALLOW_DOWNLOAD_BINARIES=Yes", "SUPERVISOR_NODE_NMAE=x", "SUPERVISOR_METRICS_LISTEN=9464", "SUPERVISOR_UPGRADE_RECASE=1",
 	}})
 	const file = "HOME/supervisor/supervisor.toml:"
@@ -335,15 +335,15 @@ at = "now"
 func TestSyntaxErrorsHaveAPlace(t *testing.T) {
 	home := newHome(t)
 	writeConfig(t, home, "[node]\nname = 'x'\n  args = [\"a\", = ]\n")
-	_, _, err := Load(LoadOptions{HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
+	_, _, err := Load(Options{HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
 	require.Len(t, lines(t, err, home), 1)
 	assert.Regexp(t, `^HOME/supervisor/supervisor.toml:3:\d+: `, lines(t, err, home)[0])
 
 	writeConfig(t, home, "[node]\nname = 'x'\nname = 'y'\n")
-	_, _, err = Load(LoadOptions{HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
+	_, _, err = Load(Options{HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
 	assert.Regexp(t, `supervisor.toml:3:\d+: .*already`, err.Error())
 	writeConfig(t, home, "[metrics]\n[log]\n[metrics]\nlisten = ''\n")
-	_, _, err = Load(LoadOptions{HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
+	_, _, err = Load(Options{HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
 	assert.Contains(t, hint.Of(err), "write it there")
 }
 
@@ -363,17 +363,17 @@ func TestHomeAndNameAreRefusedInCosmovisorsWords(t *testing.T) {
 		"no tree":       {[]string{"DAEMON_HOME=" + home + "/a", "DAEMON_NAME=x"}, []string{"cannot stat home dir: stat HOME/a/cosmovisor: no such file or directory"}},
 		"no directory":  {[]string{"DAEMON_HOME=" + home + "/b", "DAEMON_NAME=x"}, []string{"HOME/b/cosmovisor is not a directory"}},
 	} {
-		_, _, err := Load(LoadOptions{Environ: c.env})
+		_, _, err := Load(Options{Environ: c.env})
 		assert.Equal(t, c.want, lines(t, err, home), name)
 		assert.NotEmpty(t, hint.Of(err), name)
 	}
-	_, _, err := Load(LoadOptions{Environ: []string{"DAEMON_HOME=" + home + "/a", "DAEMON_NAME=x"}, SkipDirs: true})
+	_, _, err := Load(Options{Environ: []string{"DAEMON_HOME=" + home + "/a", "DAEMON_NAME=x"}, SkipDirs: true})
 	require.NoError(t, err, "init makes what is missing")
 	// A file that can't be read is the one mistake: what it would have said isn't missing.
 	broken := filepath.Join(home, "broken.toml")
 	require.NoError(t, os.WriteFile(broken, []byte("[node\nname = \"simd\"\n"), 0o600))
 	for path, want := range map[string]string{broken: "HOME/broken.toml:2:6: ", "/nonexistent": "--config: cannot read configuration: "} {
-		_, _, err := Load(LoadOptions{ConfigFlag: path})
+		_, _, err := Load(Options{ConfigFlag: path})
 		require.Len(t, lines(t, err, home), 1)
 		assert.Contains(t, lines(t, err, home)[0], want)
 	}
@@ -389,7 +389,7 @@ func TestValidateRefuses(t *testing.T) {
 		{func(c *Config) { c.Node.Root = "../x" }, `[node] root: "../x" is neither absolute nor below home`},
 		{func(c *Config) { c.Node.Root = "" }, `[node] root: "" is neither absolute nor below home`},
 		{func(c *Config) { c.Node.Env = map[string]string{"A=B": ""} }, `[node] env: "A=B" is no variable's name`},
-		{func(c *Config) { c.Versions = map[string]VersionConfig{"v2": {Env: map[string]string{"": ""}}} }, `[version] v2.env: "" is no variable's name`},
+		{func(c *Config) { c.Versions = map[string]Version{"v2": {Env: map[string]string{"": ""}}} }, `[version] v2.env: "" is no variable's name`},
 		{func(c *Config) { c.Upgrade.PlanFile = "/x" }, `[upgrade] plan_file: "/x" is not below home`},
 		{func(c *Config) { c.Upgrade.PreUpgradeMaxRetries = -1 }, `[upgrade] pre_upgrade_max_retries: must not be negative`},
 		{func(c *Config) { c.Genesis.Kind = "cosmo" }, `[genesis] kind: "cosmo" is none of kwil, cosmos, command`},
@@ -406,7 +406,7 @@ func TestValidateRefuses(t *testing.T) {
 		{func(c *Config) { c.Control.Socket = "/" + strings.Repeat("x", 107) }, `[control] socket: longer than 107 bytes, which no unix socket's path may be`},
 		{func(c *Config) { c.Snapshot.Skip, c.Upgrade.OnFailure = true, upgrade.OnFailureRollback }, `[snapshot] skip: with on_failure = "rollback" there would be nothing to roll back to`},
 	} {
-		cfg := DefaultConfig()
+		cfg := Default()
 		cfg.Node.Home = "/home/node"
 		require.NoError(t, cfg.Validate())
 		c.set(&cfg)

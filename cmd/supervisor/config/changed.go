@@ -1,12 +1,12 @@
-package main
+package config
 
 import (
 	"reflect"
 	"strings"
 )
 
-// changedKeys lists the keys whose values differ, as paths: "upgrade.probation.up". A list is one key, and so is a map.
-func changedKeys(old, fresh Config) []string {
+// Changed lists the keys whose values differ, as paths: "upgrade.probation.up". A list is one key, and so is a map.
+func Changed(old, fresh Config) []string {
 	var keys []string
 	var walk func(a, b reflect.Value, path string)
 	walk = func(a, b reflect.Value, path string) {

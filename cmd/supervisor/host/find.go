@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"context"
@@ -9,13 +9,14 @@ import (
 	"strconv"
 	"strings"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 	"nodevisor/systemd"
 )
 
-// unitOfFile is what the unit in a file says of its process, as UnitEnvironment reads it of one that systemd knows.
-func unitOfFile(f *systemd.File) (Unit, error) {
+// UnitOfFile is what the unit in a file says of its process, as ReadUnit reads it of one that systemd knows.
+func UnitOfFile(f *systemd.File) (Unit, error) {
 	u := Unit{Name: filepath.Base(f.Path)}
 	env := map[string]string{}
 	for _, value := range f.Values("Service", "Environment") {
@@ -47,9 +48,9 @@ func unitOfFile(f *systemd.File) (Unit, error) {
 	return u, nil
 }
 
-// unitsOfHome lists the services that systemd has loaded and that name the home, or the configuration file in use ("" =
+// UnitsOfHome lists the services that systemd has loaded and that name the home, or the configuration file in use ("" =
 // none), in their command or their environment.
-func unitsOfHome(ctx context.Context, home, file string) []string {
+func UnitsOfHome(ctx context.Context, home, file string) []string {
 	out, err := Systemctl(ctx, "show", "--no-pager", "--all", "-p", "Id", "-p", "Environment", "-p", "ExecStart", "--", "*.service")
 	if err != nil {
 		return nil
@@ -68,7 +69,7 @@ func namingHome(text, home, file string) (names []string) {
 				id = value
 			case "Environment":
 				words, err := unquoteWords(value)
-				env := environMap(words)
+				env := config.Variables(words)
 				named = named || err == nil && (env["DAEMON_HOME"] == home || file != "" && env["SUPERVISOR_CONFIG"] == file)
 			case "ExecStart":
 				argv := execStartArgv(value)
@@ -90,9 +91,9 @@ func namingHome(text, home, file string) (names []string) {
 	return names
 }
 
-// unitOf is the systemd service that a process belongs to, by its control group (cgroups(7)); "" where it is none. A user's
-// own manager is a service too, and not meant.
-func unitOf(pid int) string {
+// UnitOfProcess is the systemd service that a process belongs to, by its control group (cgroups(7)); "" where it is none. A
+// user's own manager is a service too, and not meant.
+func UnitOfProcess(pid int) string {
 	return serviceOf(capped.Lines("/proc/" + strconv.Itoa(pid) + "/cgroup"))
 }
 
@@ -109,8 +110,8 @@ func serviceOf(groups []string) string {
 	return ""
 }
 
-// environOf reads what configures a running supervisor from its environment, so that a command sees what it sees.
-func environOf(pid int) []string {
+// Environ reads what configures a running supervisor from its environment, so that a command sees what it sees.
+func Environ(pid int) []string {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
 		return nil

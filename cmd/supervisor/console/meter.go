@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"context"
@@ -12,12 +12,13 @@ import (
 
 	"golang.org/x/term"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/progress"
 )
 
-// meter shows a person how far a long command is: a bar on a terminal, elsewhere a log line now and then. What is over
+// Meter shows a person how far a long command is: a bar on a terminal, elsewhere a log line now and then. What is over
 // soon is not shown at all. It only ever writes to stderr, and takes its bar away before anything else stands there.
-type meter struct {
+type Meter struct {
 	mu    sync.Mutex
 	out   *os.File
 	log   *slog.Logger
@@ -41,17 +42,17 @@ const (
 	lineInterval = 30 * time.Second       // between two lines where no quarter was reached
 )
 
-// newMeter makes the meter of one command. A dumb terminal gets lines; NO_COLOR takes the colour, not the bar.
-func newMeter(out *os.File, environ []string, log *slog.Logger) *meter {
-	env := environMap(environ)
-	return &meter{
+// NewMeter makes the meter of one command. A dumb terminal gets lines; NO_COLOR takes the colour, not the bar.
+func NewMeter(out *os.File, environ []string, log *slog.Logger) *Meter {
+	env := config.Variables(environ)
+	return &Meter{
 		out: out, log: log, parts: map[int64]int64{},
-		bar: isTerminal(out) && env["TERM"] != "dumb", color: env["NO_COLOR"] == "",
+		bar: IsTerminal(out) && env["TERM"] != "dumb", color: env["NO_COLOR"] == "",
 	}
 }
 
 // Observe is a progress.Observer: it may be called from any goroutine, and returns at once.
-func (m *meter) Observe(e progress.Event) {
+func (m *Meter) Observe(e progress.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clock := time.Now()
@@ -70,7 +71,7 @@ func (m *meter) Observe(e progress.Event) {
 }
 
 // Close takes the bar away. A nil meter is closed.
-func (m *meter) Close() {
+func (m *Meter) Close() {
 	if m == nil {
 		return
 	}
@@ -80,7 +81,7 @@ func (m *meter) Close() {
 }
 
 // sum is how far the phase is; total 0 = not known.
-func (m *meter) sum() (done, total int64) {
+func (m *Meter) sum() (done, total int64) {
 	for t, d := range m.parts {
 		done, total = done+d, total+t
 	}
@@ -90,7 +91,7 @@ func (m *meter) sum() (done, total int64) {
 	return done, total
 }
 
-func (m *meter) draw(clock time.Time) {
+func (m *Meter) draw(clock time.Time) {
 	if clock.Sub(m.began) < barPatience || m.shows && clock.Sub(m.drawn) < barInterval {
 		return
 	}
@@ -104,7 +105,7 @@ func (m *meter) draw(clock time.Time) {
 }
 
 // clear takes the bar off its line.
-func (m *meter) clear() {
+func (m *Meter) clear() {
 	if m.shows {
 		fmt.Fprint(m.out, "\r\x1b[K")
 		m.shows = false
@@ -115,15 +116,15 @@ func (m *meter) clear() {
 const barCells = 24
 
 // render is the line in at most width columns: "snapshot  43 % ██████░░░░  5.3 GiB of 12.4 GiB, 210.0 MiB/s, 34s left".
-func (m *meter) render(width int, clock time.Time) string {
+func (m *Meter) render(width int, clock time.Time) string {
 	done, total := m.sum()
 	rate, left := m.pace(clock, done, total)
-	text := size(done)
+	text := Size(done)
 	if total > 0 {
-		text += " of " + size(total)
+		text += " of " + Size(total)
 	}
 	if rate > 0 {
-		text += ", " + size(rate) + "/s"
+		text += ", " + Size(rate) + "/s"
 	}
 	if left > 0 {
 		text += ", " + left.String() + " left"
@@ -146,7 +147,7 @@ func (m *meter) render(width int, clock time.Time) string {
 }
 
 // pace is the mean speed of the phase in bytes a second, and how long it lasts at that speed; 0 = can't be told yet.
-func (m *meter) pace(clock time.Time, done, total int64) (rate int64, left time.Duration) {
+func (m *Meter) pace(clock time.Time, done, total int64) (rate int64, left time.Duration) {
 	took := clock.Sub(m.began).Seconds()
 	if took < 1 || done <= m.first {
 		return 0, 0
@@ -164,7 +165,7 @@ func percent(done, total int64) int { return int(min(100, float64(done)*100/floa
 func clip(s string, width int) string { return s[:min(len(s), max(0, width))] }
 
 // line logs at each quarter, and every 30 s between them.
-func (m *meter) line(clock time.Time) {
+func (m *Meter) line(clock time.Time) {
 	if clock.Sub(m.began) < linePatience {
 		return
 	}
@@ -177,9 +178,9 @@ func (m *meter) line(clock time.Time) {
 		return
 	}
 	m.drawn, m.logged = clock, quarter
-	attrs := []any{"phase", m.phase, "done", size(done)}
+	attrs := []any{"phase", m.phase, "done", Size(done)}
 	if total > 0 {
-		attrs = append(attrs, "percent", percent(done, total), "total", size(total))
+		attrs = append(attrs, "percent", percent(done, total), "total", Size(total))
 	}
 	if _, left := m.pace(clock, done, total); left > 0 {
 		attrs = append(attrs, "left", left)
@@ -188,12 +189,12 @@ func (m *meter) line(clock time.Time) {
 }
 
 // Logger is a log beside the meter: the bar makes way for each of its records.
-func (m *meter) Logger(log *slog.Logger) *slog.Logger { return slog.New(aside{log.Handler(), m}) }
+func (m *Meter) Logger(log *slog.Logger) *slog.Logger { return slog.New(aside{log.Handler(), m}) }
 
 // aside is a handler that takes the bar away before a record is written where it stands.
 type aside struct {
 	slog.Handler
-	meter *meter
+	meter *Meter
 }
 
 // Handle is part of slog.Handler.
@@ -212,8 +213,8 @@ func (h aside) WithAttrs(attrs []slog.Attr) slog.Handler {
 // WithGroup is part of slog.Handler.
 func (h aside) WithGroup(name string) slog.Handler { return aside{h.Handler.WithGroup(name), h.meter} }
 
-// size renders bytes for people.
-func size(n int64) string {
+// Size renders n bytes for people: "1.5 KiB".
+func Size(n int64) string {
 	const units = "KMGTPE"
 	if n < 1024 {
 		return fmt.Sprintf("%d B", n)
@@ -225,5 +226,5 @@ func size(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", v, units[i])
 }
 
-// isTerminal tells whether f is a terminal; nil is none.
-func isTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }
+// IsTerminal tells whether f is a terminal; nil is none.
+func IsTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }

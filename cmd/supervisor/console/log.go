@@ -1,4 +1,6 @@
-package main
+// Package console is what a person reads on stderr: the supervisor's own log, and how far a long command is. Both adapt to
+// where stderr leads (a terminal, journald, a file), and neither ever makes the supervisor wait for its reader.
+package console
 
 import (
 	"bytes"
@@ -15,6 +17,8 @@ import (
 
 	"github.com/lmittmann/tint"
 	"golang.org/x/term"
+
+	"nodevisor/cmd/supervisor/config"
 )
 
 // Time layouts of the text forms. Both have a date: a log that is read weeks later needs it.
@@ -27,9 +31,10 @@ const (
 // priority for journald, which keeps the time itself; else plain lines. Every record is one line, and the message
 // stands in it as it is, so that it can be looked for. Writing never fails and never blocks for long: see logSink.
 //
-// The second value changes the level of the log, and of every log that was made from it.
-func NewLogger(cfg LogConfig, legacy CosmovisorConfig, stderr *os.File, environ []string) (*slog.Logger, *slog.LevelVar) {
-	env := environMap(environ)
+// legacy is what Cosmovisor's variables say of the log. The LevelVar is the level of the log, and of every log that was made
+// from it.
+func NewLogger(cfg config.Log, legacy config.Cosmovisor, stderr *os.File, environ []string) (*slog.Logger, *slog.LevelVar) {
+	env := config.Variables(environ)
 	form := chooseForm(cfg, legacy, term.IsTerminal(int(stderr.Fd())), isJournal(stderr, env["JOURNAL_STREAM"]), env)
 	form.live = new(slog.LevelVar)
 	form.live.Set(form.level)
@@ -51,8 +56,8 @@ type logForm struct {
 
 // chooseForm decides. What an operator asked for comes before what is detected, and NO_COLOR before every wish for
 // colour (https://no-color.org, https://bixense.com/clicolors).
-func chooseForm(cfg LogConfig, legacy CosmovisorConfig, terminal, journal bool, env map[string]string) logForm {
-	f := logForm{json: cfg.Format == "json", level: levelOf(cfg, legacy), time: fileTime}
+func chooseForm(cfg config.Log, legacy config.Cosmovisor, terminal, journal bool, env map[string]string) logForm {
+	f := logForm{json: cfg.Format == "json", level: Level(cfg, legacy), time: fileTime}
 	if f.json {
 		return f
 	}
@@ -78,8 +83,8 @@ func chooseForm(cfg LogConfig, legacy CosmovisorConfig, terminal, journal bool, 
 	return f
 }
 
-// levelOf is the level that both configurations ask for.
-func levelOf(cfg LogConfig, legacy CosmovisorConfig) slog.Level {
+// Level is the level that both configurations ask for: what Cosmovisor's variables silence stays silent.
+func Level(cfg config.Log, legacy config.Cosmovisor) slog.Level {
 	if legacy.DisableLogs {
 		return slog.LevelError // errors are never silenced: they name what holds an upgrade up
 	}
@@ -135,26 +140,26 @@ func replaceText(dropTime bool) func([]string, slog.Attr) slog.Attr {
 		if len(groups) == 0 && a.Key == slog.TimeKey && a.Value.Kind() == slog.KindTime && dropTime {
 			return slog.Attr{}
 		}
-		a.Key = printable(a.Key)
+		a.Key = Printable(a.Key)
 		switch a.Value.Kind() {
 		case slog.KindString:
-			a.Value = slog.StringValue(printable(a.Value.String()))
+			a.Value = slog.StringValue(Printable(a.Value.String()))
 		case slog.KindAny:
 			switch v := a.Value.Any().(type) {
 			case slog.Level, nil:
 			case []byte:
-				a.Value = slog.StringValue(printable(string(v)))
+				a.Value = slog.StringValue(Printable(string(v)))
 			default: // errors too: fmt survives a nil one
-				a.Value = slog.StringValue(printable(fmt.Sprintf("%+v", v)))
+				a.Value = slog.StringValue(Printable(fmt.Sprintf("%+v", v)))
 			}
 		}
 		return a
 	}
 }
 
-// printable escapes what a line can't hold: control characters, and bytes that are no UTF-8 (at which tint would end
+// Printable escapes what a line can't hold: control characters, and bytes that are no UTF-8 (at which tint would end
 // the value). Where it colours, tint turns a written-out \x1b into the control character itself, so no text may keep that.
-func printable(s string) string {
+func Printable(s string) string {
 	s = strings.ReplaceAll(s, `\x1b`, `\u005cx1b`)
 	clean := true
 	for _, c := range s {

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 )
 
 // validate reports every mistake of the table at once, each text beginning with "[genesis] key: ".
-func (c GenesisConfig) validate() error {
+func (c Genesis) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("[genesis] "+format, args...)) }
 	if c.Kind != "" && !slices.Contains(genesis.Kinds(), c.Kind) {
@@ -71,7 +71,7 @@ func (l *loader) checkGenesis() {
 		if path == "" {
 			continue
 		}
-		if _, err := readableFile(l.cfg.underHome(path)); err != nil {
+		if _, err := readableFile(l.cfg.UnderHome(path)); err != nil {
 			l.bad(l.origin.Keys["genesis."+key], fmt.Errorf("[genesis] %s: %w", key, err))
 		}
 	}

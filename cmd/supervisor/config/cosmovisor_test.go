@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bytes"
@@ -43,9 +43,9 @@ func writeLegacy(t *testing.T, home, text string) string {
 func TestAnExportedCosmovisorConfigIsTheDefault(t *testing.T) {
 	home := newHome(t)
 	path := writeLegacy(t, home, exported)
-	cfg, origin, err := Load(LoadOptions{CosmovisorConfig: path})
+	cfg, origin, err := Load(Options{CosmovisorConfig: path})
 	require.NoError(t, err)
-	want := DefaultConfig()
+	want := Default()
 	want.Node.Home, want.Node.Name = home, "simd"
 	assert.Equal(t, want, cfg)
 	assert.Equal(t, path+":1:1", origin.Of("node.home"))
@@ -68,9 +68,9 @@ cosmovisor_timeformat_logs = 'rfc3339'
 cosmovisor_disable_recase = true
 daemon_nmae = 1
 `)
-	cfg, origin, err := Load(LoadOptions{CosmovisorConfig: path, Environ: []string{"DAEMON_RESTART_DELAY=7s", "DAEMON_GRPC_ADDRESS=x:1"}})
+	cfg, origin, err := Load(Options{CosmovisorConfig: path, Environ: []string{"DAEMON_RESTART_DELAY=7s", "DAEMON_GRPC_ADDRESS=x:1"}})
 	require.NoError(t, err)
-	want := DefaultConfig()
+	want := Default()
 	want.Node.Home, want.Node.Name, want.Node.Restart, want.Node.StopTimeout = home, "simd", "never", 30*time.Second
 	want.Upgrade.AllowDownload, want.Upgrade.Delay, want.Upgrade.Poll, want.Upgrade.PreUpgradeMaxRetries = true, 7*time.Second, 2*time.Second, 2
 	want.Upgrade.Recase, want.Snapshot.Dir, want.Height.GRPC = false, backup, "x:1"
@@ -87,7 +87,7 @@ func TestCosmovisorConfigMistakes(t *testing.T) {
 	home := newHome(t)
 	path := writeLegacy(t, home, "daemon_home = 'HOME'\ndaemon_name = 'x'\ndaemon_poll_interval = -1\ndaemon_shutdown_grace = 'soon'\n"+
 		"daemon_restart_after_upgrade = 'maybe'\ndaemon_grpc_address = ['a']\ncosmovisor_timeformat_logs = 'iso'\ndaemon_preupgrade_max_retries='x'\n")
-	_, _, err := Load(LoadOptions{CosmovisorConfig: path})
+	_, _, err := Load(Options{CosmovisorConfig: path})
 	const file = "HOME/cosmovisor/config.toml:"
 	got := lines(t, err, home)
 	for i, want := range []string{
@@ -103,17 +103,17 @@ func TestCosmovisorConfigMistakes(t *testing.T) {
 	}
 	assert.Len(t, got, 6)
 
-	_, _, err = Load(LoadOptions{CosmovisorConfig: home + "/none", HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
+	_, _, err = Load(Options{CosmovisorConfig: home + "/none", HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
 	assert.Equal(t, []string{"--cosmovisor-config: config not found: at HOME/none : open HOME/none: no such file or directory"}, lines(t, err, home))
 	writeLegacy(t, home, "daemon_home = \n")
-	_, _, err = Load(LoadOptions{CosmovisorConfig: path, HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
+	_, _, err = Load(Options{CosmovisorConfig: path, HomeFlag: home, Environ: []string{"DAEMON_NAME=x"}})
 	assert.Regexp(t, `^HOME/cosmovisor/config.toml:1:\d+: `, lines(t, err, home)[0])
 }
 
 // The text is what cosmovisor 1.7.1 prints for the same settings, byte for byte: exporters parse it.
 func TestRenderCosmovisorConfig(t *testing.T) {
 	home, backup := newHome(t), t.TempDir()
-	cfg, _, err := Load(LoadOptions{Environ: []string{
+	cfg, _, err := Load(Options{Environ: []string{
 		"DAEMON_HOME=" + home, "DAEMON_NAME=simd", "DAEMON_ALLOW_DOWNLOAD_BINARIES=true", "DAEMON_DOWNLOAD_MUST_HAVE_CHECKSUM=true",
 		"DAEMON_RESTART_AFTER_UPGRADE=false", "DAEMON_RESTART_DELAY=90s", "DAEMON_SHUTDOWN_GRACE=30s", "DAEMON_POLL_INTERVAL=1s",
 		"DAEMON_DATA_BACKUP_DIR=" + backup, "DAEMON_PREUPGRADE_MAX_RETRIES=3", "COSMOVISOR_COLOR_LOGS=false",
@@ -121,7 +121,7 @@ func TestRenderCosmovisorConfig(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	var b bytes.Buffer
-	require.NoError(t, RenderCosmovisorConfig(cfg, &b))
+	require.NoError(t, RenderCosmovisor(cfg, &b))
 	assert.Equal(t, fmt.Sprintf(`Configurable Values:
   DAEMON_HOME: %[1]s
   DAEMON_NAME: simd
@@ -147,10 +147,10 @@ Derived Values:
   Data Backup Dir: %[2]s
 `, home, backup), b.String())
 
-	cfg, _, err = Load(LoadOptions{HomeFlag: home, Environ: []string{"DAEMON_NAME=simd"}})
+	cfg, _, err = Load(Options{HomeFlag: home, Environ: []string{"DAEMON_NAME=simd"}})
 	require.NoError(t, err)
 	b.Reset()
-	require.NoError(t, RenderCosmovisorConfig(cfg, &b))
+	require.NoError(t, RenderCosmovisor(cfg, &b))
 	assert.Contains(t, b.String(), "  DAEMON_SHUTDOWN_GRACE: 1m0s\n  DAEMON_POLL_INTERVAL: 300ms\n")
 	assert.Contains(t, b.String(), "  COSMOVISOR_COLOR_LOGS: true\n  COSMOVISOR_TIMEFORMAT_LOGS: 3:04PM\n  COSMOVISOR_CUSTOM_PREUPGRADE: \n")
 	assert.Contains(t, b.String(), "  Data Backup Dir: "+home+"/supervisor/snapshots\n", "what holds, not what Cosmovisor would use")

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bufio"
@@ -13,12 +13,12 @@ import (
 
 // RenderToml writes cfg as a supervisor.toml: what differs from the default as a key, everything else as a comment with
 // its default, each with a line's explanation. What is read back equals cfg; only what has no table of its own
-// (CosmovisorConfig) is lost.
+// (Cosmovisor) is lost.
 func RenderToml(cfg Config) string {
 	r := &renderer{docs: keyDocs()}
 	r.line("# Every key and its default. A key that is not set, or commented out, has the default.")
 	r.line("# Durations have a unit (300ms, 30s, 10m, 2h); relative paths are relative to home.")
-	r.table("", reflect.ValueOf(cfg), reflect.ValueOf(DefaultConfig()))
+	r.table("", reflect.ValueOf(cfg), reflect.ValueOf(Default()))
 	return r.b.String()
 }
 
@@ -70,7 +70,7 @@ func (r *renderer) table(path string, v, def reflect.Value) {
 // versions writes one table for each version.
 func (r *renderer) versions(path string, v reflect.Value) {
 	r.line("# [%s.\"<name>\"]  %s", path, r.docs[path])
-	for _, name := range slices.Sorted(maps.Keys(v.Interface().(map[string]VersionConfig))) {
+	for _, name := range slices.Sorted(maps.Keys(v.Interface().(map[string]Version))) {
 		r.line("[%s.%s]", path, tomlKey(name))
 		elem := v.MapIndex(reflect.ValueOf(name))
 		r.table(path, elem, reflect.Zero(elem.Type()))
@@ -99,7 +99,7 @@ func isTable(t reflect.Type) bool {
 // tomlValue renders a value on one line; nil is rendered as what it would be if it were there.
 func tomlValue(v reflect.Value) string {
 	if v.Type() == reflect.TypeFor[time.Duration]() {
-		return tomlString(shortDuration(time.Duration(v.Int())))
+		return TomlString(shortDuration(time.Duration(v.Int())))
 	}
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -111,7 +111,7 @@ func tomlValue(v reflect.Value) string {
 		}
 		return tomlValue(v.Elem())
 	case reflect.String:
-		return tomlString(v.String())
+		return TomlString(v.String())
 	case reflect.Slice:
 		var items []string
 		for i := range v.Len() {
@@ -146,8 +146,8 @@ func shortDuration(d time.Duration) string {
 	return s
 }
 
-// tomlString is a basic string. strconv.Quote isn't one: TOML knows no \x, \a or \v.
-func tomlString(s string) string {
+// TomlString is s as a basic string of TOML, with its quotes. strconv.Quote isn't one: TOML knows no \x, \a or \v.
+func TomlString(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')
 	for _, c := range s {
@@ -175,7 +175,7 @@ func tomlKey(key string) string {
 	if bare {
 		return key
 	}
-	return tomlString(key)
+	return TomlString(key)
 }
 
 // keyDocs are the explanations of all keys, by path.

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"reflect"
@@ -40,12 +40,12 @@ func TestReloadKnowsEveryKey(t *testing.T) {
 		default:
 			t.Fatalf("%s: a kind that this test doesn't know: %s", path, v.Kind())
 		}
-		assert.Equal(t, []string{path}, changedKeys(*old, *fresh))
+		assert.Equal(t, []string{path}, Changed(*old, *fresh))
 		seen++
 		v.Set(was)
 	}
-	old, fresh := DefaultConfig(), DefaultConfig()
+	old, fresh := Default(), Default()
 	walk(reflect.ValueOf(&fresh).Elem(), "", &old, &fresh)
 	assert.Greater(t, seen, 50)
-	assert.Empty(t, changedKeys(old, fresh))
+	assert.Empty(t, Changed(old, fresh))
 }

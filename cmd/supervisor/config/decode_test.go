@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -77,15 +77,15 @@ func TestDecodeTypes(t *testing.T) {
 		"[[snapshot.source]]\nkind='dir'\npth=''": `f:3:1: unknown key "pth" in [snapshot.source[0]] (did you mean "path"?)`,
 		"zzz = 1":                                 `f:1:1: unknown key "zzz"`,
 	} {
-		cfg := DefaultConfig()
+		cfg := Default()
 		problems := decodeToml("f", text, &cfg, map[string]string{})
 		if assert.Len(t, problems, 1, text) {
 			assert.EqualError(t, problems[0], want, text)
 		}
 	}
-	cfg := DefaultConfig()
+	cfg := Default()
 	require.Empty(t, decodeToml("f", "unit = [{name='a.service'}]\n[genesis]\nset = {a = [1, {b = 2}]}\n[node.env]\nA='1'\n[height]\nbody=''", &cfg, map[string]string{}))
-	assert.Equal(t, []UnitConfig{{Name: "a.service"}}, cfg.Units)
+	assert.Equal(t, []Unit{{Name: "a.service"}}, cfg.Units)
 	assert.Equal(t, map[string]string{"A": "1"}, cfg.Node.Env)
 	assert.NotNil(t, cfg.Height.Body)
 }
@@ -106,12 +106,12 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		keyPositions(text)
-		cfg := DefaultConfig()
+		cfg := Default()
 		for _, p := range decodeToml("file", text, &cfg, map[string]string{}) {
 			assert.True(t, strings.HasPrefix(p.Error(), "file:"), p.Error())
 			return
 		}
-		again := DefaultConfig()
+		again := Default()
 		rendered := RenderToml(cfg)
 		require.Empty(t, decodeToml("file", rendered, &again, map[string]string{}), rendered)
 		assert.Equal(t, rendered, RenderToml(again))
@@ -122,7 +122,7 @@ func FuzzDecode(f *testing.F) {
 func TestMistakesComeInOrder(t *testing.T) {
 	text := "z = 1\n[log]\nb = 1\na = 1\n[[unit]]\nx = 1\n[[unit]]\ny = 1\n[aa]\n[upgrade.probation]\nx = 1\n[node]\nx = 1\n[upgrade]\nx = 1"
 	for range 20 {
-		cfg := DefaultConfig()
+		cfg := Default()
 		var got []string
 		for _, p := range decodeToml("f", text, &cfg, map[string]string{}) {
 			got = append(got, strings.Fields(p.Error())[0])
@@ -133,11 +133,11 @@ func TestMistakesComeInOrder(t *testing.T) {
 
 // A wrong type must not leave half a value behind in what `doctor` goes on with.
 func TestAMistakeLeavesTheOtherKeysAlone(t *testing.T) {
-	cfg := DefaultConfig()
+	cfg := Default()
 	origin := map[string]string{}
 	problems := decodeToml("f", "[upgrade]\npoll = 5\ndelay = '7s'\nprobe = ['a']\n[snapshot]\nkeep = 'x'\n", &cfg, origin)
 	require.Len(t, problems, 2)
-	want := DefaultConfig()
+	want := Default()
 	want.Upgrade.Delay, want.Upgrade.Probe = 7*time.Second, []string{"a"}
 	assert.Equal(t, want, cfg)
 	assert.NotContains(t, origin, "upgrade.poll")
@@ -146,7 +146,7 @@ func TestAMistakeLeavesTheOtherKeysAlone(t *testing.T) {
 
 func TestAConfigErrorUnwraps(t *testing.T) {
 	cause := errors.New("cause")
-	err := error(&ConfigError{Problems: []error{&Problem{At: "x", Err: errors.New("other")}, &Problem{Err: cause, Hint: "do it"}}})
+	err := error(&Error{Problems: []error{&Problem{At: "x", Err: errors.New("other")}, &Problem{Err: cause, Hint: "do it"}}})
 	require.ErrorIs(t, err, cause)
 	assert.Equal(t, "do it", hint.Of(err))
 	assert.Equal(t, "x: other\ncause", err.Error())
