@@ -1,9 +1,10 @@
 // Package host tells which supervisors there are on this host, and what configures each: so that a command that is told
 // nothing finds the one `run` that is meant, and sees what that run sees.
 //
-// There are two ways to know of one. A `run` that lives has registered itself in a runtime directory (Entry), where only what
-// its own user wrote of processes of that user is believed. One that doesn't live has its unit (Unit): systemd, or the unit's file,
-// tells its environment and its command. The sockets of a home lie where the registrations do, if its own path is too long.
+// There are two ways to know of one. A `run` that lives has registered itself in a runtime directory (Entry), where only
+// what its own user wrote of processes of that user is believed. One that doesn't live has its unit (Unit): systemd, or the
+// unit's file, tells its environment and its command. The sockets of a home lie where the registrations do, if its own path
+// is too long.
 package host
 
 import (
@@ -23,6 +24,7 @@ import (
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/capped"
+	"nodevisor/internal/proc"
 )
 
 // Entry is one `run` of this host, as it registered itself.
@@ -244,16 +246,11 @@ func privateDir(dir string) (uid uint32, err error) {
 
 // startTime reads when a process began, in clock ticks since boot. With the pid it names a process for good.
 func startTime(pid int) (uint64, error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, err
+	st, err := proc.ReadStat(pid)
+	if err == nil && st.Ended() {
+		err = fmt.Errorf("process %d has ended", pid)
 	}
-	// The second field is the program's name in brackets, and may itself hold blanks and brackets.
-	fields := strings.Fields(string(data)[strings.LastIndexByte(string(data), ')')+1:])
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
-		return 0, fmt.Errorf("process %d has ended", pid)
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
+	return st.StartTime, err
 }
 
 // bootID is empty where the kernel tells none; then all are equal, and pid and start time decide.

@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os/exec"
@@ -14,6 +13,7 @@ import (
 
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
+	"nodevisor/internal/proc"
 )
 
 // Unit is what a systemd unit says of the `run` in it, ours or Cosmovisor's.
@@ -25,18 +25,22 @@ type Unit struct {
 	Argv       []string // of its (first) ExecStart=, variables expanded; an argument with blanks can't be told from several
 }
 
-// unitTimeout bounds systemctl, which waits for a busy bus.
-const unitTimeout = 10 * time.Second
+// Bounds of systemctl.
+const (
+	systemctlTimeout = 10 * time.Second // it waits for a busy bus
+	maxSystemctl     = 8 << 20          // of its output, in bytes: some hundred services with their environment are far less
+)
 
-// Systemctl returns what systemctl prints on its stdout, after 10 s at the latest. An error is an *exec.ExitError with what it
-// printed on its stderr, where it ran at all.
+// Systemctl returns what systemctl prints on its stdout. After 10 s it is ended.
 func Systemctl(ctx context.Context, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
+	ctx, cancel := context.WithTimeout(ctx, systemctlTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "systemctl", args...)
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
-	return string(out), err
+	cmd := exec.Command("systemctl", args...)
+	out, err := proc.Output(ctx, cmd, maxSystemctl)
+	if err == nil && out.Truncated {
+		err = fmt.Errorf("systemctl: more than %d bytes", maxSystemctl)
+	}
+	return string(out.Stdout), err
 }
 
 // ReadUnit asks systemd for a unit (".service" may be left out) and reads its environment files.
@@ -50,10 +54,6 @@ func ReadUnit(ctx context.Context, name string) (Unit, error) {
 	out, err := Systemctl(ctx, "show", name, "--no-pager", "-p", "LoadState", "-p", "User",
 		"-p", "WorkingDirectory", "-p", "Environment", "-p", "EnvironmentFiles", "-p", "ExecStart")
 	if err != nil {
-		var failed *exec.ExitError
-		if errors.As(err, &failed) {
-			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(failed.Stderr)))
-		}
 		return Unit{}, &hint.Error{Op: "read unit", Path: name, Err: err, Hint: "say --home and --config instead of --unit"}
 	}
 	return parseUnit(name, out)

@@ -13,6 +13,7 @@ import (
 
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
+	"nodevisor/internal/proc"
 )
 
 // fakeSystemctl puts a script in systemctl's place; it logs its arguments beside itself.
@@ -25,7 +26,7 @@ func fakeSystemctl(t *testing.T, script string) (dir string) {
 	return dir
 }
 
-func TestUnitEnvironmentAsksSystemctl(t *testing.T) {
+func TestReadUnitAsksSystemctl(t *testing.T) {
 	dir := fakeSystemctl(t, "cat <<'E'\nLoadState=loaded\nUser=simd\nEnvironment=DAEMON_HOME=/h\nEnvironmentFiles=/missing (ignore_errors=yes)\nE\n")
 	u, err := ReadUnit(t.Context(), "simd")
 	require.NoError(t, err)
@@ -35,10 +36,10 @@ func TestUnitEnvironmentAsksSystemctl(t *testing.T) {
 	assert.Equal(t, "show simd.service --no-pager -p LoadState -p User -p WorkingDirectory -p Environment -p EnvironmentFiles -p ExecStart\n", string(args))
 }
 
-func TestUnitEnvironmentSaysWhatSystemctlSaid(t *testing.T) {
+func TestReadUnitSaysWhatSystemctlSaid(t *testing.T) {
 	fakeSystemctl(t, "echo 'Failed to connect to bus: Host is down' >&2\nexit 1\n")
 	_, err := ReadUnit(t.Context(), "simd.service")
-	require.EqualError(t, err, "cannot read unit simd.service: exit status 1: Failed to connect to bus: Host is down")
+	require.EqualError(t, err, "cannot read unit simd.service: systemctl: exit code 1: Failed to connect to bus: Host is down")
 	assert.Equal(t, "say --home and --config instead of --unit", hint.Of(err))
 
 	t.Setenv("PATH", t.TempDir())
@@ -46,7 +47,7 @@ func TestUnitEnvironmentSaysWhatSystemctlSaid(t *testing.T) {
 	require.ErrorContains(t, err, "executable file not found")
 }
 
-func TestUnitEnvironmentIsBounded(t *testing.T) {
+func TestReadUnitIsBounded(t *testing.T) {
 	fakeSystemctl(t, "exec sleep 300\n")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -54,6 +55,32 @@ func TestUnitEnvironmentIsBounded(t *testing.T) {
 	_, err := ReadUnit(ctx, "simd")
 	require.Error(t, err)
 	assert.Less(t, time.Since(began), 60*time.Second)
+}
+
+// A reload of a run with --unit asks systemd too, while the supervisor reaps what others left behind: the end of systemctl is
+// not taken for an orphan's.
+func TestSystemctlIsNoOrphan(t *testing.T) {
+	fakeSystemctl(t, "echo LoadState=loaded\n")
+	over, reaped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(reaped)
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(100 * time.Microsecond):
+				proc.Reap()
+			}
+		}
+	}()
+	for range 50 {
+		_, err := ReadUnit(t.Context(), "simd")
+		if !assert.NoError(t, err) {
+			break
+		}
+	}
+	close(over)
+	<-reaped
 }
 
 // A unit's values end up in the configuration as if its `run` loaded it.
