@@ -219,6 +219,7 @@ func Names(all []Client) string {
 }
 
 var (
+	// ErrInUse means that sessions are connected that may not be ended.
 	ErrInUse = errors.New("sessions are connected to it")
 	// ErrPrepared means that the database can't be copied: only the node knows how a transaction of its ends.
 	ErrPrepared = errors.New("a prepared transaction is pending in it")
