@@ -17,7 +17,7 @@ import (
 
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot"
-	"nodevisor/snapshot/postgres"
+	"nodevisor/snapshot/postgres/kwildb"
 )
 
 const (
@@ -53,7 +53,7 @@ func newChain(t testing.TB, s settings) *chain {
 	defer state.Close()
 	sql, err := gzip.NewReader(state)
 	require.NoError(t, err)
-	target := postgres.NewGenesisTarget(c.home, c.DSN(chainName), "", c.Bin)
+	target := kwildb.NewTarget(c.home, c.DSN(chainName), "", c.Bin)
 	require.NoError(t, target.Prepare(t.Context()))
 	require.NoError(t, target.Load(t.Context(), sql, nil))
 	c.Exec(chainName, `CREATE SCHEMA kwild_chain; CREATE TABLE kwild_chain.chain (height bigint, app_hash bytea);

@@ -17,7 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/genesis/kwil"
-	"nodevisor/snapshot/postgres"
+	"nodevisor/snapshot/postgres/kwildb"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // client is one set of client programs, and what is measured of Nodevisor with it.
@@ -172,8 +173,8 @@ func (c *chain) kwil(t testing.TB, into *series, write func(kwil.PairOptions) er
 	require.NoError(t, err)
 	c.settle(t)
 	begin := time.Now()
-	q, err := postgres.OpenKwil(t.Context(), postgres.Options{Name: "chain", Config: postgres.Config{DSN: c.DSN(chainName)}, Bin: c.Bin},
-		postgres.KwilOptions{Version: postgres.KwilV09})
+	q, err := kwildb.Open(t.Context(), server.Config{Source: "chain", DSN: c.DSN(chainName), Bin: c.Bin},
+		kwildb.Options{Version: kwildb.V09})
 	require.NoError(t, err)
 	defer q.Close()
 	require.NoError(t, write(kwil.PairOptions{Height: q.State().Height, Dump: q.Dump, Document: kwil.Options{

@@ -20,7 +20,7 @@ import (
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/fetch"
 	"nodevisor/internal/hint"
-	"nodevisor/snapshot/postgres"
+	"nodevisor/snapshot/postgres/kwildb"
 	"nodevisor/supervisor"
 )
 
@@ -154,8 +154,8 @@ func keyName(v kwil.Version) string {
 }
 
 // tryOut restores the state into a scratch database, and looks at the node's own. Both are left as they were.
-func (i *rootInit) tryOut(ctx context.Context) (*postgres.GenesisTarget, postgres.GenesisSettings, error) {
-	target := postgres.NewGenesisTarget(i.f.root, i.f.dsn, i.f.passwordFile, i.f.pgBin)
+func (i *rootInit) tryOut(ctx context.Context) (*kwildb.Target, kwildb.Settings, error) {
+	target := kwildb.NewTarget(i.f.root, i.f.dsn, i.f.passwordFile, i.f.pgBin)
 	settings, err := target.Settings()
 	if err != nil {
 		return nil, settings, err
@@ -187,17 +187,17 @@ func (i *rootInit) withState(work func(io.Reader) error) error {
 	return work(z)
 }
 
-func (i *rootInit) tables() []postgres.GenesisTable {
-	var all []postgres.GenesisTable
+func (i *rootInit) tables() []kwildb.Table {
+	var all []kwildb.Table
 	for _, t := range i.found.Tables {
-		all = append(all, postgres.GenesisTable{Name: t.Name, Rows: t.Rows})
+		all = append(all, kwildb.Table{Name: t.Name, Rows: t.Rows})
 	}
 	return all
 }
 
 // write sets the root up, under its lock. What an interrupted init did to the database is undone first: at its begin the
 // database was empty, so all that is in it is its.
-func (i *rootInit) write(ctx context.Context, target *postgres.GenesisTarget, files []genesis.RootFile) error {
+func (i *rootInit) write(ctx context.Context, target *kwildb.Target, files []genesis.RootFile) error {
 	if err := atomicfile.MkdirAll(filepath.Join(i.f.root, "supervisor"), 0o750); err != nil {
 		return err
 	}
@@ -242,7 +242,7 @@ func (i *rootInit) write(ctx context.Context, target *postgres.GenesisTarget, fi
 
 // kwildConfig is the smallest configuration with which kwild finds its database and the state; all else has kwild's
 // defaults. The password is in it, because kwild takes it from nowhere else.
-func kwildConfig(v kwil.Version, root string, s postgres.GenesisSettings) []byte {
+func kwildConfig(v kwil.Version, root string, s kwildb.Settings) []byte {
 	var b strings.Builder
 	set := func(key, value string) { fmt.Fprintf(&b, "%s = %s\n", key, config.TomlString(value)) }
 	if v == kwil.V09 {

@@ -16,6 +16,8 @@ import (
 	"nodevisor/internal/progress"
 	"nodevisor/snapshot"
 	"nodevisor/snapshot/postgres"
+	"nodevisor/snapshot/postgres/kwildb"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // makeKwil writes the pair that Kwil's tools read into at. The database is at rest, or the snapshot's frozen clone of it.
@@ -31,15 +33,14 @@ func (x *exporter) makeKwil(ctx context.Context, at string, t *genesis.Template,
 	if err != nil {
 		return err
 	}
-	read := postgres.KwilOptions{Version: string(version)}
+	read := kwildb.Options{Version: string(version), Home: x.cfg.Node.Home, Log: x.log}
 	if job.frozen {
 		if read.Database, err = x.clone(job.snapshot, src.Name); err != nil {
 			return err
 		}
 	}
-	q, err := postgres.OpenKwil(ctx, postgres.Options{
-		Name: src.Name, Home: x.cfg.Node.Home, Bin: x.cfg.Snapshot.PgBin, Log: x.log,
-		Config: postgres.Config{DSN: src.DSN, PasswordFile: x.absolute(src.PasswordFile), AdminDSN: src.AdminDSN},
+	q, err := kwildb.Open(ctx, server.Config{
+		Source: src.Name, DSN: src.DSN, PasswordFile: x.absolute(src.PasswordFile), AdminDSN: src.AdminDSN, Bin: x.cfg.Snapshot.PgBin,
 	}, read)
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 
 	"nodevisor/genesis"
 	"nodevisor/internal/pgtest"
-	"nodevisor/snapshot/postgres"
+	"nodevisor/snapshot/postgres/kwildb"
 )
 
 // oldNetwork is a stopped node's database, of a state that Kwil's own tool wrote, and the home of its supervisor.
@@ -25,7 +25,7 @@ func oldNetwork(t *testing.T, server *pgtest.Cluster, set string) (home string) 
 	defer f.Close()
 	z, err := gzip.NewReader(f)
 	require.NoError(t, err)
-	old := postgres.NewGenesisTarget("/old", server.DSN("old"), "", "")
+	old := kwildb.NewTarget("/old", server.DSN("old"), "", "")
 	require.NoError(t, old.Prepare(t.Context()))
 	require.NoError(t, old.Load(t.Context(), z, nil))
 	server.Exec("old", "CREATE SCHEMA kwild_chain; CREATE TABLE kwild_chain.chain (height bigint, app_hash bytea); INSERT INTO kwild_chain.chain VALUES (41, '\\x00');"+

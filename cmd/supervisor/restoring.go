@@ -7,7 +7,7 @@ import (
 
 	"nodevisor/genesis"
 	"nodevisor/internal/hint"
-	"nodevisor/snapshot/postgres"
+	"nodevisor/snapshot/postgres/kwildb"
 	"nodevisor/supervisor"
 	"nodevisor/upgrade/source"
 )
@@ -58,7 +58,7 @@ func (s *session) beginRestore(ctx context.Context, recorder *source.Recorder) (
 			"drop the node's database and make it anew, then: supervisor resume"), forgetStarts(m, root))
 	}
 	s.log.Warn("the node's restore was interrupted; its database is made anew", "start", m.Starts)
-	target := postgres.NewGenesisTarget(root, m.Database.DSN, m.Database.PasswordFile, s.cfg.Snapshot.PgBin)
+	target := kwildb.NewTarget(root, m.Database.DSN, m.Database.PasswordFile, s.cfg.Snapshot.PgBin)
 	return true, target.Recreate(ctx)
 }
 

@@ -19,7 +19,8 @@ import (
 	"nodevisor/genesis/kwil"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/pgtest"
-	"nodevisor/snapshot/postgres"
+	"nodevisor/snapshot/postgres/kwildb"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // TestR6FailuresAreErrors: each failure is an error of its own, with what to do about it.
@@ -28,30 +29,30 @@ func TestR6FailuresAreErrors(t *testing.T) {
 	db := restored(t, c, kwil.V09)
 	c.Create("empty", "")
 	c.Create("stranger", "CREATE TABLE t (a int)")
-	open := func(change func(*postgres.Options, *postgres.KwilOptions)) error {
-		o, k := db.options(), postgres.KwilOptions{Version: postgres.KwilV09}
+	open := func(change func(*server.Config, *kwildb.Options)) error {
+		o, k := db.options(), kwildb.Options{Version: kwildb.V09}
 		change(&o, &k)
-		q, err := postgres.OpenKwil(t.Context(), o, k)
+		q, err := kwildb.Open(t.Context(), o, k)
 		if err == nil {
 			q.Close()
 		}
 		return err
 	}
-	require.NoError(t, open(func(*postgres.Options, *postgres.KwilOptions) {}))
+	require.NoError(t, open(func(*server.Config, *kwildb.Options) {}))
 	old := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(old, "pg_dump"), []byte("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n"), 0o755))
 	said := map[string]string{}
 	for _, f := range []struct {
 		name, says, hint string
-		change           func(*postgres.Options, *postgres.KwilOptions)
+		change           func(*server.Config, *kwildb.Options)
 	}{
-		{"server down", "connect", "start it", func(o *postgres.Options, _ *postgres.KwilOptions) { o.DSN = "host=" + t.TempDir() + " dbname=x user=x" }},
-		{"no such database", "no such database", "dbname", func(o *postgres.Options, _ *postgres.KwilOptions) { o.DSN = c.DSN("nowhere") }},
-		{"another database", "isn't a database of Kwil", "psql -l", func(o *postgres.Options, _ *postgres.KwilOptions) { o.DSN = c.DSN("stranger") }},
-		{"another version", "it is a database of Kwil v0.9", `version = "v0.9"`, func(_ *postgres.Options, k *postgres.KwilOptions) { k.Version = postgres.KwilV010 }},
-		{"no pg_dump", "pg_dump", "pg_bin", func(o *postgres.Options, _ *postgres.KwilOptions) { o.Bin = t.TempDir() }},
-		{"an older pg_dump", "older than the server", "pg_bin", func(o *postgres.Options, _ *postgres.KwilOptions) { o.Bin = old }},
-		{"no such role", "role", "CREATE ROLE", func(o *postgres.Options, _ *postgres.KwilOptions) { o.DSN += " user=nobody_of_that_name" }},
+		{"server down", "connect", "start it", func(o *server.Config, _ *kwildb.Options) { o.DSN = "host=" + t.TempDir() + " dbname=x user=x" }},
+		{"no such database", "no such database", "dbname", func(o *server.Config, _ *kwildb.Options) { o.DSN = c.DSN("nowhere") }},
+		{"another database", "isn't a database of Kwil", "psql -l", func(o *server.Config, _ *kwildb.Options) { o.DSN = c.DSN("stranger") }},
+		{"another version", "it is a database of Kwil v0.9", `version = "v0.9"`, func(_ *server.Config, k *kwildb.Options) { k.Version = kwildb.V010 }},
+		{"no pg_dump", "pg_dump", "pg_bin", func(o *server.Config, _ *kwildb.Options) { o.Bin = t.TempDir() }},
+		{"an older pg_dump", "older than the server", "pg_bin", func(o *server.Config, _ *kwildb.Options) { o.Bin = old }},
+		{"no such role", "role", "CREATE ROLE", func(o *server.Config, _ *kwildb.Options) { o.DSN += " user=nobody_of_that_name" }},
 	} {
 		err := open(f.change)
 		require.ErrorContains(t, err, f.says, f.name)
@@ -59,7 +60,7 @@ func TestR6FailuresAreErrors(t *testing.T) {
 		assert.NotContains(t, said, err.Error(), "%s and %s", f.name, said[err.Error()])
 		said[err.Error()] = f.name
 	}
-	require.Error(t, open(func(_ *postgres.Options, k *postgres.KwilOptions) { k.Version = "v0.8" }))
+	require.Error(t, open(func(_ *server.Config, k *kwildb.Options) { k.Version = "v0.8" }))
 }
 
 // TestUnfinishedChains: a database that the node hasn't finished with.
@@ -89,7 +90,7 @@ func TestLiveNode(t *testing.T) {
 	_, err = db.open(t)
 	require.ErrorContains(t, err, fmt.Sprintf("others are connected: kwild (pid %d)", conn.PgConn().PID()))
 	assert.Contains(t, hint.Of(err), "supervisor halt")
-	q, err := postgres.OpenKwil(t.Context(), db.options(), postgres.KwilOptions{Version: postgres.KwilV09, Live: true})
+	q, err := kwildb.Open(t.Context(), db.options(), kwildb.Options{Version: kwildb.V09, Live: true})
 	require.NoError(t, err)
 	q.Close()
 }
@@ -290,8 +291,8 @@ func TestR6WrongPassword(t *testing.T) {
 	c := pgtest.Start(t, pgtest.HBA("local all all scram-sha-256"))
 	file := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(file, []byte("correct-horse-7\n"), 0o600))
-	o := postgres.Options{Name: "kwild", Config: postgres.Config{DSN: c.DSN("postgres"), PasswordFile: file}, Bin: c.Bin}
-	_, err := postgres.OpenKwil(t.Context(), o, postgres.KwilOptions{Version: postgres.KwilV09})
+	o := server.Config{Source: "kwild", DSN: c.DSN("postgres"), PasswordFile: file, Bin: c.Bin}
+	_, err := kwildb.Open(t.Context(), o, kwildb.Options{Version: kwildb.V09})
 	require.ErrorContains(t, err, "password is wrong or missing")
 	assert.Contains(t, hint.Of(err), "password_file")
 	assert.NotContains(t, fmt.Sprintf("%+v %s", err, hint.Of(err)), "correct-horse-7")

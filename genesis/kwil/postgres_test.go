@@ -20,7 +20,8 @@ import (
 	"nodevisor/genesis"
 	"nodevisor/genesis/kwil"
 	"nodevisor/internal/pgtest"
-	"nodevisor/snapshot/postgres"
+	"nodevisor/snapshot/postgres/kwildb"
+	"nodevisor/snapshot/postgres/server"
 )
 
 const testdata = "../../testdata/kwil"
@@ -98,14 +99,14 @@ func restored(t testing.TB, c *pgtest.Cluster, v kwil.Version) chain {
 }
 
 // options are the source's, with the server's own client programs.
-func (c chain) options() postgres.Options {
-	return postgres.Options{Name: "kwild", Config: postgres.Config{DSN: c.DSN(c.name)}, Bin: c.Bin}
+func (c chain) options() server.Config {
+	return server.Config{Source: "kwild", DSN: c.DSN(c.name), Bin: c.Bin}
 }
 
 // open reads the chain's state.
-func (c chain) open(t testing.TB) (*postgres.Kwil, error) {
+func (c chain) open(t testing.TB) (*kwildb.Database, error) {
 	t.Helper()
-	q, err := postgres.OpenKwil(t.Context(), c.options(), postgres.KwilOptions{Version: string(c.version)})
+	q, err := kwildb.Open(t.Context(), c.options(), kwildb.Options{Version: string(c.version)})
 	if err == nil {
 		t.Cleanup(q.Close)
 	}
@@ -315,7 +316,7 @@ func TestR9SameHashTwice(t *testing.T) {
 	assert.Equal(t, first.File, second.File, "the archive as well")
 
 	db.Exec("postgres", "CREATE DATABASE frozen TEMPLATE "+db.name)
-	q, err := postgres.OpenKwil(t.Context(), db.options(), postgres.KwilOptions{Version: postgres.KwilV09, Database: "frozen"})
+	q, err := kwildb.Open(t.Context(), db.options(), kwildb.Options{Version: kwildb.V09, Database: "frozen"})
 	require.NoError(t, err)
 	defer q.Close()
 	clone, err := build(t.Context(), filepath.Join(t.TempDir(), "pair"), kwil.PairOptions{

@@ -225,3 +225,13 @@ func (c *Cluster) Query(database, sql string) []string {
 	require.NoError(c.tb, rows.Err())
 	return all
 }
+
+// CleanEnv takes away what libpq would read of the machine, until the test ends.
+func CleanEnv(t *testing.T) {
+	t.Helper()
+	for _, name := range []string{"PGPASSWORD", "PGPASSFILE", "PGHOST", "PGUSER", "PGDATABASE", "PGPORT", "CREDENTIALS_DIRECTORY"} {
+		t.Setenv(name, "") // restored at the end
+		require.NoError(t, os.Unsetenv(name))
+	}
+	t.Setenv("HOME", t.TempDir())
+}

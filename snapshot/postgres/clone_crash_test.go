@@ -21,6 +21,7 @@ import (
 
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // A proxy stands between a client and a cluster's socket, and calls before and after for each statement: before it is
@@ -212,7 +213,7 @@ func assertWhole(t *testing.T, c *pgtest.Cluster, s *Source, rec manifest.Source
 	require.NoError(t, err)
 	require.Empty(t, faults)
 	require.Equal(t, []string{*rec.Frozen}, clonesOf(c))
-	shut, err := s.openClone(t.Context(), *rec.Frozen)
+	shut, err := s.Owner.Open(t.Context(), s.Server, *rec.Frozen, s.o.Log)
 	require.NoError(t, err)
 	require.Equal(t, want, c.Query(*rec.Frozen, chainSum))
 	shut()
@@ -268,7 +269,7 @@ func TestAnOrphanedCreationIsEnded(t *testing.T) {
 	begin := time.Now()
 	require.NoError(t, s.Drop("one"))
 	t.Logf("dropped after %s", time.Since(begin))
-	waitFor(t, "no creation", func() bool {
+	eventually(t, "no creation", func() bool {
 		return c.Query("postgres", "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND starts_with(query, 'CREATE DATABASE')")[0] == "0"
 	})
 	assert.Empty(t, clonesOf(c))
@@ -312,9 +313,9 @@ func TestASessionThatComesInTheLastMoment(t *testing.T) {
 	p.hook(late(t, c), nil)
 	dsn := "host=" + p.dir + " user=postgres dbname=chain"
 	_, err := newSource(t, dsn, noFallback).Freeze(t.Context(), newJob(t, "one"))
-	require.ErrorIs(t, err, errInUse)
+	require.ErrorIs(t, err, server.ErrInUse)
 	require.ErrorContains(t, err, "late (pid ")
-	assert.Equal(t, stateInUse, state(err))
+	assert.Equal(t, server.StateInUse, server.State(err))
 	assert.Empty(t, clonesOf(c))
 
 	_, err = newSource(t, dsn, func(o *Options) { noFallback(o); o.Disconnect = []string{"late"} }).Freeze(t.Context(), newJob(t, "one"))

@@ -14,6 +14,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // listTimeout bounds the question which clones there are: it is asked before a node starts, and can be put off.
@@ -26,7 +27,7 @@ func (e putOff) Unwrap() error        { return e.error }
 func (e putOff) Is(target error) bool { return target == manifest.ErrAway }
 
 // FrozenAt is the name of the clone that a snapshot of this source has, or would have.
-func (s *Source) FrozenAt(id string) string { return s.cloneName(id) }
+func (s *Source) FrozenAt(id string) string { return s.Owner.CloneName(id) }
 
 // FrozenIDs lists the snapshots that have a clone, also one that isn't complete. It takes 3 s at most; a server that
 // can't be asked is manifest.ErrAway.
@@ -36,7 +37,7 @@ func (s *Source) FrozenIDs() ([]string, error) {
 	clones, err := s.clones(ctx)
 	var ids []string
 	for _, c := range clones {
-		if c.Name == s.cloneName(c.Mark.Snapshot) {
+		if c.Name == s.Owner.CloneName(c.Mark.Snapshot) {
 			ids = append(ids, c.Mark.Snapshot)
 		}
 	}
@@ -44,30 +45,30 @@ func (s *Source) FrozenIDs() ([]string, error) {
 }
 
 // clones lists this source's clones, the oldest first. Their list can be read from any database of the server.
-func (s *Source) clones(ctx context.Context) ([]owned, error) {
-	conn, err := s.server.Admin(ctx)
+func (s *Source) clones(ctx context.Context) ([]server.Owned, error) {
+	conn, err := s.Server.Admin(ctx)
 	if err != nil { // the role may have no business in the database postgres: then it has made no clone
-		if conn, err = s.server.Connect(ctx, ""); err != nil {
+		if conn, err = s.Server.Connect(ctx, ""); err != nil {
 			return nil, putOff{err}
 		}
 	}
-	defer s.close(conn)
-	all, err := s.ours(ctx, conn)
+	defer server.Close(conn)
+	all, err := s.Owner.List(ctx, conn)
 	if err != nil {
-		return nil, putOff{s.server.explain(ctx, "list clones in", err)}
+		return nil, putOff{s.Server.Explain(ctx, "list clones in", err)}
 	}
-	return slices.DeleteFunc(all, func(o owned) bool { return o.Mark == nil || o.Mark.Role != roleClone }), nil
+	return slices.DeleteFunc(all, func(o server.Owned) bool { return o.Mark == nil || o.Mark.Role != server.RoleClone }), nil
 }
 
 // Drop removes the clone of a snapshot, if there is one, whatever state it is in.
 func (s *Source) Drop(id string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
 	defer cancel()
-	err := s.dropClone(ctx, s.cloneName(id))
+	err := s.dropClone(ctx, s.Owner.CloneName(id))
 	if err == nil {
 		return nil
 	}
-	if clones, lerr := s.clones(ctx); lerr == nil && !slices.ContainsFunc(clones, func(o owned) bool { return o.Mark.Snapshot == id }) {
+	if clones, lerr := s.clones(ctx); lerr == nil && !slices.ContainsFunc(clones, func(o server.Owned) bool { return o.Mark.Snapshot == id }) {
 		return nil // no right to drop, and nothing to drop
 	}
 	return putOff{err}
@@ -82,32 +83,32 @@ func (s *Source) Retire(id string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := s.server.Admin(ctx)
+	conn, err := s.Server.Admin(ctx)
 	if err != nil && len(clones) == 0 {
 		return nil // a role without business there has made nothing
 	}
 	if err != nil {
 		return putOff{err}
 	}
-	defer s.close(conn)
-	if err := s.sweep(ctx, conn); err != nil {
-		return putOff{s.server.OnAdmin().explain(ctx, "drop left-overs in", err)}
+	defer server.Close(conn)
+	if err := s.Owner.Sweep(ctx, conn); err != nil {
+		return putOff{s.Server.OnAdmin().Explain(ctx, "drop left-overs in", err)}
 	}
-	archived := slices.DeleteFunc(clones, func(c owned) bool { return !c.Mark.Archived && c.Mark.Snapshot != id })
-	slices.SortStableFunc(archived, func(a, b owned) int { return b.Mark.MadeAt.Compare(a.Mark.MadeAt) })
+	archived := slices.DeleteFunc(clones, func(c server.Owned) bool { return !c.Mark.Archived && c.Mark.Snapshot != id })
+	slices.SortStableFunc(archived, func(a, b server.Owned) int { return b.Mark.MadeAt.Compare(a.Mark.MadeAt) })
 	for i, c := range archived {
 		switch {
 		case i >= s.o.KeepClones:
-			err = s.drop(ctx, conn, c)
+			err = s.Owner.Drop(ctx, conn, c)
 			if err == nil {
 				s.o.Log.Info("clone dropped", "source", s.o.Name, "clone", c.Name, "snapshot", c.Mark.Snapshot)
 			}
 		case !c.Mark.Archived:
 			c.Mark.Archived = true
-			err = comment(ctx, conn, c.Name, *c.Mark)
+			err = server.Comment(ctx, conn, c.Name, *c.Mark)
 		}
 		if err != nil {
-			return putOff{s.server.OnAdmin().explain(ctx, "drop clones in", err)}
+			return putOff{s.Server.OnAdmin().Explain(ctx, "drop clones in", err)}
 		}
 	}
 	return nil
@@ -119,14 +120,14 @@ func (s *Source) VerifyClone(ctx context.Context, rec manifest.Source) ([]manife
 		return []manifest.Fault{{Path: rec.Name, Want: "a clone", Got: "a record without one"}}, nil
 	}
 	name, oid := *rec.Database.Clone, *rec.Database.CloneOID
-	conn, err := s.server.Admin(ctx)
+	conn, err := s.Server.Admin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer s.close(conn)
-	o, err := s.find(ctx, conn, name)
+	defer server.Close(conn)
+	o, err := s.Owner.Find(ctx, conn, name)
 	if err != nil {
-		return nil, s.server.OnAdmin().explain(ctx, "look for clone "+name+" in", err)
+		return nil, s.Server.OnAdmin().Explain(ctx, "look for clone "+name+" in", err)
 	}
 	fault := func(want, got string) ([]manifest.Fault, error) {
 		return []manifest.Fault{{Path: rec.Name + "/" + name, Want: want, Got: got}}, nil
@@ -136,9 +137,9 @@ func (s *Source) VerifyClone(ctx context.Context, rec manifest.Source) ([]manife
 		return fault("the database "+name, "no such database of ours")
 	case o.OID != oid:
 		return fault(fmt.Sprintf("oid %d", oid), fmt.Sprintf("oid %d", o.OID))
-	case o.Mark == nil || o.Mark.Role != roleClone || !o.Mark.Complete:
+	case o.Mark == nil || o.Mark.Role != server.RoleClone || !o.Mark.Complete:
 		return fault("a complete clone", "an unfinished one")
-	case s.cloneName(o.Mark.Snapshot) != name || o.Mark.Name != rec.Database.Name:
+	case s.Owner.CloneName(o.Mark.Snapshot) != name || o.Mark.Name != rec.Database.Name:
 		return fault("the clone of "+rec.Database.Name, "one of "+o.Mark.Name+", of snapshot "+o.Mark.Snapshot)
 	}
 	return nil, nil

@@ -13,6 +13,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/server"
 )
 
 func TestWeirdNames(t *testing.T) {
@@ -49,9 +50,9 @@ func TestOnlyOursIsTouched(t *testing.T) {
 	}
 	theirs := clonesOf(c)
 	require.Len(t, theirs, 2)
-	c.Create(s.cloneName("one"), "") // our name, but neither comment nor limit of ours
-	c.Create(s.prefix()+"00000000", "")
-	c.Exec("postgres", fmt.Sprintf(`COMMENT ON DATABASE %s IS '{"by":"nodevisor","home":"/other","source":"chain","role":"clone"}'`, quoted(s.prefix()+"00000000")))
+	c.Create(s.Owner.CloneName("one"), "") // our name, but neither comment nor limit of ours
+	c.Create(s.Owner.Prefix()+"00000000", "")
+	c.Exec("postgres", fmt.Sprintf(`COMMENT ON DATABASE %s IS '{"by":"nodevisor","home":"/other","source":"chain","role":"clone"}'`, server.Quote(s.Owner.Prefix()+"00000000")))
 	before := clonesOf(c)
 
 	ids, err := s.FrozenIDs()
@@ -83,15 +84,15 @@ func TestFreezeDoneAgain(t *testing.T) {
 	assert.Equal(t, first.Database.CloneOID, second.Database.CloneOID, "a complete clone is kept")
 
 	unmark := map[string]func(name string){
-		"no mark": func(name string) { c.Exec("postgres", "COMMENT ON DATABASE "+quoted(name)+" IS NULL") },
+		"no mark": func(name string) { c.Exec("postgres", "COMMENT ON DATABASE "+server.Quote(name)+" IS NULL") },
 		"incomplete": func(name string) {
-			m := s.newMark(roleClone, "chain", "one")
+			m := s.Owner.NewMark(server.RoleClone, "chain", "one")
 			text, err := json.Marshal(m)
 			require.NoError(t, err)
-			c.Exec("postgres", "COMMENT ON DATABASE "+quoted(name)+" IS '"+string(text)+"'")
+			c.Exec("postgres", "COMMENT ON DATABASE "+server.Quote(name)+" IS '"+string(text)+"'")
 		},
 		"an interrupted drop": func(name string) {
-			c.Exec("postgres", "UPDATE pg_database SET datconnlimit = -2 WHERE datname = '"+name+"'; COMMENT ON DATABASE "+quoted(name)+" IS NULL")
+			c.Exec("postgres", "UPDATE pg_database SET datconnlimit = -2 WHERE datname = '"+name+"'; COMMENT ON DATABASE "+server.Quote(name)+" IS NULL")
 		},
 	}
 	for how, damage := range unmark {
@@ -127,9 +128,9 @@ func TestVerifyCloneFindsWhatIsWrong(t *testing.T) {
 	want("want oid 1", wrong)
 	db.CloneOID, db.Name = rec.Database.CloneOID, "other"
 	want("the clone of other", wrong)
-	c.Exec("postgres", "COMMENT ON DATABASE "+quoted(*rec.Frozen)+" IS NULL")
+	c.Exec("postgres", "COMMENT ON DATABASE "+server.Quote(*rec.Frozen)+" IS NULL")
 	want("an unfinished one", rec)
-	c.Exec("postgres", "DROP DATABASE "+quoted(*rec.Frozen))
+	c.Exec("postgres", "DROP DATABASE "+server.Quote(*rec.Frozen))
 	want("no such database", rec)
 	c.StopServer()
 	_, err = s.VerifyClone(t.Context(), rec)
@@ -159,8 +160,9 @@ func TestLeftOversWithoutAMarkAreSwept(t *testing.T) {
 	c := pgtest.Start(t)
 	s := newSource(t, c.DSN("postgres"), nil)
 	half := func() string {
-		name := s.freshName()
-		c.Exec("postgres", fmt.Sprintf("CREATE DATABASE %s CONNECTION LIMIT %d", name, s.limit()))
+		name := s.Owner.FreshName()
+		require.NoError(t, s.Owner.Create(t.Context(), c.Connect("postgres"), name, "", server.Mark{}))
+		c.Exec("postgres", "COMMENT ON DATABASE "+server.Quote(name)+" IS NULL")
 		return name
 	}
 	half()
@@ -171,7 +173,7 @@ func TestLeftOversWithoutAMarkAreSwept(t *testing.T) {
 	require.NoError(t, s.Retire("none"))
 	assert.Equal(t, []string{busy}, clonesOf(c))
 	require.NoError(t, maker.Close(t.Context()))
-	waitFor(t, "the lock's end", func() bool { return s.Retire("none") == nil && len(clonesOf(c)) == 0 })
+	eventually(t, "the lock's end", func() bool { return s.Retire("none") == nil && len(clonesOf(c)) == 0 })
 }
 
 func TestAServerThatIsAwayCanBePutOff(t *testing.T) {
@@ -196,46 +198,6 @@ func TestAServerThatIsAwayCanBePutOff(t *testing.T) {
 	require.ErrorContains(t, err, "no such role")
 }
 
-// What CREATE DATABASE doesn't copy is recorded, and comes back as it was.
-func TestDescribedAndGivenBack(t *testing.T) {
-	c := pgtest.Start(t)
-	c.Exec("postgres", `CREATE ROLE "own""er" LOGIN; CREATE ROLE "re=ader"; CREATE ROLE plain`)
-	c.Exec("postgres", `CREATE DATABASE chain OWNER "own""er" CONNECTION LIMIT 50`)
-	for _, stmt := range []string{
-		"SET search_path TO \"$user\", public, \"we,ird\"\"\"", "SET work_mem TO '5MB'", "SET my.setting TO 'it''s; x'", "SET statement_timeout TO 0",
-		"SET session_preload_libraries TO ''", "SET datestyle TO 'ISO, DMY'",
-	} {
-		c.Exec("postgres", "ALTER DATABASE chain "+stmt)
-	}
-	c.Exec("postgres", `ALTER ROLE "re=ader" IN DATABASE chain SET work_mem TO '7MB'; COMMENT ON DATABASE chain IS 'it''s the chain';
-		REVOKE TEMP ON DATABASE chain FROM PUBLIC; GRANT CREATE, CONNECT ON DATABASE chain TO "re=ader" WITH GRANT OPTION; GRANT TEMP ON DATABASE chain TO plain`)
-	c.Exec("postgres", "CREATE DATABASE defaults")
-	conn := c.Connect("postgres")
-	for _, name := range []string{"chain", "defaults"} {
-		want, err := describe(t.Context(), conn, name)
-		require.NoError(t, err)
-		copied := name + "_copy"
-		c.Exec("postgres", "CREATE DATABASE "+copied+" ALLOW_CONNECTIONS false CONNECTION LIMIT 3")
-		c.Exec("postgres", "COMMENT ON DATABASE "+copied+" IS 'ours'; ALTER DATABASE "+copied+" OWNER TO "+quoted(want.Owner))
-		require.NoError(t, bestow(t.Context(), conn, copied, want))
-		got, err := describe(t.Context(), conn, copied)
-		require.NoError(t, err)
-		if want.Grants == nil { // the defaults, said aloud
-			assert.ElementsMatch(t, []string{"=Tc/postgres", "postgres=CTc/postgres"}, got.Grants)
-			got.Grants = nil
-		}
-		assert.ElementsMatch(t, want.Grants, got.Grants)
-		got.Name, got.OID, got.Size, got.Grants = want.Name, want.OID, want.Size, want.Grants
-		assert.Equal(t, want, got)
-		assert.Equal(t, []string{"true"}, c.Query("postgres", "SELECT datallowconn FROM pg_database WHERE datname = '"+copied+"'"))
-	}
-	assert.Equal(t, []string{"50"}, c.Query("postgres", "SELECT datconnlimit FROM pg_database WHERE datname = 'chain_copy'"))
-	_, err := grantSteps("x", "nonsense")
-	require.Error(t, err)
-	_, err = grantSteps("x", "a=Z/b")
-	require.ErrorContains(t, err, "unknown privilege")
-}
-
 func TestACloneHasOwnerAndIsShut(t *testing.T) {
 	c := pgtest.Start(t)
 	c.Exec("postgres", "CREATE ROLE node LOGIN CREATEDB; CREATE ROLE admin LOGIN CREATEDB IN ROLE node; CREATE ROLE reader LOGIN")
@@ -248,19 +210,20 @@ func TestACloneHasOwnerAndIsShut(t *testing.T) {
 		rec, err := s.Freeze(t.Context(), newJob(t, "one"))
 		require.NoError(t, err, admin)
 		assert.Equal(t, []string{"node"}, c.Query("postgres", "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = '"+*rec.Frozen+"'"))
-		shut, err := s.openClone(t.Context(), *rec.Frozen)
+		shut, err := s.Owner.Open(t.Context(), s.Server, *rec.Frozen, s.o.Log)
 		require.NoError(t, err)
-		conn, err := s.server.Connect(t.Context(), *rec.Frozen)
+		conn, err := s.Server.Connect(t.Context(), *rec.Frozen)
 		require.NoError(t, err, "its owner dumps it")
 		require.NoError(t, conn.Close(t.Context()))
-		_, err = newSource(t, as("reader", *rec.Frozen), nil).server.Connect(t.Context(), "")
-		assert.Equal(t, stateNoRights, state(err), "nobody else gets in: %v", err)
+		_, err = newSource(t, as("reader", *rec.Frozen), nil).Server.Connect(t.Context(), "")
+		assert.Equal(t, server.StateNoRights, server.State(err), "nobody else gets in: %v", err)
 		shut()
-		_, err = s.server.Connect(t.Context(), *rec.Frozen)
-		assert.Equal(t, stateNotConnectable, state(err))
+		_, err = s.Server.Connect(t.Context(), *rec.Frozen)
+		assert.Equal(t, server.StateNotConnectable, server.State(err))
 		require.NoError(t, s.Drop("one"))
 	}
-	_, err := newSource(t, as("node", "chain"), nil).openClone(t.Context(), "chain")
+	s := newSource(t, as("node", "chain"), nil)
+	_, err := s.Owner.Open(t.Context(), s.Server, "chain", s.o.Log)
 	require.Error(t, err, "none of ours")
 	assert.NotEmpty(t, hint.Of(err))
 }

@@ -116,8 +116,7 @@ func TestDumpOfALockedTable(t *testing.T) {
 	holder := c.Connect("chain")
 	_, err := holder.Exec(t.Context(), "BEGIN; LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
 	require.NoError(t, err)
-	run := &clientRun{server: s.server, log: s.o.Log, op: "dump", program: "pg_dump", database: "chain", observe: s.o.Observe, phase: "dump"}
-	err = run.run(t.Context(), "--format=directory", "--file="+filepath.Join(t.TempDir(), "x"), "--lock-wait-timeout=200", "--no-password")
+	err = s.tools(s.Server).Write(t.Context(), filepath.Join(t.TempDir(), "x"), "chain", &manifest.Database{}, false, "--lock-wait-timeout=200")
 	require.ErrorContains(t, err, "LOCK TABLE public.a")
 	assert.Contains(t, hint.Of(err), "pg_stat_activity")
 }
@@ -135,8 +134,7 @@ func TestDumpWithAWrongPassword(t *testing.T) {
 	require.NoError(t, err, "every program and session gets the password")
 	assert.Empty(t, faults)
 	require.NoError(t, os.WriteFile(file, []byte("geheim\n"), 0o600))
-	run := &clientRun{server: s.server, log: s.o.Log, op: "dump", program: "pg_dump", database: "chain", observe: s.o.Observe, phase: "dump"}
-	err = run.run(t.Context(), "--format=directory", "--file="+filepath.Join(t.TempDir(), "x"), "--no-password")
+	err = s.tools(s.Server).Write(t.Context(), filepath.Join(t.TempDir(), "x"), "chain", &manifest.Database{}, false)
 	require.ErrorContains(t, err, "password authentication failed")
 	assert.NotContains(t, err.Error()+proc.Tail(err)+hint.Of(err), "geheim")
 	_, err = s.VerifyDeep(t.Context(), filepath.Join(dir, "kwild"), rec)
@@ -240,10 +238,9 @@ func TestDiskFull(t *testing.T) {
 }
 
 func chownLike(path, like string) error {
-	info, err := os.Stat(like)
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Stat(like, &st); err != nil {
 		return err
 	}
-	uid, gid := ownerOf(info)
-	return os.Chown(path, int(uid), int(gid))
+	return os.Chown(path, int(st.Uid), int(st.Gid))
 }

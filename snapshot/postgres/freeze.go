@@ -11,6 +11,8 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/dump"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // askTimeout bounds all questions to a server together, in Forecast and before a clone.
@@ -56,16 +58,16 @@ func (s *Source) planned(ctx context.Context, dir string) (plan, error) {
 func (s *Source) decide(ctx context.Context, dir string) (plan, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	conn, err := s.server.Connect(ctx, "")
+	conn, err := s.Server.Connect(ctx, "")
 	if err != nil {
 		return plan{}, err
 	}
-	defer s.close(conn)
+	defer server.Close(conn)
 	p := plan{}
 	if err := conn.QueryRow(ctx, "SELECT pg_database_size(current_database())").Scan(&p.size); err != nil {
-		return p, s.server.explain(ctx, "measure", err)
+		return p, s.Server.Explain(ctx, "measure", err)
 	}
-	archive := manifest.Need{Path: dir, Bytes: archiveSize(p.size)}
+	archive := manifest.Need{Path: dir, Bytes: dump.Size(p.size)}
 	p.method, p.why, p.needs = manifest.Dump, `mode is "dump"`, []manifest.Need{archive}
 	if s.o.Mode == ModeDump {
 		return p, nil
@@ -77,7 +79,7 @@ func (s *Source) decide(ctx context.Context, dir string) (plan, error) {
 	if lack == "" {
 		r, err := s.roomFor(ctx, conn, p.size, dir)
 		if err != nil {
-			return p, s.server.explain(ctx, "measure", err)
+			return p, s.Server.Explain(ctx, "measure", err)
 		}
 		switch {
 		case r.missing != "":
@@ -101,11 +103,11 @@ func (s *Source) decide(ctx context.Context, dir string) (plan, error) {
 
 // lackOfRights says what the role of admin_dsn may not, of what a clone needs; "" where it may.
 func (s *Source) lackOfRights(ctx context.Context, database string) (string, error) {
-	conn, err := s.server.Admin(ctx)
+	conn, err := s.Server.Admin(ctx)
 	if err != nil {
 		return "", err
 	}
-	defer s.close(conn)
+	defer server.Close(conn)
 	var role, owner string
 	var super, createDB, owns bool
 	err = conn.QueryRow(ctx, `SELECT r.rolname::text, r.rolsuper, r.rolcreatedb, pg_get_userbyid(d.datdba)::text, pg_has_role(r.oid, d.datdba, 'USAGE')
@@ -114,7 +116,7 @@ func (s *Source) lackOfRights(ctx context.Context, database string) (string, err
 	case errors.Is(err, pgx.ErrNoRows):
 		return "admin_dsn leads to another server: there is no database " + database, nil
 	case err != nil:
-		return "", s.server.OnAdmin().explain(ctx, "read rights in", err)
+		return "", s.Server.OnAdmin().Explain(ctx, "read rights in", err)
 	case !super && !createDB:
 		return fmt.Sprintf("role %s lacks CREATEDB", role), nil
 	case !super && !owns:
@@ -147,7 +149,7 @@ func (s *Source) Freeze(ctx context.Context, job manifest.Job) (manifest.Source,
 	switch {
 	case err == nil:
 		return rec, nil
-	case ctx.Err() != nil, errors.Is(err, manifest.ErrAway), errors.Is(err, errPrepared):
+	case ctx.Err() != nil, errors.Is(err, manifest.ErrAway), errors.Is(err, server.ErrPrepared):
 		return manifest.Source{}, err
 	case s.o.Fallback != "dump":
 		return manifest.Source{}, &hint.Error{Op: "clone", Path: s.Where(), Err: err, Hint: cmp.Or(hint.Of(err), "supervisor doctor") + `; or set fallback = "dump"`}
@@ -160,22 +162,15 @@ func (s *Source) Freeze(ctx context.Context, job manifest.Job) (manifest.Source,
 func (s *Source) atRest(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	conn, err := s.server.Connect(ctx, "")
+	conn, err := s.Server.Connect(ctx, "")
 	if err != nil {
 		return "", err
 	}
-	defer s.close(conn)
+	defer server.Close(conn)
 	database := conn.Config().Database
-	err = s.noPrepared(ctx, conn, database)
-	if err != nil && !errors.Is(err, errPrepared) {
-		err = s.server.explain(ctx, "look for prepared transactions in", err)
+	err = server.NoPrepared(ctx, conn, database)
+	if err != nil && !errors.Is(err, server.ErrPrepared) {
+		err = s.Server.Explain(ctx, "look for prepared transactions in", err)
 	}
 	return database, err
-}
-
-// close ends a session, also where the context has ended.
-func (s *Source) close(conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = conn.Close(ctx) // nothing depends on it: the server ends the session when the line is gone
 }

@@ -16,6 +16,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // noFallback makes what prevents a clone visible.
@@ -36,7 +37,7 @@ func TestASessionThatStaysIsNamedAndLeftAlone(t *testing.T) {
 	grafana := stay(t, c.DSN("chain"), "grafana")
 	s := newSource(t, c.DSN("chain"), noFallback)
 	_, err := s.Freeze(t.Context(), newJob(t, "one"))
-	require.ErrorIs(t, err, errInUse)
+	require.ErrorIs(t, err, server.ErrInUse)
 	require.ErrorContains(t, err, fmt.Sprintf("grafana (pid %d, user postgres, from a local socket, since ", grafana.PgConn().PID()))
 	assert.Contains(t, hint.Of(err), `disconnect = ["grafana"]`)
 	require.NoError(t, grafana.Ping(t.Context()), "it was not ended")
@@ -87,7 +88,7 @@ func TestAnExporterThatComesAndGoesIsNoHindrance(t *testing.T) {
 			}
 		}
 	}()
-	waitFor(t, "the exporter", func() bool { return asked.Load() > 0 })
+	eventually(t, "the exporter", func() bool { return asked.Load() > 0 })
 	s := newSource(t, c.DSN("chain"), noFallback)
 	for i := range 3 {
 		_, err := s.Freeze(t.Context(), newJob(t, fmt.Sprint(i)))
@@ -118,7 +119,7 @@ func TestAStubbornSessionIsEndedWhereItIsListed(t *testing.T) {
 			}
 		}()
 	}
-	waitFor(t, "the sessions", func() bool { return connected.Load() >= 3 })
+	eventually(t, "the sessions", func() bool { return connected.Load() >= 3 })
 	s := newSource(t, c.DSN("chain"), func(o *Options) { noFallback(o); o.Disconnect = []string{"stubborn"} })
 	_, err := s.Freeze(t.Context(), newJob(t, "one"))
 	cancel()
@@ -131,7 +132,7 @@ func TestAStubbornSessionIsEndedWhereItIsListed(t *testing.T) {
 
 // A node that was killed amid a statement leaves a session that the server takes for alive.
 func TestTheNodesLeftOversAreEnded(t *testing.T) {
-	cleanEnv(t)
+	pgtest.CleanEnv(t)
 	c := pgtest.Start(t, pgtest.TCP())
 	c.Exec("postgres", "CREATE ROLE node LOGIN SUPERUSER PASSWORD 'x'; CREATE ROLE reader LOGIN PASSWORD 'x'")
 	c.Create("chain", chainSQL)
@@ -149,7 +150,7 @@ func TestTheNodesLeftOversAreEnded(t *testing.T) {
 
 			alive := stay(t, dsn, "psql") // an operator's, of the node's role: its client lives
 			_, err = s.Freeze(t.Context(), newJob(t, "one"))
-			require.ErrorIs(t, err, errInUse)
+			require.ErrorIs(t, err, server.ErrInUse)
 			require.NoError(t, alive.Ping(t.Context()))
 			require.NoError(t, alive.Close(t.Context()))
 		})
@@ -158,7 +159,7 @@ func TestTheNodesLeftOversAreEnded(t *testing.T) {
 		s := newSource(t, c.TCPDSN("chain", "node"), noFallback)
 		leaveBehind(t, c, newSource(t, c.TCPDSN("chain", "reader"), nil))
 		_, err := s.Freeze(t.Context(), newJob(t, "one"))
-		require.ErrorIs(t, err, errInUse, "the node's alone are ended without being listed")
+		require.ErrorIs(t, err, server.ErrInUse, "the node's alone are ended without being listed")
 		require.ErrorContains(t, err, "user reader, from 127.0.0.1")
 	})
 }
@@ -166,7 +167,7 @@ func TestTheNodesLeftOversAreEnded(t *testing.T) {
 // leaveBehind has a process killed amid a statement.
 func leaveBehind(t *testing.T, c *pgtest.Cluster, s *Source) {
 	t.Helper()
-	cmd, err := s.server.Program("psql", "", "-XAtc", "SELECT pg_sleep(300)")
+	cmd, err := s.Server.Program("psql", "", "-XAtc", "SELECT pg_sleep(300)")
 	require.NoError(t, err)
 	for i, v := range cmd.Env {
 		if strings.HasPrefix(v, "PGAPPNAME=") {
@@ -178,7 +179,7 @@ func leaveBehind(t *testing.T, c *pgtest.Cluster, s *Source) {
 	asleep := func() bool {
 		return c.Query("postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kwild' AND wait_event = 'PgSleep'")[0] == "1"
 	}
-	waitFor(t, "the statement", asleep)
+	eventually(t, "the statement", asleep)
 	require.NoError(t, cmd.Process.Kill())
 	var exit *exec.ExitError
 	require.ErrorAs(t, cmd.Wait(), &exit)
@@ -191,7 +192,7 @@ func TestAPreparedTransactionIsNeverCopiedAround(t *testing.T) {
 	c.Exec("chain", "BEGIN; INSERT INTO blocks VALUES (2000, 'x'); PREPARE TRANSACTION 'block 2000'")
 	for _, change := range []func(*Options){nil, noFallback, func(o *Options) { o.Mode = ModeDump }} {
 		_, err := newSource(t, c.DSN("chain"), change).Freeze(t.Context(), newJob(t, "one"))
-		require.ErrorIs(t, err, errPrepared)
+		require.ErrorIs(t, err, server.ErrPrepared)
 		require.ErrorContains(t, err, `"block 2000" (1 in all)`)
 		assert.Contains(t, hint.Of(err), "start the old node once")
 		assert.Contains(t, hint.Of(err), "ROLLBACK PREPARED 'block 2000'")
@@ -210,7 +211,7 @@ func TestSlotsAndSubscriptionsAreFound(t *testing.T) {
 	for _, user := range []string{"postgres", "reader"} {
 		conn, err := pgx.Connect(t.Context(), strings.Replace(c.DSN("postgres"), "user=postgres", "user="+user, 1))
 		require.NoError(t, err)
-		found, err := subscriptions(t.Context(), conn, "chain")
+		found, err := server.Subscriptions(t.Context(), conn, "chain")
 		require.NoError(t, err)
 		assert.Equal(t, []string{"replication slot kept", "subscription sub"}, found, user)
 		require.NoError(t, conn.Close(t.Context()))

@@ -9,6 +9,7 @@ import (
 
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // chainSQL is a small chain's state.
@@ -61,9 +62,9 @@ func TestFreezeClonesWhereRightsAndRoomAreProven(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, faults)
 
-	_, err = newSource(t, c.DSN(*rec.Frozen), nil).server.Connect(t.Context(), "")
-	assert.Equal(t, stateNotConnectable, state(err), "nobody works in a frozen clone: %v", err)
-	shut, err := s.openClone(t.Context(), *rec.Frozen)
+	_, err = newSource(t, c.DSN(*rec.Frozen), nil).Server.Connect(t.Context(), "")
+	assert.Equal(t, server.StateNotConnectable, server.State(err), "nobody works in a frozen clone: %v", err)
+	shut, err := s.Owner.Open(t.Context(), s.Server, *rec.Frozen, s.o.Log)
 	require.NoError(t, err)
 	assert.Equal(t, c.Query("chain", chainSum), c.Query(*rec.Frozen, chainSum))
 	shut()

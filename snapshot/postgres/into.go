@@ -2,41 +2,37 @@ package postgres
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/dump"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // Into restores the archive into an existing database, which must be empty, and compares it: for servers that grant no
 // CREATEDB. It is one transaction: what fails leaves it empty. Everything in it belongs to the role that connects; the
 // settings and grants of the database itself stay as they are.
 func (s *Source) Into(ctx context.Context, r manifest.Restore, dsn string) error {
-	if err := errors.Join(checkDSN("--into", dsn)...); err != nil {
+	if err := errors.Join(server.CheckDSN("--into", dsn)...); err != nil {
 		return &hint.Error{Op: "restore into", Path: s.o.Name, Err: err, Hint: "give the password by PGPASSFILE or PGPASSWORD, and " + s.o.Name + "='host=… user=… dbname=…'"}
 	}
-	v := newServer(Options{Name: s.o.Name, Bin: s.o.Bin, Config: Config{DSN: dsn}})
-	if user(dsn) == user(s.o.DSN) { // the file holds one role's password
-		v.password = s.o.PasswordFile
-	}
+	v := s.Server.At(dsn)
 	if damage, err := s.intact(ctx, &r); err != nil || damage != nil {
 		return errors.Join(err, damage)
 	}
-	cfg, err := v.config("")
+	cfg, err := v.Settings("")
 	if err != nil {
 		return err
 	}
-	if err := v.empty(ctx); err != nil {
+	if err := empty(ctx, v); err != nil {
 		return err
 	}
-	faults, err := s.load(ctx, v, cfg.Database, r.From, r.Record, true, "--no-owner", "--no-privileges", "--single-transaction")
+	faults, err := s.tools(v).Load(ctx, cfg.Database, r.From, r.Record, true, "--no-owner", "--no-privileges", "--single-transaction")
 	if err != nil {
 		return err
 	}
@@ -47,7 +43,7 @@ func (s *Source) Into(ctx context.Context, r manifest.Restore, dsn string) error
 }
 
 // empty refuses a database that holds anything but what its template and extensions brought.
-func (v *Server) empty(ctx context.Context) error {
+func empty(ctx context.Context, v *server.Server) error {
 	conn, err := v.Connect(ctx, "")
 	if err != nil {
 		return err
@@ -65,7 +61,7 @@ func (v *Server) empty(ctx context.Context) error {
 			UNION ALL SELECT 'large object ' || oid FROM pg_largeobject_metadata
 		) AS found(what)`).Scan(&found)
 	if err != nil {
-		return v.explain(ctx, "look into", err)
+		return v.Explain(ctx, "look into", err)
 	}
 	if found != nil {
 		return &hint.Error{Op: "restore into", Path: v.Where(), Err: fmt.Errorf("the database is not empty: it holds %s", *found), Hint: "name a database that is empty"}
@@ -92,7 +88,7 @@ func (s *Source) Extract(ctx context.Context, r manifest.Restore, to string) (_ 
 	if err := atomicfile.RemoveTree(partial); err != nil {
 		return nil, fmt.Errorf("cannot restore: %w", err)
 	}
-	if err = s.unpack(ctx, r, partial); err == nil {
+	if err = dump.Unpack(ctx, r, partial, s.o.Observe); err == nil {
 		os.Remove(to) // an empty directory; one that isn't fails the rename
 		err = atomicfile.Rename(partial, to)
 	}
@@ -100,58 +96,4 @@ func (s *Source) Extract(ctx context.Context, r manifest.Restore, to string) (_ 
 		return nil, errors.Join(fmt.Errorf("cannot extract archive: %w", err), atomicfile.RemoveTree(partial))
 	}
 	return nil, nil
-}
-
-// unpack copies the files of an archive.
-func (s *Source) unpack(ctx context.Context, r manifest.Restore, dst string) error {
-	from, err := os.OpenRoot(r.From)
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	done := int64(0)
-	report := func(n int) {
-		done += int64(n)
-		s.o.Observe("restore", min(done, r.Record.Bytes), r.Record.Bytes)
-	}
-	for i := range r.Record.Entries {
-		e := &r.Record.Entries[i]
-		at := filepath.Join(dst, e.Path)
-		if e.Type == manifest.Dir {
-			if err := os.Mkdir(at, 0o700); err != nil {
-				return err
-			}
-			if err := atomicfile.Adopt(at); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := copyChecked(ctx, from, e, at, report); err != nil {
-			return err
-		}
-	}
-	return atomicfile.SyncDir(dst)
-}
-
-func copyChecked(ctx context.Context, from *os.Root, e *manifest.Entry, at string, report func(int)) error {
-	src, err := from.Open(e.Path)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	h := sha256.New()
-	err = atomicfile.Write(at, 0o600, atomicfile.Full, func(w io.Writer) error {
-		n, err := io.Copy(io.MultiWriter(w, h), &contextReader{ctx: ctx, r: src, report: report})
-		if err == nil && n != e.Size {
-			err = manifest.Fault{Path: e.Path, Want: fmt.Sprintf("%d bytes", e.Size), Got: fmt.Sprintf("%d bytes", n)}
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if sum := hex.EncodeToString(h.Sum(nil)); e.SHA256 != "" && sum != e.SHA256 {
-		return manifest.Fault{Path: e.Path, Want: "sha256 " + e.SHA256, Got: "sha256 " + sum}
-	}
-	return nil
 }

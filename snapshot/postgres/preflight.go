@@ -11,6 +11,8 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/dump"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // spare is how many connections a snapshot wants beside the parallel ones of a dump: ours, the one that watches it, and
@@ -56,22 +58,22 @@ func (s *Source) Check(ctx context.Context, dir string) []Check {
 	defer cancel()
 	c := &checkup{Source: s, ctx: ctx}
 	if s.o.PasswordFile != "" {
-		if err := checkPasswordFile(s.o.PasswordFile); err != nil {
+		if err := server.CheckPasswordFile(s.o.PasswordFile); err != nil {
 			c.failErr("password", err)
 			return c.checks
 		}
 		c.ok("password", "%s is private", s.o.PasswordFile)
 	}
-	conn, err := s.server.Connect(ctx, "")
+	conn, err := s.Server.Connect(ctx, "")
 	if err != nil {
 		c.failErr("server", err)
 		return c.checks
 	}
-	defer s.close(conn)
+	defer server.Close(conn)
 	c.conn = conn
 	for _, look := range []func() error{c.reach, c.connections, c.rights, func() error { return c.method(dir) }, c.prepared, c.bindings, c.sessions} {
 		if err := look(); err != nil {
-			c.failErr("server", s.server.explain(ctx, "look into", err))
+			c.failErr("server", s.Server.Explain(ctx, "look into", err))
 		}
 	}
 	return c.checks
@@ -84,7 +86,7 @@ func (c *checkup) reach() error {
 	}
 	c.ok("server", "%s answers, PostgreSQL %s", c.Where(), c.version)
 	for _, name := range []string{"pg_dump", "pg_restore"} {
-		client, err := c.server.CheckClient(c.ctx, name, c.version)
+		client, err := c.Server.CheckClient(c.ctx, name, c.version)
 		if err != nil {
 			c.failErr(name, err)
 			continue
@@ -102,7 +104,7 @@ func (c *checkup) connections() error {
 	if err != nil {
 		return err
 	}
-	if want := jobs(false) + spare; left < want {
+	if want := dump.Jobs(false) + spare; left < want {
 		c.fail("connections", "raise max_connections in postgresql.conf by "+strconv.Itoa(want), "%d are left, a snapshot uses up to %d", max(left, 0), want)
 	} else {
 		c.ok("connections", "%d are left", left)
@@ -113,7 +115,7 @@ func (c *checkup) connections() error {
 // rights are those of a clone, and of a rollback from an archive too: it creates the database that it restores into.
 func (c *checkup) rights() error {
 	lack, err := c.lackOfRights(c.ctx, c.conn.Config().Database)
-	role := quoted(c.adminRole())
+	role := server.Quote(c.adminRole())
 	switch {
 	case err != nil:
 		c.failErr("rights", err)
@@ -121,7 +123,7 @@ func (c *checkup) rights() error {
 		c.fail("rights", "ALTER ROLE "+role+" CREATEDB; or set admin_dsn to a role that has it",
 			"%s: the database is dumped while the node is down, and nothing can be restored but with --into", lack)
 	case lack != "":
-		c.fail("rights", "ALTER DATABASE "+quoted(c.conn.Config().Database)+" OWNER TO "+role+"; or GRANT the owner to it; or set admin_dsn", "%s", lack)
+		c.fail("rights", "ALTER DATABASE "+server.Quote(c.conn.Config().Database)+" OWNER TO "+role+"; or GRANT the owner to it; or set admin_dsn", "%s", lack)
 	default:
 		c.ok("rights", "databases may be created, copied and renamed")
 	}
@@ -139,7 +141,7 @@ func (c *checkup) rights() error {
 }
 
 func (c *checkup) adminRole() string {
-	cfg, err := c.server.OnAdmin().config("")
+	cfg, err := c.Server.OnAdmin().Settings("")
 	if err != nil {
 		return ""
 	}
@@ -173,7 +175,7 @@ func (c *checkup) prepared() error {
 	case err != nil:
 		return err
 	case since != nil:
-		c.fail("prepared", "start the old node once and let it recover; or, where it is not the node's: ROLLBACK PREPARED "+quotedText(gid),
+		c.fail("prepared", "start the old node once and let it recover; or, where it is not the node's: ROLLBACK PREPARED "+server.QuoteText(gid),
 			"transaction %q is prepared since %s: no snapshot is taken while it is pending", gid, since.UTC().Format(time.RFC3339))
 	default:
 		c.ok("prepared", "no prepared transaction is left pending")
@@ -183,7 +185,7 @@ func (c *checkup) prepared() error {
 
 // bindings reports what would keep a rollback from renaming the database.
 func (c *checkup) bindings() error {
-	found, err := subscriptions(c.ctx, c.conn, c.conn.Config().Database)
+	found, err := server.Subscriptions(c.ctx, c.conn, c.conn.Config().Database)
 	if err != nil {
 		return err
 	}
@@ -198,13 +200,13 @@ func (c *checkup) bindings() error {
 
 // sessions names who else is connected: a session that stays keeps the database from being cloned.
 func (c *checkup) sessions() error {
-	found, err := clients(c.ctx, c.conn, c.conn.Config().Database)
+	found, err := server.Clients(c.ctx, c.conn, c.conn.Config().Database)
 	if err != nil {
 		return err
 	}
-	var others []client
+	var others []server.Client
 	for _, one := range found {
-		if one.User != c.conn.Config().User && !c.listed(one) {
+		if one.User != c.conn.Config().User && !c.Sessions.Listed(one) {
 			others = append(others, one)
 		}
 	}
@@ -212,7 +214,7 @@ func (c *checkup) sessions() error {
 		c.ok("sessions", "no other role is connected")
 		return nil
 	}
-	err = c.inUse("clone database", c.conn.Config().Database, others)
-	c.unknown("sessions", hint.Of(err), "who is still connected when the node has stopped prevents a clone: %s", names(others))
+	err = c.Sessions.InUse("clone database", c.conn.Config().Database, others)
+	c.unknown("sessions", hint.Of(err), "who is still connected when the node has stopped prevents a clone: %s", server.Names(others))
 	return nil
 }

@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -40,13 +42,14 @@ func TestCheckOfADatabaseThatIsFine(t *testing.T) {
 }
 
 func TestCheckFindsWhatAWindowWouldFailOn(t *testing.T) {
-	cleanEnv(t)
+	pgtest.CleanEnv(t)
 	c := pgtest.Start(t, pgtest.TCP())
 	c.Exec("postgres", "CREATE ROLE node LOGIN PASSWORD 'x'")
 	c.Exec("postgres", "CREATE DATABASE chain OWNER node")
 	c.Exec("chain", "SELECT pg_create_logical_replication_slot('kept', 'pgoutput')")
 	stay(t, c.DSN("chain"), "grafana")
-	password := writeFile(t, t.TempDir()+"/password", "x", 0o600)
+	password := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(password, []byte("x"), 0o600))
 	s := newSource(t, c.TCPDSN("chain", "node"), func(o *Options) {
 		o.PasswordFile, o.Disconnect = password, []string{"indexer"}
 	})
@@ -65,7 +68,7 @@ func TestCheckFindsWhatAWindowWouldFailOn(t *testing.T) {
 	// Each line that mends it does.
 	c.Exec("postgres", `ALTER ROLE "node" CREATEDB; GRANT pg_signal_backend TO "node"; SELECT pg_drop_replication_slot('kept'); GRANT pg_read_all_settings TO node`)
 	c.Exec("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'grafana'")
-	waitFor(t, "the session's end", func() bool {
+	eventually(t, "the session's end", func() bool {
 		_, by = verdicts(s.Check(t.Context(), t.TempDir()))
 		return by["sessions"].OK != nil
 	})
@@ -103,7 +106,7 @@ func TestCheckCountsConnections(t *testing.T) {
 func TestCheckNamesMissingAndOldPrograms(t *testing.T) {
 	c := pgtest.Start(t)
 	bin := t.TempDir()
-	writeFile(t, bin+"/pg_dump", "#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n", 0o755)
+	require.NoError(t, os.WriteFile(bin+"/pg_dump", []byte("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n"), 0o755))
 	_, by := verdicts(newSource(t, c.DSN("postgres"), func(o *Options) { o.Bin = bin }).Check(t.Context(), t.TempDir()))
 	assert.False(t, *by["pg_dump"].OK)
 	assert.Contains(t, by["pg_dump"].Detail, "version 9.6.24, older than the server's")

@@ -148,16 +148,13 @@ func TestR7FailingRunKeepsTheGoodOne(t *testing.T) {
 	require.NoError(t, os.MkdirAll(bad, 0o700))
 	sealed, err := s.Freeze(t.Context(), manifest.Job{ID: snapshotID + "2", Dir: bad, Room: func(...manifest.Need) error { return nil }})
 	require.NoError(t, err)
-	s.o.Bin = t.TempDir()
-	s.server = newServer(s.o)
-	require.NoError(t, os.WriteFile(filepath.Join(s.o.Bin, "pg_dump"), []byte("#!/bin/sh\n[ \"$1\" = --version ] && echo 'pg_dump (PostgreSQL) 15.18' && exit\nfor a; do case $a in --file=*) mkdir \"${a#--file=}\";; esac; done\necho 'pg_dump: error: it broke' >&2; exit 3\n"), 0o755))
-	_, err = s.Finish(t.Context(), bad, sealed)
+	broken := chainOf(t, c, s.o.Home, ModeClone, func(o *Options) { o.Bin = t.TempDir() })
+	require.NoError(t, os.WriteFile(filepath.Join(broken.o.Bin, "pg_dump"), []byte("#!/bin/sh\n[ \"$1\" = --version ] && echo 'pg_dump (PostgreSQL) 15.18' && exit\nfor a; do case $a in --file=*) mkdir \"${a#--file=}\";; esac; done\necho 'pg_dump: error: it broke' >&2; exit 3\n"), 0o755))
+	_, err = broken.Finish(t.Context(), bad, sealed)
 	require.ErrorContains(t, err, "exit code 3: pg_dump: error: it broke")
 	entries, err := os.ReadDir(bad)
 	require.NoError(t, err)
 	assert.Empty(t, entries, "nothing half is left")
-	s.o.Bin = c.Bin
-	s.server = newServer(s.o)
 	faults, err := datadir.Verify(t.Context(), filepath.Join(dir, "kwild"), rec, true, nil)
 	require.NoError(t, err)
 	assert.Empty(t, faults)
@@ -307,19 +304,6 @@ func TestRestoreOfADroppedDatabase(t *testing.T) {
 	c.Exec("postgres", "DROP DATABASE chain")
 	assert.Empty(t, restored(t, s, restoreOf(s, dir, rec)), "there was none before")
 	assert.Equal(t, []string{"1000"}, c.Query("chain", "SELECT count(*) FROM a"))
-}
-
-func TestDamagedJournal(t *testing.T) {
-	_, s := newChain(t, small, ModeDump)
-	require.NoError(t, os.MkdirAll(s.o.State, 0o700))
-	for _, text := range []string{"", "{", `{"schema":2}`, `{"schema":1,"phase":"swap","live":"chain","stage":"x","before":"y"}`, strings.Repeat(" ", maxJournal+1)} {
-		require.NoError(t, os.WriteFile(s.journalPath(), []byte(text), 0o600))
-		_, err := s.Pending()
-		require.Error(t, err)
-		assert.NotEmpty(t, hint.Of(err))
-		require.Error(t, s.Abort())
-		require.Error(t, s.Commit())
-	}
 }
 
 func TestInto(t *testing.T) {

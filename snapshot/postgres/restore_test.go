@@ -85,7 +85,7 @@ func restored(t testing.TB, s *Source, r manifest.Restore) (before string) {
 // contentNow reads the content of a database as a restore's comparison does.
 func contentNow(t testing.TB, s *Source, database string, at string, rec manifest.Source) []manifest.Fault {
 	t.Helper()
-	faults, err := s.server.compareContent(t.Context(), database, at, rec, false, s.o.Observe)
+	faults, err := s.tools(s.Server).Compare(t.Context(), database, at, rec, false)
 	require.NoError(t, err)
 	return faults
 }

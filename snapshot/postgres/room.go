@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/dump"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // room is what is known of the server's side: where a clone would lie, and what it would take there.
@@ -46,7 +48,7 @@ func (s *Source) roomFor(ctx context.Context, conn *pgx.Conn, size int64, dir st
 		need := manifest.Need{Path: path, Bytes: size}
 		r.needs = append(r.needs, need)
 		if sameDevice(path, dir) {
-			need.Bytes += archiveSize(size)
+			need.Bytes += dump.Size(size)
 		}
 		free, err := s.o.Free(path)
 		if err != nil {
@@ -64,7 +66,7 @@ func (s *Source) roomFor(ctx context.Context, conn *pgx.Conn, size int64, dir st
 func (s *Source) places(ctx context.Context, conn *pgx.Conn) (paths []string, unseen string, err error) {
 	var data string
 	err = conn.QueryRow(ctx, "SELECT current_setting('data_directory')").Scan(&data)
-	if state(err) == stateNoRights {
+	if server.State(err) == server.StateNoRights {
 		return nil, "the role may not ask where the server's data lies (GRANT pg_read_all_settings)", nil
 	}
 	if err != nil {
@@ -109,7 +111,7 @@ func isDataOf(ctx context.Context, conn *pgx.Conn, dir string) (unseen string, e
 		}
 		var seen int64 // of st_ctime the server tells whole seconds
 		err := conn.QueryRow(ctx, "SELECT extract(epoch FROM change)::bigint FROM pg_stat_file('.')").Scan(&seen)
-		if state(err) == stateNoRights {
+		if server.State(err) == server.StateNoRights {
 			return "the server's data directory can't be told from another one of that name (GRANT pg_read_server_files, or run as root)", nil
 		}
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/server"
 )
 
 func chmod(path string, mode os.FileMode) error { return os.Chmod(path, mode) }
@@ -55,7 +56,7 @@ func TestTheServersDiskIsTooSmall(t *testing.T) {
 	s = newSource(t, c.DSN("chain"), func(o *Options) { noFallback(o); optimist(o) })
 	_, err = s.Freeze(t.Context(), newJob(t, "one"))
 	require.ErrorContains(t, err, "the server's disk is full")
-	assert.Equal(t, stateDiskFull, state(err))
+	assert.Equal(t, server.StateDiskFull, server.State(err))
 	assert.Empty(t, clonesOf(c))
 	rec, err := newSource(t, c.DSN("chain"), optimist).Freeze(t.Context(), newJob(t, "one"))
 	require.NoError(t, err)
@@ -133,7 +134,7 @@ func TestWhichDirectoryIsTheServers(t *testing.T) {
 	}
 	// Another server's, of the same port, started at another time.
 	fake := t.TempDir()
-	writeFile(t, filepath.Join(fake, "postmaster.pid"), "1\n"+fake+"\n1500000000\n5432\n", 0o600)
+	require.NoError(t, os.WriteFile(filepath.Join(fake, "postmaster.pid"), []byte("1\n"+fake+"\n1500000000\n5432\n"), 0o600))
 	unseen, err = isDataOf(t.Context(), conn, fake)
 	require.NoError(t, err)
 	assert.Equal(t, elsewhere, unseen)

@@ -13,6 +13,9 @@ import (
 	"sync"
 
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/dump"
+	"nodevisor/snapshot/postgres/rename"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // Kind is the kind of source that this package implements.
@@ -44,7 +47,7 @@ func (c Config) Validate() (errs []error) {
 		errs = append(errs, errors.New("dsn: must not be empty"))
 	}
 	for _, d := range [][2]string{{"dsn", c.DSN}, {"admin_dsn", c.AdminDSN}, {"scratch_dsn", c.ScratchDSN}} {
-		errs = append(errs, checkDSN(d[0], d[1])...)
+		errs = append(errs, server.CheckDSN(d[0], d[1])...)
 	}
 	if !slices.Contains([]string{ModeAuto, ModeClone, ModeDump}, c.Mode) {
 		errs = append(errs, fmt.Errorf("mode: %q is none of auto, clone, dump", c.Mode))
@@ -72,8 +75,8 @@ type Options struct {
 
 // Source is one database.
 type Source struct {
-	o      Options
-	server *Server
+	rename.Place // where it is, and how a restore gets there
+	o            Options
 
 	mu   sync.Mutex // guards plan
 	plan *plan      // what Forecast decided; nil: nothing yet
@@ -90,7 +93,18 @@ func New(o Options) (*Source, error) {
 	if o.Free == nil {
 		o.Free = freeOf
 	}
-	return &Source{o: o, server: newServer(o)}, nil
+	v := server.New(server.Config{
+		Source: o.Name, DSN: o.DSN, PasswordFile: o.PasswordFile, AdminDSN: o.AdminDSN, ScratchDSN: o.ScratchDSN, Bin: o.Bin,
+	})
+	return &Source{o: o, Place: rename.Place{
+		Server: v, Owner: server.Owner{Home: o.Home, Source: o.Name}, State: o.State,
+		Sessions: server.Sessions{Server: v, Disconnect: o.Disconnect, Log: o.Log},
+	}}, nil
+}
+
+// tools run on v, as this source is configured.
+func (s *Source) tools(v *server.Server) dump.Tools {
+	return dump.Tools{Server: v, Log: s.o.Log, Observe: s.o.Observe}
 }
 
 // Name is the source's name.
@@ -100,7 +114,7 @@ func (s *Source) Name() string { return s.o.Name }
 func (s *Source) Kind() string { return Kind }
 
 // Where shows user@host:port/database; it opens nothing.
-func (s *Source) Where() string { return s.server.Where() }
+func (s *Source) Where() string { return s.Server.Where() }
 
 // Present is always true: whether the server answers is Check's to tell.
 func (s *Source) Present() bool { return true }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/snapshot/postgres/server"
 )
 
 // A fault names the table, and both counts and hashes.
@@ -52,9 +54,9 @@ func TestScratchDatabasesAreTidied(t *testing.T) {
 	assert.Equal(t, []string{"chain"}, databases(t, c))
 
 	maker := c.Connect("postgres")
-	name := s.freshName()
+	name := s.Owner.FreshName()
 	require.NoError(t, holdScratch(t.Context(), maker, name))
-	require.NoError(t, s.create(t.Context(), maker, name, freshOptions(rec.Database), s.newMark(roleScratch, "chain", "")))
+	require.NoError(t, s.Owner.Create(t.Context(), maker, name, server.FreshOptions(rec.Database), s.Owner.NewMark(server.RoleScratch, "chain", "")))
 	require.NoError(t, s.Abort())
 	assert.Len(t, databases(t, c), 2, "it is in use")
 	other := chainOf(t, c, t.TempDir(), ModeDump)

@@ -1,9 +1,10 @@
-package postgres
+package server
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -23,8 +24,15 @@ const (
 	look = 100 * time.Millisecond
 )
 
-// client is a session in the database.
-type client struct {
+// Sessions are those that keep a source's databases from being copied or renamed, and say which of them may be ended.
+type Sessions struct {
+	Server     *Server
+	Disconnect []string // application names whose sessions may be ended
+	Log        *slog.Logger
+}
+
+// Client is a session in the database.
+type Client struct {
 	PID   int32
 	App   string
 	User  string
@@ -35,7 +43,7 @@ type client struct {
 }
 
 // String names it as an operator looks for it.
-func (c client) String() string {
+func (c Client) String() string {
 	app, from := c.App, "a local socket"
 	if app == "" {
 		app = "a session without application_name"
@@ -50,9 +58,9 @@ func (c client) String() string {
 	return text + ")"
 }
 
-// clients lists the sessions that keep a database from being copied or renamed: all but our own connection, and
+// Clients lists the sessions that keep a database from being copied or renamed: all but our own connection, and
 // autovacuum, which the server ends itself.
-func clients(ctx context.Context, conn session, database string) ([]client, error) {
+func Clients(ctx context.Context, conn Session, database string) ([]Client, error) {
 	rows, err := conn.Query(ctx, `SELECT pid, coalesce(application_name, ''), coalesce(usename::text, ''), coalesce(host(client_addr), ''),
 		coalesce(client_port, 0), backend_start, coalesce(state, '') FROM pg_stat_activity
 		WHERE datname = $1 AND pid <> pg_backend_pid() AND usename IS NOT NULL
@@ -60,12 +68,12 @@ func clients(ctx context.Context, conn session, database string) ([]client, erro
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[client])
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Client])
 }
 
-// clear ends the sessions of a database that may be ended, and gives those that stay for more than a moment: the node is
+// Clear ends the sessions of a database that may be ended, and gives those that stay for more than a moment: the node is
 // at rest. It ends what the configuration lists in disconnect, and the node's own left-overs, always.
-func (s *Source) clear(ctx context.Context, conn *pgx.Conn, database string) ([]client, error) {
+func (s Sessions) Clear(ctx context.Context, conn *pgx.Conn, database string) ([]Client, error) {
 	origin, err := s.origin(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -84,15 +92,15 @@ func (s *Source) clear(ctx context.Context, conn *pgx.Conn, database string) ([]
 }
 
 // endSessions does one look: it ends who may be ended, and gives the others and how many were there.
-func (s *Source) endSessions(ctx context.Context, conn *pgx.Conn, database string, o origin) (others []client, all int, err error) {
-	found, err := clients(ctx, conn, database)
+func (s Sessions) endSessions(ctx context.Context, conn *pgx.Conn, database string, o origin) (others []Client, all int, err error) {
+	found, err := Clients(ctx, conn, database)
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, c := range found {
 		why := ""
 		switch {
-		case s.listed(c):
+		case s.Listed(c):
 			why = "it is listed in disconnect"
 		case s.leftOver(c, o):
 			why = "the node left it behind"
@@ -103,19 +111,19 @@ func (s *Source) endSessions(ctx context.Context, conn *pgx.Conn, database strin
 		// The start is compared: the pid may be another session's by now.
 		_, err := conn.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start IS NOT DISTINCT FROM $2", c.PID, c.Since)
 		switch {
-		case state(err) == stateNoRights:
+		case State(err) == StateNoRights:
 			others = append(others, c)
 		case err != nil:
 			return nil, 0, err
 		default:
-			s.o.Log.Info("session ended", "source", s.o.Name, "database", database, "session", c.String(), "why", why)
+			s.Log.Info("session ended", "source", s.Server.source, "database", database, "session", c.String(), "why", why)
 		}
 	}
 	return others, len(found), nil
 }
 
-// listed tells whether the configuration lets the session be ended.
-func (s *Source) listed(c client) bool { return c.App != "" && slices.Contains(s.o.Disconnect, c.App) }
+// Listed tells whether the configuration lets the session be ended.
+func (s Sessions) Listed(c Client) bool { return c.App != "" && slices.Contains(s.Disconnect, c.App) }
 
 // origin is how the server sees sessions that are opened where we are.
 type origin struct {
@@ -125,8 +133,8 @@ type origin struct {
 }
 
 // origin asks the server how it sees conn.
-func (s *Source) origin(ctx context.Context, conn *pgx.Conn) (o origin, err error) {
-	cfg, err := s.server.config("")
+func (s Sessions) origin(ctx context.Context, conn *pgx.Conn) (o origin, err error) {
+	cfg, err := s.Server.Settings("")
 	if err != nil {
 		return o, err
 	}
@@ -146,7 +154,7 @@ func (s *Source) origin(ctx context.Context, conn *pgx.Conn) (o origin, err erro
 //     doesn't notice that its client is gone. An idle one has a living client, which is not the node.
 //
 // The server hides the state of other roles' sessions; those are never the node's.
-func (s *Source) leftOver(c client, o origin) bool {
+func (s Sessions) leftOver(c Client, o origin) bool {
 	switch {
 	case c.User != o.user:
 		return false
@@ -186,8 +194,8 @@ func socketGone(port int) bool {
 	return true
 }
 
-// inUse is the refusal that names who is connected.
-func (s *Source) inUse(op, database string, others []client) error {
+// InUse is the refusal that names who is connected.
+func (s Sessions) InUse(op, database string, others []Client) error {
 	apps := []string{}
 	for _, c := range others {
 		if c.App != "" && !slices.Contains(apps, strconv.Quote(c.App)) {
@@ -196,12 +204,13 @@ func (s *Source) inUse(op, database string, others []client) error {
 	}
 	next := "end these sessions"
 	if len(apps) > 0 {
-		next += fmt.Sprintf(", or let them be ended: disconnect = [%s] for source %q", strings.Join(apps, ", "), s.o.Name)
+		next += fmt.Sprintf(", or let them be ended: disconnect = [%s] for source %q", strings.Join(apps, ", "), s.Server.source)
 	}
-	return &hint.Error{Op: op, Path: database, Err: fmt.Errorf("%w: %s", errInUse, names(others)), Hint: next}
+	return &hint.Error{Op: op, Path: database, Err: fmt.Errorf("%w: %s", ErrInUse, Names(others)), Hint: next}
 }
 
-func names(all []client) string {
+// Names names sessions as String does, for one line.
+func Names(all []Client) string {
 	text := make([]string, 0, len(all))
 	for _, c := range all {
 		text = append(text, c.String())
@@ -210,13 +219,15 @@ func names(all []client) string {
 }
 
 var (
-	errInUse    = errors.New("sessions are connected to it")
-	errPrepared = errors.New("a prepared transaction is pending in it")
+	// ErrInUse means that sessions are connected that may not be ended.
+	ErrInUse = errors.New("sessions are connected to it")
+	// ErrPrepared means that the database can't be copied: only the node knows how a transaction of its ends.
+	ErrPrepared = errors.New("a prepared transaction is pending in it")
 )
 
-// noPrepared refuses a database with a prepared transaction: only the node that prepared it knows whether it is to be
+// NoPrepared refuses a database with a prepared transaction: only the node that prepared it knows whether it is to be
 // committed, and a copy without it would lack a block. conn may be connected to any database.
-func (s *Source) noPrepared(ctx context.Context, conn session, database string) error {
+func NoPrepared(ctx context.Context, conn Session, database string) error {
 	var gid string
 	var count int
 	err := conn.QueryRow(ctx, "SELECT coalesce(min(gid), ''), count(*) FROM pg_prepared_xacts WHERE database = $1", database).Scan(&gid, &count)
@@ -224,16 +235,17 @@ func (s *Source) noPrepared(ctx context.Context, conn session, database string) 
 		return err
 	}
 	return &hint.Error{
-		Op: "use database", Path: database, Err: fmt.Errorf("%w: %q (%d in all)", errPrepared, gid, count),
-		Hint: "start the old node once (supervisor resume, then supervisor run) and let it recover, then stop it; or, where it is not the node's: ROLLBACK PREPARED " + quotedText(gid),
+		Op: "use database", Path: database, Err: fmt.Errorf("%w: %q (%d in all)", ErrPrepared, gid, count),
+		Hint: "start the old node once (supervisor resume, then supervisor run) and let it recover, then stop it; or, where it is not the node's: ROLLBACK PREPARED " + QuoteText(gid),
 	}
 }
 
-func quotedText(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+// QuoteText is a string in SQL that is shown to a person.
+func QuoteText(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-// subscriptions lists the persistent replication slots and the subscriptions of a database, as a person names them: they
+// Subscriptions lists the persistent replication slots and the subscriptions of a database, as a person names them: they
 // are bound to it, and would follow it when it is renamed. conn may be connected to any database.
-func subscriptions(ctx context.Context, conn session, database string) ([]string, error) {
+func Subscriptions(ctx context.Context, conn Session, database string) ([]string, error) {
 	rows, err := conn.Query(ctx, `SELECT 'replication slot ' || slot_name FROM pg_replication_slots WHERE database = $1 AND NOT temporary
 		UNION ALL SELECT 'subscription ' || subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = $1 ORDER BY 1`, database)
 	if err != nil {
@@ -242,18 +254,18 @@ func subscriptions(ctx context.Context, conn session, database string) ([]string
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// keepClear ends the sessions of a database that may be ended, again and again on a connection of its own, until stop is
+// KeepClear ends the sessions of a database that may be ended, again and again on a connection of its own, until stop is
 // called: while a clone or a rename waits for them. each, if there is one, is called after every look.
-func (s *Source) keepClear(ctx context.Context, database string, each func(context.Context, *pgx.Conn)) (stop func()) {
+func (s Sessions) KeepClear(ctx context.Context, database string, each func(context.Context, *pgx.Conn)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		conn, err := s.server.Admin(ctx)
+		conn, err := s.Server.Admin(ctx)
 		if err != nil {
 			return // who waits for the sessions will say what is in its way
 		}
-		defer s.close(conn)
+		defer Close(conn)
 		o, err := s.origin(ctx, conn)
 		for err == nil {
 			_, _, err = s.endSessions(ctx, conn, database, o)

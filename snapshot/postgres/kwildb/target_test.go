@@ -1,4 +1,4 @@
-package postgres
+package kwildb
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/internal/pgtest"
+	"nodevisor/snapshot/postgres/server"
 )
 
 const genesisSQL = `CREATE SCHEMA kwild_voting;
@@ -25,39 +26,39 @@ COPY kwild_voting.resolutions (id, note) FROM stdin;
 UPDATE kwild_voting.resolutions SET id = id+1;
 `
 
-func genesisTables(rows int64) []GenesisTable {
-	return []GenesisTable{{"kwild_voting.resolutions", rows}, {`kwild_voting."Odd 'name'%"`, 0}}
+func tables(rows int64) []Table {
+	return []Table{{"kwild_voting.resolutions", rows}, {`kwild_voting."Odd 'name'%"`, 0}}
 }
 
-func TestGenesisStateIsTriedElsewhere(t *testing.T) {
+func TestStateIsTriedElsewhere(t *testing.T) {
 	c := pgtest.Start(t)
-	target := NewGenesisTarget("/root/of/a/node", c.DSN("node"), "", "")
+	target := NewTarget("/root/of/a/node", c.DSN("node"), "", "")
 	only := []string{"postgres"}
 	databases := func() []string {
 		return c.Query("postgres", "SELECT datname::text FROM pg_database WHERE NOT datistemplate ORDER BY 1")
 	}
 	require.NoError(t, target.Check(t.Context()), "a database that isn't there yet is fine")
-	require.NoError(t, target.Try(t.Context(), strings.NewReader(genesisSQL), genesisTables(3)))
+	require.NoError(t, target.Try(t.Context(), strings.NewReader(genesisSQL), tables(3)))
 	assert.Equal(t, only, databases(), "nothing is left of a trial")
 
 	// A row fewer, a statement that fails, an input that breaks off: refused, and nothing left.
-	require.ErrorContains(t, target.Try(t.Context(), strings.NewReader(genesisSQL), genesisTables(4)), "has 3 rows, want 4")
-	require.ErrorContains(t, target.Try(t.Context(), strings.NewReader(genesisSQL+"SELECT 1/0;\n"), genesisTables(3)), "division by zero")
+	require.ErrorContains(t, target.Try(t.Context(), strings.NewReader(genesisSQL), tables(4)), "has 3 rows, want 4")
+	require.ErrorContains(t, target.Try(t.Context(), strings.NewReader(genesisSQL+"SELECT 1/0;\n"), tables(3)), "division by zero")
 	broken := errors.New("broken off")
 	half := io.MultiReader(strings.NewReader(genesisSQL), iotest.ErrReader(broken))
-	require.ErrorIs(t, target.Try(t.Context(), half, genesisTables(3)), broken)
+	require.ErrorIs(t, target.Try(t.Context(), half, tables(3)), broken)
 	assert.Equal(t, only, databases())
 
 	// What a killed trial left is dropped by the next.
-	c.Exec("postgres", "CREATE DATABASE "+quote(target.scratch))
+	c.Exec("postgres", "CREATE DATABASE "+server.Quote(target.scratch))
 	c.Exec(target.scratch, "CREATE SCHEMA kwild_voting")
-	require.NoError(t, target.Try(t.Context(), strings.NewReader(genesisSQL), genesisTables(3)))
+	require.NoError(t, target.Try(t.Context(), strings.NewReader(genesisSQL), tables(3)))
 	assert.Equal(t, only, databases())
 }
 
-func TestGenesisStateIsLoadedWholeOrNotAtAll(t *testing.T) {
+func TestStateIsLoadedWholeOrNotAtAll(t *testing.T) {
 	c := pgtest.Start(t)
-	target := NewGenesisTarget("/root/of/a/node", c.DSN("node"), "", "")
+	target := NewTarget("/root/of/a/node", c.DSN("node"), "", "")
 	require.NoError(t, target.Prepare(t.Context()))
 	require.NoError(t, target.Prepare(t.Context()), "an empty one is taken as it is")
 	schemas := func() []string {
@@ -68,14 +69,14 @@ func TestGenesisStateIsLoadedWholeOrNotAtAll(t *testing.T) {
 		io.MultiReader(strings.NewReader(genesisSQL), iotest.ErrReader(broken)),
 		strings.NewReader(genesisSQL + "SELECT nothing;\n"),
 	} {
-		err := target.Load(t.Context(), sql, genesisTables(3))
+		err := target.Load(t.Context(), sql, tables(3))
 		require.ErrorContains(t, err, "nothing of it is kept")
 		assert.NotEmpty(t, hint.Of(err))
 		assert.Empty(t, schemas())
 	}
-	require.Error(t, target.Load(t.Context(), strings.NewReader(genesisSQL), genesisTables(3), "DELETE FROM nowhere"))
+	require.Error(t, target.Load(t.Context(), strings.NewReader(genesisSQL), tables(3), "DELETE FROM nowhere"))
 	assert.Empty(t, schemas(), "what follows belongs to the same transaction")
-	require.NoError(t, target.Load(t.Context(), strings.NewReader(genesisSQL), genesisTables(3), "DELETE FROM kwild_voting.resolutions WHERE id = 2", "SELECT 1"))
+	require.NoError(t, target.Load(t.Context(), strings.NewReader(genesisSQL), tables(3), "DELETE FROM kwild_voting.resolutions WHERE id = 2", "SELECT 1"))
 	assert.Equal(t, []string{"3", "4"}, c.Query("node", "SELECT id::text FROM kwild_voting.resolutions ORDER BY 1"))
 
 	err := target.Prepare(t.Context())
@@ -90,12 +91,12 @@ func TestGenesisStateIsLoadedWholeOrNotAtAll(t *testing.T) {
 	assert.Equal(t, []string{"kwild_chain"}, schemas())
 }
 
-func TestGenesisSettings(t *testing.T) {
+func TestSettings(t *testing.T) {
 	t.Setenv("PGPASSWORD", "s3cret")
-	s, err := NewGenesisTarget("/x", "host=/run/pg port=5433 user=kwild dbname=chain", "", "").Settings()
+	s, err := NewTarget("/x", "host=/run/pg port=5433 user=kwild dbname=chain", "", "").Settings()
 	require.NoError(t, err)
-	assert.Equal(t, GenesisSettings{Host: "/run/pg", Port: "5433", User: "kwild", Password: "s3cret", Database: "chain"}, s)
-	_, err = NewGenesisTarget("/x", "host=/run/pg password=open", "", "").Settings()
+	assert.Equal(t, Settings{Host: "/run/pg", Port: "5433", User: "kwild", Password: "s3cret", Database: "chain"}, s)
+	_, err = NewTarget("/x", "host=/run/pg password=open", "", "").Settings()
 	require.Error(t, err, "a password doesn't belong on a command line")
 	assert.NotContains(t, err.Error(), "open")
 }

@@ -1,4 +1,4 @@
-package postgres
+package dump
 
 import (
 	"bytes"
@@ -17,6 +17,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/server"
 )
 
 const openNoFollow = unix.O_NOFOLLOW | unix.O_NONBLOCK
@@ -27,7 +28,7 @@ const textOptions = "-c bytea_output=hex -c lc_monetary=C -c default_transaction
 
 // A clientRun is one run of pg_dump or pg_restore.
 type clientRun struct {
-	server   *Server
+	server   *server.Server
 	log      *slog.Logger
 	op       string // for errors: "dump"
 	program  string
@@ -69,7 +70,7 @@ func (c *clientRun) run(ctx context.Context, args ...string) error {
 // killed, also while its session waits for a lock; servers before 14 don't know how.
 func addOptions(cmd *exec.Cmd, version string) {
 	options := ""
-	if major(version) >= 14 {
+	if server.Major(version) >= 14 {
 		options = "-c client_connection_check_interval=1s "
 	}
 	for _, kv := range cmd.Env {
@@ -115,7 +116,7 @@ func (c *clientRun) explain(ctx context.Context, err error, stderr string) error
 	case has("server version mismatch"):
 		e.Hint = "install PostgreSQL's client programs of the server's version or newer, and set [snapshot] pg_bin to their directory"
 	case has("password authentication failed", "no password supplied"):
-		e.Hint = "put the role's password into password_file, PGPASSFILE or the credential " + c.server.source + ".password"
+		e.Hint = "put the role's password into password_file, PGPASSFILE or the credential " + c.server.Source() + ".password"
 	case has("No space left on device", "could not extend file", "Disk quota exceeded"):
 		e.Hint = "make room: supervisor snapshot prune; on the server's side where its data lies"
 	case has("row-level security"):
@@ -205,7 +206,7 @@ func (c *clientRun) poll(ctx context.Context) {
 	seen := map[key]int64{}
 	for {
 		rows, err := conn.Query(ctx, `SELECT p.pid, p.relid, p.bytes_processed FROM pg_stat_progress_copy p JOIN pg_stat_activity a USING (pid)
-			WHERE p.datname = current_database() AND a.application_name = $1`, AppName)
+			WHERE p.datname = current_database() AND a.application_name = $1`, server.AppName)
 		if err != nil {
 			return
 		}

@@ -1,13 +1,9 @@
-package postgres
+package dump
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
-	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -17,82 +13,12 @@ import (
 
 	"nodevisor/snapshot/manifest"
 	"nodevisor/snapshot/postgres/archive"
+	"nodevisor/snapshot/postgres/server"
 )
 
-// readers is how many files of an archive are read at once while the node runs.
-func readers() int { return max(1, runtime.NumCPU()/2) }
-
-// hashEntries records the digest of each file of an archive.
-func hashEntries(ctx context.Context, at string, entries []manifest.Entry, total int64, observe manifest.Observe) error {
-	root, err := os.OpenRoot(at)
-	if err != nil {
-		return fmt.Errorf("cannot hash archive: %w", err)
-	}
-	defer root.Close()
-	var done atomic.Int64
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(readers())
-	for i := range entries {
-		e := &entries[i]
-		if e.Type != manifest.File {
-			continue
-		}
-		g.Go(func() error {
-			if err := manifest.Interrupted(ctx, "hashing of the archive"); err != nil {
-				return err
-			}
-			f, err := root.Open(e.Path)
-			if err != nil {
-				return fmt.Errorf("cannot hash archive: %w", err)
-			}
-			defer f.Close()
-			h := sha256.New()
-			n, err := io.Copy(h, &contextReader{ctx: ctx, r: f, report: func(n int) { observe("snapshot hash", done.Add(int64(n)), total) }})
-			if err != nil {
-				return fmt.Errorf("cannot hash archive: %w", err)
-			}
-			if n != e.Size {
-				return fmt.Errorf("cannot hash %s: it has %d bytes, the snapshot was made with %d", f.Name(), n, e.Size)
-			}
-			e.SHA256 = hex.EncodeToString(h.Sum(nil))
-			return nil
-		})
-	}
-	return g.Wait()
-}
-
-// A contextReader ends with its context.
-type contextReader struct {
-	ctx    context.Context
-	r      io.Reader
-	report func(int)
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := manifest.Interrupted(c.ctx, "reading of the archive"); err != nil {
-		return 0, err
-	}
-	n, err := c.r.Read(p)
-	c.report(n)
-	return n, err
-}
-
-// contentOf reads rows and hashes from an archive.
-func contentOf(ctx context.Context, at string, total int64, observe manifest.Observe) ([]manifest.Table, error) {
-	a, err := archive.Open(at)
-	if err != nil {
-		return nil, err
-	}
-	tables, err := a.Content(ctx, readers(), func(done int64) { observe("snapshot content", min(done, total), total) })
-	if err == nil {
-		observe("snapshot content", total, total) // lists and the table of contents aren't among what was read
-	}
-	return tables, err
-}
-
-// compareContent compares the content of a database with what is recorded of the archive that it was restored from: the
+// Compare compares the content of a database with what is recorded of the archive that it was restored from: the
 // same columns in the same form as pg_dump wrote them, so that equal rows are equal text. at is the archive.
-func (v *Server) compareContent(ctx context.Context, database, at string, rec manifest.Source, beside bool, observe manifest.Observe) ([]manifest.Fault, error) {
+func (p Tools) Compare(ctx context.Context, database, at string, rec manifest.Source, beside bool) ([]manifest.Fault, error) {
 	a, err := archive.Open(at)
 	if err != nil {
 		return nil, err
@@ -102,7 +28,7 @@ func (v *Server) compareContent(ctx context.Context, database, at string, rec ma
 			Path: rec.Name, Want: fmt.Sprintf("%d tables, sequences and large objects", len(rec.Database.Tables)), Got: fmt.Sprintf("an archive with %d", len(a.Items)),
 		}}, nil
 	}
-	c := &comparison{server: v, database: database, rec: rec, observe: observe, total: rec.Database.Size}
+	c := &comparison{server: p.Server, database: database, rec: rec, observe: p.Observe, total: rec.Database.Size}
 	work := make(chan int)
 	got := make([]manifest.Table, len(a.Items))
 	g, gctx := errgroup.WithContext(ctx)
@@ -117,7 +43,7 @@ func (v *Server) compareContent(ctx context.Context, database, at string, rec ma
 		}
 		return nil
 	})
-	for range min(jobs(beside), max(1, len(a.Items))) {
+	for range min(Jobs(beside), max(1, len(a.Items))) {
 		g.Go(func() error { return c.worker(gctx, a.Items, got, work) })
 	}
 	if err := g.Wait(); err != nil {
@@ -126,20 +52,20 @@ func (v *Server) compareContent(ctx context.Context, database, at string, rec ma
 	var faults []manifest.Fault
 	for i, want := range rec.Database.Tables {
 		if got[i] != want {
-			faults = append(faults, manifest.Fault{Path: rec.Name + "/" + archive.Label(want), Want: content(want), Got: content(got[i])})
+			faults = append(faults, manifest.Fault{Path: rec.Name + "/" + archive.Label(want), Want: shown(want), Got: shown(got[i])})
 		}
 	}
-	observe("verify", c.total, c.total)
+	p.Observe("verify", c.total, c.total)
 	return faults, nil
 }
 
-func content(t manifest.Table) string {
+func shown(t manifest.Table) string {
 	return fmt.Sprintf("%s of %d rows, hash %s", t.Kind, t.Rows, t.Hash)
 }
 
 // A comparison reads a database as pg_dump does.
 type comparison struct {
-	server   *Server
+	server   *server.Server
 	database string
 	rec      manifest.Source
 	observe  manifest.Observe
@@ -174,7 +100,7 @@ func (c *comparison) worker(ctx context.Context, items []archive.Item, got []man
 			got[i].Rows, got[i].Hash = sum.Count, sum.Hex()
 		}
 	}
-	return c.server.explain(ctx, "compare "+c.database+" on", err)
+	return c.server.Explain(ctx, "compare "+c.database+" on", err)
 }
 
 // extensionFilters are the conditions under which pg_dump takes rows of extensions' own tables (pg_extension.extconfig).
@@ -202,7 +128,7 @@ func (c *comparison) read(ctx context.Context, conn *pgx.Conn, it *archive.Item,
 	switch it.Kind {
 	case archive.Sequence:
 		// Names go as they are, not as parameters: they may be in any encoding.
-		stmt := "SELECT last_value::text || chr(9) || is_called::text FROM " + quoted(it.RawSchema) + "." + quoted(it.RawName)
+		stmt := "SELECT last_value::text || chr(9) || is_called::text FROM " + server.Quote(it.RawSchema) + "." + server.Quote(it.RawName)
 		results, err := conn.PgConn().Exec(ctx, stmt).ReadAll()
 		if err != nil {
 			return archive.Sum{}, err
@@ -225,7 +151,7 @@ func copyOut(it *archive.Item, filter string) string {
 	if filter == "" {
 		return target + " TO STDOUT"
 	}
-	table := quoted(it.RawSchema) + "." + quoted(it.RawName)
+	table := server.Quote(it.RawSchema) + "." + server.Quote(it.RawName)
 	columns := "*"
 	if at := strings.LastIndex(target, " ("); at >= 0 {
 		columns = strings.TrimSuffix(target[at+2:], ")")
@@ -241,7 +167,7 @@ type counted struct {
 
 func (w *counted) Write(p []byte) (int, error) {
 	n, err := w.w.Write(p)
-	if done := w.c.done.Add(int64(n)); w.c.observe != nil && done/(1<<20) != (done-int64(n))/(1<<20) {
+	if done := w.c.done.Add(int64(n)); done/(1<<20) != (done-int64(n))/(1<<20) {
 		w.c.observe("verify", min(done, w.c.total), w.c.total)
 	}
 	return n, err

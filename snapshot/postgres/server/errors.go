@@ -1,4 +1,4 @@
-package postgres
+package server
 
 import (
 	"context"
@@ -20,37 +20,45 @@ import (
 
 // SQLSTATEs that a person can do something about (PostgreSQL manual, Appendix A).
 const (
-	stateNoRights       = "42501" // insufficient_privilege
-	stateBadPassword    = "28P01" // invalid_password
-	stateBadRole        = "28000" // invalid_authorization_specification
-	stateNoDatabase     = "3D000" // invalid_catalog_name
-	stateTooMany        = "53300" // too_many_connections
-	stateDiskFull       = "53100" // disk_full
-	stateLockTimeout    = "55P03" // lock_not_available
-	stateInUse          = "55006" // object_in_use
-	stateDuplicate      = "42P04" // duplicate_database
-	stateNotConnectable = "55000" // object_not_in_prerequisite_state: datallowconn is false
-	stateStarting       = "57P03" // cannot_connect_now
-	stateShutdown       = "57P01" // admin_shutdown
-	stateCrash          = "57P02" // crash_shutdown
+	StateNoRights       = "42501" // insufficient_privilege
+	StateBadPassword    = "28P01" // invalid_password
+	StateBadRole        = "28000" // invalid_authorization_specification
+	StateNoDatabase     = "3D000" // invalid_catalog_name
+	StateTooMany        = "53300" // too_many_connections
+	StateDiskFull       = "53100" // disk_full
+	StateLockTimeout    = "55P03" // lock_not_available
+	StateInUse          = "55006" // object_in_use
+	StateDuplicate      = "42P04" // duplicate_database
+	StateNotConnectable = "55000" // object_not_in_prerequisite_state: datallowconn is false
+	StateStarting       = "57P03" // cannot_connect_now
+	StateShutdown       = "57P01" // admin_shutdown
+	StateCrash          = "57P02" // crash_shutdown
 )
 
-// state is the SQLSTATE in err's chain, or "".
-func state(err error) string {
+// State is the SQLSTATE in err's chain, or "".
+func State(err error) string {
 	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
 		return pg.Code
 	}
 	return ""
 }
 
-// explain turns what a server or the way to it said into an error that says what to do. It wraps the cause, and
+// Explain turns what a server or the way to it said into an error that says what to do. It wraps the cause, and
 // manifest.ErrAway where the server doesn't answer.
-func (v *Server) explain(ctx context.Context, op string, err error) error {
+func (v *Server) Explain(ctx context.Context, op string, err error) error {
 	if err == nil {
 		return nil
 	}
 	next, cause := v.diagnose(ctx, err)
 	return &hint.Error{Op: op, Path: v.Where(), Err: cause, Hint: next}
+}
+
+// ExplainUnlessHinted is Explain for what may have an explanation already.
+func (v *Server) ExplainUnlessHinted(ctx context.Context, op string, err error) error {
+	if err == nil || hint.Of(err) != "" || State(err) == "" && !isAway(err) {
+		return err
+	}
+	return v.Explain(ctx, op, err)
 }
 
 func (v *Server) diagnose(ctx context.Context, err error) (next string, cause error) {
@@ -70,24 +78,24 @@ func (v *Server) diagnose(ctx context.Context, err error) (next string, cause er
 
 func (v *Server) diagnoseState(pg *pgconn.PgError, err error) (next string, cause error) {
 	switch pg.Code {
-	case stateBadPassword:
+	case StateBadPassword:
 		return "put the role's password into password_file, PGPASSFILE or the credential " + v.source + ".password", fmt.Errorf("the password is wrong or missing: %w", err)
-	case stateBadRole:
+	case StateBadRole:
 		if pg.Routine == "ClientAuthentication" { // by its name: the text is in the server's language
 			return "add a line for this role and address to pg_hba.conf, or use the host and sslmode that it expects", fmt.Errorf("the server's pg_hba.conf doesn't let us in: %w", err)
 		}
 		return "correct user in " + v.key() + ", or CREATE ROLE … LOGIN", fmt.Errorf("there is no such role, or it may not log in here: %w", err)
-	case stateNoDatabase:
+	case StateNoDatabase:
 		return "correct dbname in " + v.key() + "; psql -l lists what is there", fmt.Errorf("there is no such database: %w", err)
-	case stateNoRights:
+	case StateNoRights:
 		return "supervisor doctor (it lists the rights that are needed)", fmt.Errorf("the role lacks a right: %w", err)
-	case stateTooMany:
+	case StateTooMany:
 		return "raise max_connections, or end idle sessions", fmt.Errorf("the server has no connection left: %w", err)
-	case stateDiskFull:
+	case StateDiskFull:
 		return "make room where the server's data lies, or set mode = \"dump\"", fmt.Errorf("the server's disk is full: %w", err)
-	case stateLockTimeout:
+	case StateLockTimeout:
 		return "SELECT pid, application_name, query FROM pg_stat_activity WHERE state <> 'idle'", fmt.Errorf("another session holds a lock: %w", err)
-	case stateStarting, stateShutdown, stateCrash:
+	case StateStarting, StateShutdown, StateCrash:
 		return "wait until it has started: pg_isready", fmt.Errorf("%w: %w", manifest.ErrAway, err)
 	}
 	if strings.HasPrefix(pg.Code, "08") {

@@ -1,4 +1,4 @@
-package postgres
+package kwildb
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
+	"nodevisor/snapshot/postgres/server"
 )
 
 const (
@@ -31,8 +32,8 @@ var restrictMinors = map[int]int{15: 14, 16: 10, 17: 6}
 
 // Dump writes the database as Kwil's own `snapshot create` has pg_dump write it, at the moment that State is of. The
 // bytes aren't cleaned yet. A lock that another session holds is waited for 30 s at most; ctx ends pg_dump at once.
-func (q *Kwil) Dump(ctx context.Context, w io.Writer) error {
-	cmd, err := q.server.Program("pg_dump", q.o.Database, q.arguments()...)
+func (q *Database) Dump(ctx context.Context, w io.Writer) error {
+	cmd, err := q.server.Program("pg_dump", "", q.arguments()...)
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func (q *Kwil) Dump(ctx context.Context, w io.Writer) error {
 }
 
 // explainDump says what a person can do about a failed pg_dump. Its messages are in English: LC_ALL is C.
-func (q *Kwil) explainDump(ctx context.Context, err error) error {
+func (q *Database) explainDump(ctx context.Context, err error) error {
 	var exit *proc.ExitError
 	if err == nil || !errors.As(err, &exit) {
 		return err
@@ -79,24 +80,24 @@ func (q *Kwil) explainDump(ctx context.Context, err error) error {
 	case says("server version mismatch"):
 		next = "set [snapshot] pg_bin to the directory of newer client programs"
 	}
-	return &hint.Error{Op: "dump", Path: q.where(), Err: err, Hint: next}
+	return &hint.Error{Op: "dump", Path: q.server.Where(), Err: err, Hint: next}
 }
 
 // arguments are those of Kwil's tools, and what makes the dump repeatable and one with the state that was read. The
 // options that Kwil gives twice are given once.
-func (q *Kwil) arguments() []string {
+func (q *Database) arguments() []string {
 	args := []string{
 		"--format=plain", "--no-unlogged-table-data", "--no-comments", "--no-publications", "--no-tablespaces",
 		"--no-table-access-method", "--no-security-labels", "--no-subscriptions", "--no-owner", "--no-password",
 		"--exclude-table=kwild_internal.sentry", "--encoding=UTF8",
-		"--snapshot=" + q.snapshot, "--lock-wait-timeout=" + strconv.FormatInt(lockTimeout.Milliseconds(), 10),
+		"--snapshot=" + q.snapshot, "--lock-wait-timeout=" + strconv.FormatInt(server.LockTimeout.Milliseconds(), 10),
 	}
 	// With it come the statements about the database itself, which Kwil's tool keeps. Those of a clone are ours: its
 	// limit and its rights, under a name that no other server knows.
 	if q.o.Database == "" {
 		args = append(args, "--create")
 	}
-	if major(q.client) >= 16 {
+	if server.Major(q.client) >= 16 {
 		args = append(args, "--large-objects") // before: --blobs
 	} else {
 		args = append(args, "--blobs")
@@ -112,14 +113,14 @@ func (q *Kwil) arguments() []string {
 
 // schemas are the patterns of pg_dump's --schema for all that belongs to the state: not kwild_chain, nor what only the old
 // network knows.
-func (q *Kwil) schemas() []string {
-	if q.o.Version == KwilV09 {
+func (q *Database) schemas() []string {
+	if q.o.Version == V09 {
 		return []string{"kwild_voting", "kwild_accts", "kwild_internal", "ds_*"}
 	}
 	all := []string{"kwild_voting", "kwild_accts", "kwild_engine", "kwild_internal"}
 	for _, name := range q.state.Namespaces {
 		// Quoted: a name is no pattern, and keeps its case.
-		if pattern := quote(name); !slices.Contains(all, name) {
+		if pattern := server.Quote(name); !slices.Contains(all, name) {
 			all = append(all, pattern)
 		}
 	}
@@ -128,9 +129,9 @@ func (q *Kwil) schemas() []string {
 
 // knowsRestrictKey tells whether a pg_dump has the option, and so writes the lines that it is about.
 func knowsRestrictKey(client string) bool {
-	first, ok := restrictMinors[major(client)]
+	first, ok := restrictMinors[server.Major(client)]
 	if !ok {
-		return major(client) >= 18
+		return server.Major(client) >= 18
 	}
 	_, minor, _ := strings.Cut(client, ".")
 	n, err := strconv.Atoi(minor)

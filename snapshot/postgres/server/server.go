@@ -1,4 +1,7 @@
-package postgres
+// Package server reaches one PostgreSQL server: it connects and runs client programs there, turns what goes wrong into
+// errors that say what to do, knows the sessions that are in the way, and tells the databases that we make from all
+// others, by their names and comments.
+package server
 
 import (
 	"bytes"
@@ -30,8 +33,8 @@ const (
 	AppName = "nodevisor"
 	// connectTimeout bounds one attempt to connect: nothing of ours runs where that takes longer.
 	connectTimeout = 10 * time.Second
-	// lockTimeout bounds the wait for a lock of a session of ours: another's lock must be named, not waited for.
-	lockTimeout = 30 * time.Second
+	// LockTimeout bounds the wait for a lock of a session of ours: another's lock must be named, not waited for.
+	LockTimeout = 30 * time.Second
 	// cancelGrace is how long a cancelled statement may take to end before the line is broken.
 	cancelGrace = 5 * time.Second
 	// maxPassword caps a password's file, in bytes.
@@ -51,25 +54,52 @@ type Server struct {
 	scratch  *Server
 }
 
-// newServer gives the server of a source; its admin and scratch ways fall back on it.
-func newServer(o Options) *Server {
-	v := &Server{source: o.Name, dsn: o.DSN, password: o.PasswordFile, bin: o.Bin}
+// Config says how a server is reached, for one source. DSNs hold no password.
+type Config struct {
+	Source       string // its name: a part of the credential's
+	DSN          string // a connection string or URI of libpq
+	PasswordFile string // absolute; "" = a credential, or what libpq and pgx find
+	AdminDSN     string // where databases are created and renamed; "" = the same server, database postgres
+	ScratchDSN   string // for databases that live for the time of a comparison; "" = as AdminDSN
+	Bin          string // where client programs lie; "" = PATH
+}
+
+// New gives the server of a source; its admin and scratch ways fall back on it. It does no I/O.
+func New(c Config) *Server {
+	v := &Server{source: c.Source, dsn: c.DSN, password: c.PasswordFile, bin: c.Bin}
 	other := func(role, dsn string, base *Server) *Server {
 		if dsn == "" {
 			return base
 		}
-		w := &Server{source: o.Name, role: role, dsn: dsn, bin: o.Bin}
-		if user(dsn) == user(o.DSN) { // the file holds one role's password
-			w.password = o.PasswordFile
+		w := &Server{source: c.Source, role: role, dsn: dsn, bin: c.Bin}
+		if user(dsn) == user(c.DSN) { // the file holds one role's password
+			w.password = c.PasswordFile
 		}
 		return w
 	}
-	maintenance := *v
-	maintenance.database = "postgres"
-	v.admin = other("admin", o.AdminDSN, &maintenance)
-	v.scratch = other("scratch", o.ScratchDSN, v.admin)
+	v.admin = other("admin", c.AdminDSN, v.In("postgres"))
+	v.scratch = other("scratch", c.ScratchDSN, v.admin)
 	return v
 }
+
+// In is the same way, with that database meant where none is named; "" changes nothing.
+func (v *Server) In(database string) *Server {
+	w := *v
+	w.database = cmp.Or(database, v.database)
+	return &w
+}
+
+// At is the server that another connection string leads to, for the same source.
+func (v *Server) At(dsn string) *Server {
+	c := Config{Source: v.source, DSN: dsn, Bin: v.bin}
+	if user(dsn) == user(v.dsn) { // the file holds one role's password
+		c.PasswordFile = v.password
+	}
+	return New(c)
+}
+
+// Source is the name of the source that it is reached for.
+func (v *Server) Source() string { return v.source }
 
 func user(dsn string) string {
 	all, _ := parseDSN(dsn) // checked by Validate
@@ -100,26 +130,27 @@ func (v *Server) Where() string {
 // Connect opens a session in a database; "" is the connection string's own. Times are UTC, a lock is waited for 30 s at
 // most, and the server notices within a second that we are gone, also amid a statement. The caller closes it.
 func (v *Server) Connect(ctx context.Context, database string) (*pgx.Conn, error) {
-	cfg, err := v.config(database)
+	cfg, err := v.Settings(database)
 	if err != nil {
 		return nil, err
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return nil, v.explain(ctx, "connect to", err)
+		return nil, v.Explain(ctx, "connect to", err)
 	}
 	// Not in the start-up packet: servers before 14 don't know the parameter, and would refuse the session.
 	const gone = "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'"
 	if _, err := conn.Exec(ctx, gone); err != nil {
 		_ = conn.Close(ctx)
-		return nil, v.explain(ctx, "connect to", err)
+		return nil, v.Explain(ctx, "connect to", err)
 	}
 	return conn, nil
 }
 
-// config is the connection string with what every session of ours has.
-func (v *Server) config(database string) (*pgx.ConnConfig, error) {
-	if errs := checkDSN(v.key(), v.dsn); len(errs) > 0 {
+// Settings are the connection string with what every session of ours has, in a database; "" is the connection string's own.
+// The password is among them.
+func (v *Server) Settings(database string) (*pgx.ConnConfig, error) {
+	if errs := CheckDSN(v.key(), v.dsn); len(errs) > 0 {
 		return nil, &hint.Error{Op: "use database of source", Path: v.source, Err: errors.Join(errs...), Hint: "correct " + v.key() + " in [[snapshot.source]]"}
 	}
 	cfg, err := pgx.ParseConfig(v.dsn)
@@ -142,7 +173,7 @@ func (v *Server) config(database string) (*pgx.ConnConfig, error) {
 	}
 	cfg.RuntimeParams["application_name"] = AppName
 	cfg.RuntimeParams["timezone"] = "UTC"
-	cfg.RuntimeParams["lock_timeout"] = strconv.FormatInt(lockTimeout.Milliseconds(), 10)
+	cfg.RuntimeParams["lock_timeout"] = strconv.FormatInt(LockTimeout.Milliseconds(), 10)
 	cfg.RuntimeParams["statement_timeout"] = "0"      // a role's default must not end a long copy: contexts bound ours
 	cfg.RuntimeParams["synchronous_commit"] = "local" // on the disk, and no waiting for a standby that may be gone
 	// A context's end cancels the statement on the server, which then tidies up, instead of breaking the line alone.
@@ -150,6 +181,13 @@ func (v *Server) config(database string) (*pgx.ConnConfig, error) {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelGrace}
 	}
 	return cfg, nil
+}
+
+// Close ends a session, also where the context has ended.
+func Close(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // nothing depends on it: the server ends the session when the line is gone
 }
 
 // key is the connection string's name in the configuration.
@@ -178,7 +216,7 @@ func (v *Server) secret() (string, error) {
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 			return "", nil
 		}
-	} else if err := checkPasswordFile(path); err != nil {
+	} else if err := CheckPasswordFile(path); err != nil {
 		return "", err
 	}
 	f, err := os.Open(path)
@@ -203,8 +241,8 @@ func (v *Server) secret() (string, error) {
 	return string(text), nil
 }
 
-// checkPasswordFile refuses a file that others could read, or that another user could have written.
-func checkPasswordFile(path string) error {
+// CheckPasswordFile refuses a file that others could read, or that another user could have written.
+func CheckPasswordFile(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return &hint.Error{Op: "read password from", Path: path, Err: errors.Unwrap(err), Hint: "put the password alone into it, and: chmod 600 " + path}
@@ -226,7 +264,7 @@ func checkPasswordFile(path string) error {
 // connection and the password are in its environment, which holds nothing else but what libpq needs: never in argv. It
 // is to be run by package proc.
 func (v *Server) Program(name, database string, args ...string) (*exec.Cmd, error) {
-	cfg, err := v.config(database)
+	cfg, err := v.Settings(database)
 	if err != nil {
 		return nil, err
 	}
@@ -297,8 +335,8 @@ func (v *Server) ClientVersion(ctx context.Context, name string) (string, error)
 	return found, nil
 }
 
-// major is the leading number of a version; 0 where there is none. Since PostgreSQL 10 it is what compatibility goes by.
-func major(v string) int {
+// Major is the leading number of a version; 0 where there is none. Since PostgreSQL 10 it is what compatibility goes by.
+func Major(v string) int {
 	n, _ := strconv.Atoi(version.FindString(v[:max(strings.IndexByte(v, '.'), 0)]))
 	if n == 0 {
 		n, _ = strconv.Atoi(version.FindString(v))
@@ -313,10 +351,10 @@ func (v *Server) CheckClient(ctx context.Context, name, serverVersion string) (c
 	if err != nil {
 		return "", err
 	}
-	if major(client) < major(serverVersion) {
+	if Major(client) < Major(serverVersion) {
 		return client, &hint.Error{
 			Op: "use", Path: name, Err: fmt.Errorf("it is version %s, older than the server's %s", client, serverVersion),
-			Hint: fmt.Sprintf("install PostgreSQL's client programs of version %d or newer, and set [snapshot] pg_bin to their directory", major(serverVersion)),
+			Hint: fmt.Sprintf("install PostgreSQL's client programs of version %d or newer, and set [snapshot] pg_bin to their directory", Major(serverVersion)),
 		}
 	}
 	return client, nil

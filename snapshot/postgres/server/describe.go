@@ -1,4 +1,4 @@
-package postgres
+package server
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"nodevisor/snapshot/manifest"
 )
 
-// describe reads what the manifest holds of a database itself. conn is connected to any database of its server.
-func describe(ctx context.Context, conn session, name string) (manifest.Database, error) {
+// Describe reads what the manifest holds of a database itself. conn is connected to any database of its server.
+func Describe(ctx context.Context, conn Session, name string) (manifest.Database, error) {
 	d := manifest.Database{Name: name, Locale: map[string]string{}, Settings: []manifest.Setting{}}
 	var version int
 	err := conn.QueryRow(ctx, `SELECT oid, current_setting('server_version'), current_setting('server_version_num')::int, pg_get_userbyid(datdba)::text,
@@ -39,7 +39,7 @@ func describe(ctx context.Context, conn session, name string) (manifest.Database
 
 // locale reads what a new database must share with the one that it is a copy of, in the words of CREATE DATABASE. The
 // columns of pg_database have changed with 15 and 17.
-func locale(ctx context.Context, conn session, oid uint32, version int) (map[string]string, error) {
+func locale(ctx context.Context, conn Session, oid uint32, version int) (map[string]string, error) {
 	icu, rules, provider := "NULL", "NULL", "'c'"
 	if version >= 150000 {
 		icu, provider = "daticulocale", "datlocprovider"
@@ -65,10 +65,10 @@ func locale(ctx context.Context, conn session, oid uint32, version int) (map[str
 	return all, err
 }
 
-// bestow gives a database of ours what CREATE DATABASE doesn't copy of the one that it stands for: settings, grants,
+// Bestow gives a database of ours what CREATE DATABASE doesn't copy of the one that it stands for: settings, grants,
 // limit and comment, and lets sessions in. It is what turns a copy into the live database: in one transaction with the
 // renaming, or before it. A role that a grant or setting names and that is gone is an error.
-func bestow(ctx context.Context, conn session, name string, d manifest.Database) error {
+func Bestow(ctx context.Context, conn Session, name string, d manifest.Database) error {
 	steps := [][]string{{"ALTER DATABASE %I WITH ALLOW_CONNECTIONS true CONNECTION LIMIT " + fmt.Sprint(d.ConnLimit), name}, {"ALTER DATABASE %I RESET ALL", name}}
 	if d.Comment != nil {
 		steps = append(steps, []string{"COMMENT ON DATABASE %I IS %L", name, *d.Comment})
@@ -93,7 +93,7 @@ func bestow(ctx context.Context, conn session, name string, d manifest.Database)
 		steps = append(steps, grants...)
 	}
 	for _, step := range steps {
-		if err := formatted(ctx, conn, step[0], step[1:]...); err != nil {
+		if err := Formatted(ctx, conn, step[0], step[1:]...); err != nil {
 			return fmt.Errorf("%s: %w", step[0], err)
 		}
 	}
@@ -148,7 +148,7 @@ func defaultGrants(d manifest.Database) []string {
 
 // grantSteps turns an aclitem, such as reader=c/owner or "we""ird"=CTc*/owner, into GRANTs.
 func grantSteps(database, item string) ([][]string, error) {
-	role, rest, err := aclRole(item)
+	role, rest, err := GrantRole(item)
 	privileges, _, ok := strings.Cut(rest, "/")
 	if err != nil || !ok {
 		return nil, fmt.Errorf("grant %q is no aclitem", item)
@@ -175,8 +175,8 @@ func grantSteps(database, item string) ([][]string, error) {
 	return steps, nil
 }
 
-// aclRole cuts the grantee off an aclitem: quoted where it isn't plain, a quote in it doubled; "" is PUBLIC.
-func aclRole(item string) (role, rest string, err error) {
+// GrantRole cuts the grantee off an aclitem: quoted where it isn't plain, a quote in it doubled; "" is PUBLIC.
+func GrantRole(item string) (role, rest string, err error) {
 	if !strings.HasPrefix(item, `"`) {
 		role, rest, ok := strings.Cut(item, "=")
 		if !ok {
@@ -199,4 +199,37 @@ func aclRole(item string) (role, rest string, err error) {
 		}
 	}
 	return "", "", errors.New("a quote without an end")
+}
+
+// FreshOptions makes an empty database with the encoding and the locale of the recorded one.
+func FreshOptions(db *manifest.Database) string {
+	b := " TEMPLATE template0"
+	for _, o := range []struct{ word, value string }{
+		{"ENCODING", db.Encoding}, {"LC_COLLATE", db.Locale["collate"]}, {"LC_CTYPE", db.Locale["ctype"]},
+	} {
+		if o.value != "" {
+			b += " " + o.word + " " + literal(o.value)
+		}
+	}
+	loc := db.Locale["locale"]
+	switch provider := db.Locale["provider"]; {
+	case loc == "":
+	case provider == "icu":
+		b += " LOCALE_PROVIDER icu ICU_LOCALE " + literal(loc)
+	case provider == "builtin":
+		b += " LOCALE_PROVIDER builtin BUILTIN_LOCALE " + literal(loc)
+	}
+	if rules := db.Locale["icu_rules"]; rules != "" {
+		b += " ICU_RULES " + literal(rules)
+	}
+	return b
+}
+
+// literal is a string in SQL, whatever standard_conforming_strings says.
+func literal(text string) string {
+	text = strings.ReplaceAll(text, "'", "''")
+	if strings.Contains(text, `\`) {
+		return ` E'` + strings.ReplaceAll(text, `\`, `\\`) + `'`
+	}
+	return "'" + text + "'"
 }

@@ -1,4 +1,4 @@
-package postgres
+package rename
 
 import (
 	"encoding/json"
@@ -36,17 +36,17 @@ type journal struct {
 }
 
 // journalPath is in a folder of the home's own.
-func (s *Source) journalPath() string {
-	return filepath.Join(s.o.State, "restore-"+s.o.Name+".json")
+func (p *Place) journalPath() string {
+	return filepath.Join(p.State, "restore-"+p.Server.Source()+".json")
 }
 
 // pending reads the journal; nil: there is none.
-func (s *Source) pending() (*journal, error) {
-	path := s.journalPath()
+func (p *Place) pending() (*journal, error) {
+	path := p.journalPath()
 	bad := func(err error) error {
 		return &hint.Error{
 			Op: "read restore journal", Path: path, Err: err,
-			Hint: "a restore was interrupted and its record is damaged: see with psql -l which database is " + s.Where() + ", rename the right one so, then remove the journal",
+			Hint: "a restore was interrupted and its record is damaged: see with psql -l which database is " + p.Server.Where() + ", rename the right one so, then remove the journal",
 		}
 	}
 	info, err := os.Lstat(path)
@@ -66,19 +66,19 @@ func (s *Source) pending() (*journal, error) {
 	if err := json.Unmarshal(data, j); err != nil {
 		return nil, bad(err)
 	}
-	if err := s.checkJournal(j); err != nil {
+	if err := p.checkJournal(j); err != nil {
 		return nil, bad(err)
 	}
 	return j, nil
 }
 
-func (s *Source) checkJournal(j *journal) error {
+func (p *Place) checkJournal(j *journal) error {
 	switch {
 	case j.Schema != journalSchema:
 		return fmt.Errorf("schema %d is not %d", j.Schema, journalSchema)
 	case j.Phase != swap.Staging && j.Phase != swap.Swapping:
 		return fmt.Errorf("phase %q is none of %s, %s", j.Phase, swap.Staging, swap.Swapping)
-	case j.Live == "" || !s.isOurs(j.Stage) || !s.isOurs(j.Before) || j.Stage == j.Before:
+	case j.Live == "" || !p.Owner.Owns(j.Stage) || !p.Owner.Owns(j.Before) || j.Stage == j.Before:
 		return errors.New("a name in it is none of ours")
 	case j.Phase == swap.Swapping && j.StageOID == 0:
 		return errors.New("the identity of the replacement is missing")
@@ -86,18 +86,13 @@ func (s *Source) checkJournal(j *journal) error {
 	return nil
 }
 
-// isOurs tells whether a name could be one that we gave.
-func (s *Source) isOurs(name string) bool {
-	return len(name) == len(s.prefix())+8 && name[:len(s.prefix())] == s.prefix()
-}
-
-func (s *Source) writeJournal(j *journal) error {
+func (p *Place) writeJournal(j *journal) error {
 	data, err := json.Marshal(j)
 	if err == nil {
-		err = atomicfile.MkdirAll(s.o.State, 0o700)
+		err = atomicfile.MkdirAll(p.State, 0o700)
 	}
 	if err == nil {
-		err = atomicfile.WriteFile(s.journalPath(), append(data, '\n'), 0o600)
+		err = atomicfile.WriteFile(p.journalPath(), append(data, '\n'), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write restore journal: %w", err)
@@ -105,16 +100,16 @@ func (s *Source) writeJournal(j *journal) error {
 	return nil
 }
 
-func (s *Source) removeJournal() error {
-	if err := atomicfile.Remove(s.journalPath()); err != nil {
+func (p *Place) removeJournal() error {
+	if err := atomicfile.Remove(p.journalPath()); err != nil {
 		return fmt.Errorf("cannot remove restore journal: %w", err)
 	}
 	return nil
 }
 
 // Pending is the phase of a restore under way: swap.Staging, swap.Swapping, or "". It asks no server.
-func (s *Source) Pending() (phase string, err error) {
-	j, err := s.pending()
+func (p *Place) Pending() (phase string, err error) {
+	j, err := p.pending()
 	if j == nil || err != nil {
 		return "", err
 	}

@@ -1,4 +1,4 @@
-package postgres
+package server
 
 import (
 	"errors"
@@ -117,8 +117,8 @@ func canonical(all map[string]string) map[string]string {
 	return all
 }
 
-// checkDSN reports what no connection string of ours may hold.
-func checkDSN(key, dsn string) (errs []error) {
+// CheckDSN reports what no connection string of ours may hold.
+func CheckDSN(key, dsn string) (errs []error) {
 	all, err := parseDSN(dsn)
 	if err != nil {
 		return []error{fmt.Errorf("%s: %w", key, err)}

@@ -1,4 +1,4 @@
-package postgres
+package server
 
 import (
 	"context"
@@ -20,16 +20,6 @@ import (
 	"nodevisor/snapshot/manifest"
 )
 
-// cleanEnv takes away what libpq would read of the machine.
-func cleanEnv(t *testing.T) {
-	t.Helper()
-	for _, name := range []string{"PGPASSWORD", "PGPASSFILE", "PGHOST", "PGUSER", "PGDATABASE", "PGPORT", "CREDENTIALS_DIRECTORY"} {
-		t.Setenv(name, "") // restored at the end
-		require.NoError(t, os.Unsetenv(name))
-	}
-	t.Setenv("HOME", t.TempDir())
-}
-
 func writeFile(t testing.TB, path, text string, mode os.FileMode) string {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
@@ -40,7 +30,7 @@ func writeFile(t testing.TB, path, text string, mode os.FileMode) string {
 func TestConnectIsASessionThatCanBeToldApart(t *testing.T) {
 	c := pgtest.Start(t)
 	c.Create("chain", "ALTER ROLE postgres SET statement_timeout = '1s'; ALTER ROLE postgres SET timezone = 'Asia/Tokyo'")
-	v := newServer(Options{Name: "chain", Config: Config{DSN: c.DSN("chain") + " application_name=other gssencmode=disable"}})
+	v := New(Config{Source: "chain", DSN: c.DSN("chain") + " application_name=other gssencmode=disable"})
 	for want, connect := range map[string]func(context.Context) (*pgx.Conn, error){
 		"chain":     func(ctx context.Context) (*pgx.Conn, error) { return v.Connect(ctx, "") },
 		"template1": func(ctx context.Context) (*pgx.Conn, error) { return v.Connect(ctx, "template1") },
@@ -59,7 +49,7 @@ func TestConnectIsASessionThatCanBeToldApart(t *testing.T) {
 }
 
 func TestPasswordsComeFromWhereTheyMay(t *testing.T) {
-	cleanEnv(t)
+	pgtest.CleanEnv(t)
 	c := pgtest.Start(t, pgtest.TLS())
 	c.Exec("postgres", "CREATE ROLE node LOGIN PASSWORD 's3cret pass'")
 	c.Create("chain", "")
@@ -70,17 +60,17 @@ func TestPasswordsComeFromWhereTheyMay(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "credentials"), 0o700))
 	writeFile(t, filepath.Join(dir, "credentials", "src.password"), "s3cret pass", 0o400)
 
-	for name, use := range map[string]func(t *testing.T, o *Options){
-		"password_file": func(_ *testing.T, o *Options) { o.PasswordFile = file },
-		"PGPASSWORD":    func(t *testing.T, _ *Options) { t.Setenv("PGPASSWORD", "s3cret pass") },
-		"PGPASSFILE":    func(t *testing.T, _ *Options) { t.Setenv("PGPASSFILE", pgpass) },
-		"credential":    func(t *testing.T, _ *Options) { t.Setenv("CREDENTIALS_DIRECTORY", filepath.Join(dir, "credentials")) },
+	for name, use := range map[string]func(t *testing.T, o *Config){
+		"password_file": func(_ *testing.T, o *Config) { o.PasswordFile = file },
+		"PGPASSWORD":    func(t *testing.T, _ *Config) { t.Setenv("PGPASSWORD", "s3cret pass") },
+		"PGPASSFILE":    func(t *testing.T, _ *Config) { t.Setenv("PGPASSFILE", pgpass) },
+		"credential":    func(t *testing.T, _ *Config) { t.Setenv("CREDENTIALS_DIRECTORY", filepath.Join(dir, "credentials")) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			cleanEnv(t)
-			o := Options{Name: "src", Config: Config{DSN: dsn}}
+			pgtest.CleanEnv(t)
+			o := Config{Source: "src", DSN: dsn}
 			use(t, &o)
-			v := newServer(o)
+			v := New(o)
 			for _, connect := range []func() (*pgx.Conn, error){
 				func() (*pgx.Conn, error) { return v.Connect(t.Context(), "") },
 				func() (*pgx.Conn, error) { return v.Admin(t.Context()) }, // the password file's line is for chain alone
@@ -116,22 +106,22 @@ func TestPasswordFilesThatAreRefused(t *testing.T) {
 		"too long":           {strings.Repeat("x", maxPassword+1), 0o600, "longer than 4 KiB"},
 	} {
 		path := writeFile(t, filepath.Join(dir, strings.ReplaceAll(name, " ", "-")), tc.text, tc.mode)
-		v := newServer(Options{Name: "src", Config: Config{DSN: "host=127.0.0.1 port=1 user=u dbname=d", PasswordFile: path}})
+		v := New(Config{Source: "src", DSN: "host=127.0.0.1 port=1 user=u dbname=d", PasswordFile: path})
 		_, err := v.Connect(t.Context(), "")
 		require.ErrorContains(t, err, tc.want, name)
 		assert.NotEmpty(t, hint.Of(err), name)
 		_, err = v.Program("psql", "")
 		require.ErrorContains(t, err, tc.want, name)
 	}
-	v := newServer(Options{Name: "src", Config: Config{DSN: "host=127.0.0.1", PasswordFile: filepath.Join(dir, "none")}})
+	v := New(Config{Source: "src", DSN: "host=127.0.0.1", PasswordFile: filepath.Join(dir, "none")})
 	_, err := v.Connect(t.Context(), "")
 	require.ErrorIs(t, err, os.ErrNotExist)
-	_, err = newServer(Options{Config: Config{DSN: "host=127.0.0.1", PasswordFile: dir}}).Connect(t.Context(), "")
+	_, err = New(Config{DSN: "host=127.0.0.1", PasswordFile: dir}).Connect(t.Context(), "")
 	require.ErrorContains(t, err, "no regular file")
 }
 
 func TestErrorsSayWhatToDo(t *testing.T) {
-	cleanEnv(t)
+	pgtest.CleanEnv(t)
 	c := pgtest.Start(t, pgtest.TLS())
 	c.Exec("postgres", "CREATE ROLE node LOGIN PASSWORD 'right'")
 	c.Create("chain", "")
@@ -154,7 +144,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PGPASSWORD", tc.password)
-			_, err := newServer(Options{Name: "src", Config: Config{DSN: tc.dsn}}).Connect(t.Context(), "")
+			_, err := New(Config{Source: "src", DSN: tc.dsn}).Connect(t.Context(), "")
 			require.ErrorContains(t, err, tc.want)
 			assert.Contains(t, hint.Of(err), tc.hint)
 			assert.Equal(t, tc.away, errors.Is(err, manifest.ErrAway))
@@ -168,7 +158,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 func TestErrorsOfABusyServer(t *testing.T) {
 	c := pgtest.Start(t, pgtest.Conf("max_connections = 5", "superuser_reserved_connections = 2", "max_wal_senders = 0", "autovacuum = off"))
 	c.Exec("postgres", "CREATE ROLE node LOGIN")
-	v := newServer(Options{Name: "src", Config: Config{DSN: strings.Replace(c.DSN("postgres"), "user=postgres", "user=node", 1)}})
+	v := New(Config{Source: "src", DSN: strings.Replace(c.DSN("postgres"), "user=postgres", "user=node", 1)})
 	var err error
 	for range 6 {
 		var conn *pgx.Conn
@@ -183,22 +173,22 @@ func TestErrorsOfABusyServer(t *testing.T) {
 
 func TestAConnectionThatBreaksIsAServerThatIsAway(t *testing.T) {
 	c := pgtest.Start(t)
-	v := newServer(Options{Name: "src", Config: Config{DSN: c.DSN("postgres")}})
+	v := New(Config{Source: "src", DSN: c.DSN("postgres")})
 	conn, err := v.Connect(t.Context(), "")
 	require.NoError(t, err)
 	c.StopServer()
 	_, err = conn.Exec(t.Context(), "SELECT 1")
-	require.ErrorIs(t, v.explain(t.Context(), "ask", err), manifest.ErrAway)
+	require.ErrorIs(t, v.Explain(t.Context(), "ask", err), manifest.ErrAway)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("second signal"))
-	err = v.explain(ctx, "ask", err)
+	err = v.Explain(ctx, "ask", err)
 	require.ErrorContains(t, err, "second signal")
 	require.NotErrorIs(t, err, manifest.ErrAway, "it was us who left")
 }
 
 func TestCancellationEndsTheStatementOnTheServer(t *testing.T) {
 	c := pgtest.Start(t)
-	v := newServer(Options{Name: "src", Config: Config{DSN: c.DSN("postgres")}})
+	v := New(Config{Source: "src", DSN: c.DSN("postgres")})
 	conn, err := v.Connect(t.Context(), "")
 	require.NoError(t, err)
 	defer conn.Close(context.Background())
@@ -222,7 +212,7 @@ func waitFor(t testing.TB, what string, fact func() bool) {
 }
 
 func TestClientPrograms(t *testing.T) {
-	v := newServer(Options{Name: "src", Config: Config{DSN: "host=127.0.0.1 port=1 user=u"}})
+	v := New(Config{Source: "src", DSN: "host=127.0.0.1 port=1 user=u"})
 	client, err := v.CheckClient(t.Context(), "pg_dump", "15.18")
 	require.NoError(t, err)
 	assert.Regexp(t, `^\d+\.\d+`, client)
@@ -230,7 +220,7 @@ func TestClientPrograms(t *testing.T) {
 	require.ErrorContains(t, err, "older than the server's 99.1")
 	assert.Contains(t, hint.Of(err), "version 99 or newer")
 
-	empty := newServer(Options{Name: "src", Bin: t.TempDir(), Config: Config{DSN: "host=127.0.0.1 port=1 user=u"}})
+	empty := New(Config{Source: "src", DSN: "host=127.0.0.1 port=1 user=u", Bin: t.TempDir()})
 	_, err = empty.ClientVersion(t.Context(), "pg_dump")
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.Contains(t, hint.Of(err), "pg_bin")
@@ -240,6 +230,6 @@ func TestClientPrograms(t *testing.T) {
 
 func TestMajor(t *testing.T) {
 	for text, want := range map[string]int{"15.18": 15, "9.6.24": 9, "17beta1": 17, "18": 18, "": 0, "devel": 0} {
-		assert.Equal(t, want, major(text), text)
+		assert.Equal(t, want, Major(text), text)
 	}
 }

@@ -1,4 +1,4 @@
-package postgres
+package server
 
 import (
 	"errors"
@@ -7,10 +7,12 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/pgtest"
 )
 
 func TestParseDSNAgreesWithTheDriver(t *testing.T) {
-	cleanEnv(t)
+	pgtest.CleanEnv(t)
 	for _, dsn := range []string{
 		"host=/var/run/postgresql dbname=kwild user=kwild",
 		"  host = localhost\tport=5433 dbname = 'my chain' user='o\\'neil' ",
@@ -44,20 +46,17 @@ func TestDSNsThatAreRefused(t *testing.T) {
 		"host=h hostaddr=127.0.0.1":             "hostaddr",
 		"host=h\x00hunter2":                     "NUL",
 	} {
-		c := Config{DSN: dsn, Mode: ModeAuto, Fallback: "dump"}
-		err := errors.Join(c.Validate()...)
+		err := errors.Join(CheckDSN("dsn", dsn)...)
 		require.ErrorContains(t, err, want, dsn)
 		assert.NotContains(t, err.Error(), "hunter2")
-		_, err = newServer(Options{Config: c}).config("")
+		_, err = New(Config{DSN: dsn}).Settings("")
 		require.Error(t, err)
 		assert.NotContains(t, err.Error(), "hunter2")
 	}
-	c := Config{DSN: "host=h", AdminDSN: "host=h password=x", ScratchDSN: "password=y", Mode: ModeDump, Fallback: "hold"}
-	assert.Len(t, c.Validate(), 2)
 }
 
 func TestWhere(t *testing.T) {
-	cleanEnv(t)
+	pgtest.CleanEnv(t)
 	for dsn, want := range map[string]string{
 		"host=/run/pg dbname=chain user=node":      "node@/run/pg:5432/chain",
 		"postgres://node@db.example:7/chain":       "node@db.example:7/chain",
@@ -68,7 +67,7 @@ func TestWhere(t *testing.T) {
 	}
 	t.Setenv("PGHOST", "10.1.2.3")
 	assert.Equal(t, "node@10.1.2.3:5432/node", shown("user=node"))
-	v := newServer(Options{Config: Config{DSN: "host=/run/pg dbname=chain user=node"}})
+	v := New(Config{DSN: "host=/run/pg dbname=chain user=node"})
 	assert.Equal(t, "node@/run/pg:5432/postgres", v.OnAdmin().Where())
-	assert.Equal(t, "root@other:5432/x", newServer(Options{Config: Config{DSN: "host=h", AdminDSN: "host=other user=root dbname=x"}}).OnScratch().Where())
+	assert.Equal(t, "root@other:5432/x", New(Config{DSN: "host=h", AdminDSN: "host=other user=root dbname=x"}).OnScratch().Where())
 }

@@ -1,4 +1,9 @@
-package postgres
+// Package rename puts a restored database in the place of a live one, by giving both other names in one transaction, so
+// that after a crash at any instruction it is either done or undone.
+//
+// The replacement is staged as a database of ours in the same server. A journal records what the two databases are by
+// their oids: done twice, a swap doesn't swap back. What package swap is for directories, this is for databases.
+package rename
 
 import (
 	"context"
@@ -10,6 +15,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/manifest"
+	"nodevisor/snapshot/postgres/server"
 	"nodevisor/snapshot/swap"
 )
 
@@ -20,18 +26,65 @@ const (
 	swapTries = 3
 )
 
+// A Place is a live database that may be replaced.
+type Place struct {
+	Server   *server.Server
+	Owner    server.Owner
+	Sessions server.Sessions
+	State    string // where the journal of a restore is kept: a directory of this home alone
+}
+
+// Begin writes the journal of a restore of that snapshot, and says how the replacement of the live database is to be
+// called. db is what it gets beyond its content. A clone that is to be used up is the replacement itself, and staged with
+// that; else it is to be made under the name, and then Staged.
+func (p *Place) Begin(snapshot, live string, db manifest.Database, clone *server.Owned) (stage string, err error) {
+	if err := p.Unfinished(); err != nil {
+		return "", err
+	}
+	db.Tables = nil
+	j := &journal{Schema: journalSchema, Phase: swap.Staging, Snapshot: snapshot, Live: live, Before: p.Owner.FreshName(), Database: db}
+	if clone != nil {
+		j.Stage, j.StageOID, j.Clone = clone.Name, clone.OID, true
+	} else {
+		j.Stage = p.Owner.FreshName()
+	}
+	return j.Stage, p.writeJournal(j)
+}
+
+// Unfinished refuses where another restore is under way.
+func (p *Place) Unfinished() error {
+	phase, err := p.Pending()
+	if err != nil || phase == "" {
+		return err
+	}
+	return &hint.Error{Op: "restore", Path: p.Server.Where(), Err: errors.New("another restore is not finished"), Hint: "supervisor doctor"}
+}
+
+// Staged tells that the replacement is complete: the database of that oid.
+func (p *Place) Staged(oid uint32) error {
+	j, err := p.pending()
+	if err == nil && (j == nil || j.Phase != swap.Staging) {
+		err = fmt.Errorf("cannot stage a replacement of %s: no restore has begun", p.Server.Where())
+	}
+	if err != nil {
+		return err
+	}
+	j.StageOID = oid
+	return p.writeJournal(j)
+}
+
 // Commit records what the live database and its replacement are, and with that the decision: from here a crash leads on
 // to the swap. It refuses while anybody is connected who may not be disconnected. It does nothing in the phase swap.
-func (s *Source) Commit() error {
-	j, err := s.pending()
+func (p *Place) Commit() error {
+	j, err := p.pending()
 	if err != nil || j == nil || j.Phase == swap.Swapping {
 		return err
 	}
-	return s.onAdmin(func(ctx context.Context, admin *pgx.Conn) error {
-		if err := s.free(ctx, admin, j.Live); err != nil {
+	return p.onAdmin(func(ctx context.Context, admin *pgx.Conn) error {
+		if err := p.Free(ctx, admin, j.Live); err != nil {
 			return err
 		}
-		names, err := s.namesOf(ctx, admin, j)
+		names, err := p.namesOf(ctx, admin, j)
 		if err != nil {
 			return err
 		}
@@ -44,32 +97,24 @@ func (s *Source) Commit() error {
 			}
 		}
 		j.Phase = swap.Swapping
-		return s.writeJournal(j)
+		return p.writeJournal(j)
 	})
 }
 
 // onAdmin runs f on a session that may create and rename databases.
-func (s *Source) onAdmin(f func(ctx context.Context, admin *pgx.Conn) error) error {
+func (p *Place) onAdmin(f func(ctx context.Context, admin *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), swapTimeout)
 	defer cancel()
-	admin, err := s.server.Admin(ctx)
+	admin, err := p.Server.Admin(ctx)
 	if err != nil {
 		return err
 	}
-	defer s.close(admin)
-	return s.server.OnAdmin().explainUnlessHinted(ctx, "replace a database on", f(ctx, admin))
-}
-
-// explainUnlessHinted is explain for what may have an explanation already.
-func (v *Server) explainUnlessHinted(ctx context.Context, op string, err error) error {
-	if err == nil || hint.Of(err) != "" || state(err) == "" && !isAway(err) {
-		return err
-	}
-	return v.explain(ctx, op, err)
+	defer server.Close(admin)
+	return p.Server.OnAdmin().ExplainUnlessHinted(ctx, "replace a database on", f(ctx, admin))
 }
 
 // namesOf reads which database has which of the names, or of the oids, of a journal.
-func (s *Source) namesOf(ctx context.Context, conn session, j *journal) (map[uint32]string, error) {
+func (p *Place) namesOf(ctx context.Context, conn server.Session, j *journal) (map[uint32]string, error) {
 	rows, err := conn.Query(ctx, "SELECT oid, datname::text FROM pg_database WHERE oid IN ($1, $2) OR datname IN ($3, $4, $5)",
 		j.LiveOID, j.StageOID, j.Live, j.Stage, j.Before)
 	if err != nil {
@@ -117,22 +162,22 @@ func (j *journal) state(names map[uint32]string) int {
 // Swap gives the replacement the live database's name, with its settings, grants and limit, and the live one a name of
 // ours, in one transaction. It says what that name is ("" where there was no database). Done again it does what is left
 // to do: it goes by oids alone, and never swaps back.
-func (s *Source) Swap() (before string, signers []manifest.Signer, err error) {
-	j, err := s.pending()
+func (p *Place) Swap() (before string, signers []manifest.Signer, err error) {
+	j, err := p.pending()
 	if err == nil && (j == nil || j.Phase != swap.Swapping) {
-		err = fmt.Errorf("cannot swap %s: no restore is staged", s.Where())
+		err = fmt.Errorf("cannot swap %s: no restore is staged", p.Server.Where())
 	}
 	if err != nil {
 		return "", nil, err
 	}
 	for try := 1; ; try++ {
-		err = s.onAdmin(func(ctx context.Context, admin *pgx.Conn) error { return s.swapOnce(ctx, admin, j) })
-		if state(err) != stateInUse || try == swapTries {
+		err = p.onAdmin(func(ctx context.Context, admin *pgx.Conn) error { return p.swapOnce(ctx, admin, j) })
+		if server.State(err) != server.StateInUse || try == swapTries {
 			break
 		}
 	}
-	if state(err) == stateInUse {
-		err = s.onAdmin(func(ctx context.Context, admin *pgx.Conn) error { return s.blamed(ctx, admin, j, err) })
+	if server.State(err) == server.StateInUse {
+		err = p.onAdmin(func(ctx context.Context, admin *pgx.Conn) error { return p.blamed(ctx, admin, j, err) })
 	}
 	if err == nil && j.LiveOID != 0 {
 		before = j.Before
@@ -141,10 +186,10 @@ func (s *Source) Swap() (before string, signers []manifest.Signer, err error) {
 }
 
 // blamed names who is in the way.
-func (s *Source) blamed(ctx context.Context, admin *pgx.Conn, j *journal, cause error) error {
+func (p *Place) blamed(ctx context.Context, admin *pgx.Conn, j *journal, cause error) error {
 	for _, name := range []string{j.Live, j.Stage} {
-		if others, err := clients(ctx, admin, name); err == nil && len(others) > 0 {
-			return s.inUse("replace database", name, others)
+		if others, err := server.Clients(ctx, admin, name); err == nil && len(others) > 0 {
+			return p.Sessions.InUse("replace database", name, others)
 		}
 	}
 	return cause
@@ -153,8 +198,8 @@ func (s *Source) blamed(ctx context.Context, admin *pgx.Conn, j *journal, cause 
 // swapOnce does the transaction, if it wasn't done. While the rename waits for sessions to go, another session of ours
 // ends those that may be ended: new ones wait at the lock that the rename holds, so that an exporter that comes back at
 // once can't keep it from happening.
-func (s *Source) swapOnce(ctx context.Context, admin *pgx.Conn, j *journal) error {
-	names, err := s.namesOf(ctx, admin, j)
+func (p *Place) swapOnce(ctx context.Context, admin *pgx.Conn, j *journal) error {
+	names, err := p.namesOf(ctx, admin, j)
 	if err != nil {
 		return err
 	}
@@ -162,15 +207,15 @@ func (s *Source) swapOnce(ctx context.Context, admin *pgx.Conn, j *journal) erro
 	case swapped:
 		return nil
 	case strange:
-		return s.strange(j)
+		return p.strange(j)
 	}
-	if err := s.bound(ctx, admin, j.Live); err != nil {
+	if err := p.CheckBound(ctx, admin, j.Live); err != nil {
 		return err
 	}
-	if err := s.noPrepared(ctx, admin, j.Live); err != nil {
+	if err := server.NoPrepared(ctx, admin, j.Live); err != nil {
 		return err
 	}
-	stop := s.keepClear(ctx, j.Live, nil)
+	stop := p.Sessions.KeepClear(ctx, j.Live, nil)
 	defer stop()
 	tx, err := admin.Begin(ctx)
 	if err != nil {
@@ -178,49 +223,49 @@ func (s *Source) swapOnce(ctx context.Context, admin *pgx.Conn, j *journal) erro
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after a commit it does nothing
 	if j.LiveOID != 0 {
-		if err := formatted(ctx, tx, "ALTER DATABASE %I RENAME TO %I", j.Live, j.Before); err != nil {
+		if err := server.Formatted(ctx, tx, "ALTER DATABASE %I RENAME TO %I", j.Live, j.Before); err != nil {
 			return err
 		}
-		m := s.newMark(roleBefore, j.Live, j.Snapshot)
+		m := p.Owner.NewMark(server.RoleBefore, j.Live, j.Snapshot)
 		m.MadeAt, m.Complete = time.Now(), true
-		if err := comment(ctx, tx, j.Before, m); err != nil {
+		if err := server.Comment(ctx, tx, j.Before, m); err != nil {
 			return err
 		}
 	}
-	if err := formatted(ctx, tx, "ALTER DATABASE %I RENAME TO %I", j.Stage, j.Live); err != nil {
+	if err := server.Formatted(ctx, tx, "ALTER DATABASE %I RENAME TO %I", j.Stage, j.Live); err != nil {
 		return err
 	}
-	if err := bestow(ctx, tx, j.Live, j.Database); err != nil {
+	if err := server.Bestow(ctx, tx, j.Live, j.Database); err != nil {
 		return err
 	}
 	// The names were read before the locks were taken: what is renamed must be what the journal knows.
-	if names, err = s.namesOf(ctx, tx, j); err != nil {
+	if names, err = p.namesOf(ctx, tx, j); err != nil {
 		return err
 	}
 	if j.state(names) != swapped || j.LiveOID != 0 && names[j.LiveOID] != j.Before {
-		return s.strange(j)
+		return p.strange(j)
 	}
 	return tx.Commit(ctx)
 }
 
 // strange refuses to touch what is neither the live database nor its replacement as the journal knows them.
-func (s *Source) strange(j *journal) error {
+func (p *Place) strange(j *journal) error {
 	return &hint.Error{
 		Op: "finish restore", Path: j.Live, Err: errors.New("the databases are neither as before the swap nor as after it"),
 		Hint: fmt.Sprintf("the restored data: oid %d, %s; the data of before: oid %d, %s; give the right one the name (ALTER DATABASE … RENAME TO …), then remove %s",
-			j.StageOID, j.Stage, j.LiveOID, j.Before, s.journalPath()),
+			j.StageOID, j.Stage, j.LiveOID, j.Before, p.journalPath()),
 	}
 }
 
 // Undo takes back the decision for a swap that was not done. After it the phase is staging again, and Abort removes the
 // rest.
-func (s *Source) Undo() error {
-	j, err := s.pending()
+func (p *Place) Undo() error {
+	j, err := p.pending()
 	if err != nil || j == nil || j.Phase != swap.Swapping {
 		return err
 	}
-	return s.onAdmin(func(ctx context.Context, admin *pgx.Conn) error {
-		names, err := s.namesOf(ctx, admin, j)
+	return p.onAdmin(func(ctx context.Context, admin *pgx.Conn) error {
+		names, err := p.namesOf(ctx, admin, j)
 		if err != nil {
 			return err
 		}
@@ -228,61 +273,56 @@ func (s *Source) Undo() error {
 		case swapped:
 			return errors.New("cannot undo the swap: it is done already")
 		case strange:
-			return s.strange(j)
+			return p.strange(j)
 		}
 		j.Phase, j.LiveOID = swap.Staging, 0
-		return s.writeJournal(j)
+		return p.writeJournal(j)
 	})
 }
 
 // Done ends a restore whose swap is done: the journal goes.
-func (s *Source) Done() error {
-	j, err := s.pending()
+func (p *Place) Done() error {
+	j, err := p.pending()
 	if err != nil || j == nil {
 		return err
 	}
-	return s.onAdmin(func(ctx context.Context, admin *pgx.Conn) error {
-		names, err := s.namesOf(ctx, admin, j)
+	return p.onAdmin(func(ctx context.Context, admin *pgx.Conn) error {
+		names, err := p.namesOf(ctx, admin, j)
 		if err != nil {
 			return err
 		}
 		if j.Phase != swap.Swapping || j.state(names) != swapped {
 			return fmt.Errorf("cannot end the restore of %s: it is not swapped in", j.Live)
 		}
-		return s.removeJournal()
+		return p.removeJournal()
 	})
 }
 
 // Abort ends a restore that was not committed: the replacement goes, unless it is the snapshot's clone, then the journal.
-// Where there is none, it removes what verifications left that were interrupted; a server that is away keeps it until
-// the next time.
-func (s *Source) Abort() error {
-	j, err := s.pending()
+func (p *Place) Abort() error {
+	j, err := p.pending()
 	if err != nil {
 		return err
 	}
 	if j == nil {
-		if err := s.dropScratch(context.Background()); err != nil {
-			s.o.Log.Debug("scratch databases not looked for", "source", s.o.Name, "error", err)
-		}
 		return nil
 	}
 	if j.Phase == swap.Swapping {
 		return fmt.Errorf("cannot abort the restore of %s: it is committed", j.Live)
 	}
 	if j.Clone {
-		return s.removeJournal()
+		return p.removeJournal()
 	}
-	return s.onAdmin(func(ctx context.Context, admin *pgx.Conn) error {
-		o, err := s.find(ctx, admin, j.Stage)
+	return p.onAdmin(func(ctx context.Context, admin *pgx.Conn) error {
+		o, err := p.Owner.Find(ctx, admin, j.Stage)
 		if err != nil {
 			return err
 		}
-		if o != nil && (o.Mark == nil || o.Mark.Role == roleStaged) {
-			if err := s.drop(ctx, admin, *o); err != nil {
+		if o != nil && (o.Mark == nil || o.Mark.Role == server.RoleStaged) {
+			if err := p.Owner.Drop(ctx, admin, *o); err != nil {
 				return err
 			}
 		}
-		return s.removeJournal()
+		return p.removeJournal()
 	})
 }

@@ -1,4 +1,6 @@
-package postgres
+// Package kwildb reads the databases of Kwil's nodes, and makes those of new ones: the state of a chain with its dump, all of
+// one moment, and the database that such a state is tried and restored in.
+package kwildb
 
 import (
 	"cmp"
@@ -7,29 +9,33 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"nodevisor/internal/hint"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // The generations of Kwil's database that are known.
 const (
-	KwilV09  = "v0.9"
-	KwilV010 = "v0.10"
+	V09  = "v0.9"
+	V010 = "v0.10"
 )
 
-// KwilOptions say which database is read, and what is expected of it.
-type KwilOptions struct {
+// Options say which database is read, and what is expected of it.
+type Options struct {
 	Version  string // v0.9 | v0.10: another one in the database is an error
 	Database string // "" = the connection string's; else a frozen clone of it
 	Live     bool   // the node may be connected: what is read is its last commit
+	Home     string // the node's, absolute: whose clones are ours
+	Log      *slog.Logger
 }
 
-// KwilState is what a Kwil database says of its chain.
-type KwilState struct {
+// State is what a Kwil database says of its chain.
+type State struct {
 	Height     int64           // of the last block
 	AppHash    []byte          // of the same; nil where the chain has none yet
 	Namespaces []string        // v0.10: the schemas that belong to the state besides Kwil's own
@@ -38,31 +44,32 @@ type KwilState struct {
 	Params     json.RawMessage // the network's parameters, a JSON object; nil = the database doesn't have them
 }
 
-// Kwil reads one Kwil database at one moment: height, parameters and dump come from the same exported snapshot, so that
+// Database is one Kwil database, read at one moment: height, parameters and dump come from the same exported snapshot, so that
 // they belong together also where the node runs.
-type Kwil struct {
-	server   *Server
-	o        KwilOptions
+type Database struct {
+	server   *server.Server
+	o        Options
 	conn     *pgx.Conn
 	client   string // pg_dump's version
 	snapshot string
-	state    KwilState
+	state    State
 	shut     func() // closes a clone again; nil = none was opened
 }
 
-// OpenKwil connects, checks the database and the client program, and reads the chain's state. It refuses a database in
-// which others have sessions or prepared transactions, unless k.Live. Close must be called.
-func OpenKwil(ctx context.Context, o Options, k KwilOptions) (_ *Kwil, err error) {
-	if k.Version != KwilV09 && k.Version != KwilV010 {
-		return nil, fmt.Errorf("cannot read Kwil's database: %q is neither v0.9 nor v0.10", k.Version)
+// Open connects, checks the database and the client program, and reads the chain's state. It refuses a database in
+// which others have sessions or prepared transactions, unless o.Live. Close must be called.
+func Open(ctx context.Context, c server.Config, o Options) (_ *Database, err error) {
+	if o.Version != V09 && o.Version != V010 {
+		return nil, fmt.Errorf("cannot read Kwil's database: %q is neither v0.9 nor v0.10", o.Version)
 	}
-	q := &Kwil{server: newServer(o), o: k}
-	if k.Database != "" {
-		if err := q.open(ctx, o); err != nil {
-			return nil, err
-		}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if q.conn, err = q.server.Connect(ctx, k.Database); err != nil {
+	q := &Database{server: server.New(c).In(o.Database), o: o}
+	if err := q.open(ctx); err != nil {
+		return nil, err
+	}
+	if q.conn, err = q.server.Connect(ctx, ""); err != nil {
 		q.Close()
 		return nil, err
 	}
@@ -76,23 +83,21 @@ func OpenKwil(ctx context.Context, o Options, k KwilOptions) (_ *Kwil, err error
 }
 
 // State is what was read.
-func (q *Kwil) State() KwilState { return q.state }
+func (q *Database) State() State { return q.state }
 
 // open lets us into a clone of ours, which is shut to all; a copy that somebody else made is as it is.
-func (q *Kwil) open(ctx context.Context, o Options) error {
-	src, err := New(o)
-	if err == nil && strings.HasPrefix(q.o.Database, src.prefix()) {
-		q.shut, err = src.openClone(ctx, q.o.Database)
+func (q *Database) open(ctx context.Context) (err error) {
+	owner := server.Owner{Home: q.o.Home, Source: q.server.Source()}
+	if owner.Owns(q.o.Database) {
+		q.shut, err = owner.Open(ctx, q.server, q.o.Database, q.o.Log)
 	}
 	return err
 }
 
 // Close ends the session, and with it the snapshot.
-func (q *Kwil) Close() {
+func (q *Database) Close() {
 	if q.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
-		defer cancel()
-		_ = q.conn.Close(ctx) // read only: nothing hangs on it
+		server.Close(q.conn)
 	}
 	if q.shut != nil {
 		q.shut()
@@ -100,9 +105,9 @@ func (q *Kwil) Close() {
 }
 
 // checkClient finds pg_dump. Before 15 it can't leave out access methods, which then stand among the tables.
-func (q *Kwil) checkClient(ctx context.Context) (err error) {
+func (q *Database) checkClient(ctx context.Context) (err error) {
 	q.client, err = q.server.CheckClient(ctx, "pg_dump", q.conn.PgConn().ParameterStatus("server_version"))
-	if err == nil && major(q.client) < minKwilClient {
+	if err == nil && server.Major(q.client) < minKwilClient {
 		err = &hint.Error{
 			Op: "use", Path: "pg_dump", Err: fmt.Errorf("it is version %s, and Kwil's state needs %d or newer", q.client, minKwilClient),
 			Hint: "install PostgreSQL's client programs of version 16, and set [snapshot] pg_bin to their directory",
@@ -112,7 +117,7 @@ func (q *Kwil) checkClient(ctx context.Context) (err error) {
 }
 
 // checkQuiet refuses a database that is in use. The node commits in two steps: what is prepared is decided by the node.
-func (q *Kwil) checkQuiet(ctx context.Context) error {
+func (q *Database) checkQuiet(ctx context.Context) error {
 	if q.o.Live {
 		return nil
 	}
@@ -120,20 +125,20 @@ func (q *Kwil) checkQuiet(ctx context.Context) error {
 	const sessions = `SELECT coalesce(nullif(application_name, ''), usename, 'a session') || ' (pid ' || pid || ')' FROM pg_stat_activity
 		WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name IS DISTINCT FROM $1
 		AND coalesce(backend_type, 'client backend') IN ('client backend', 'walsender')`
-	found, err := q.strings(ctx, sessions, AppName)
+	found, err := q.strings(ctx, sessions, server.AppName)
 	if err != nil {
 		return err
 	}
 	if len(found) > 0 {
 		return &hint.Error{
-			Op: "read the chain's state in", Path: q.where(), Err: fmt.Errorf("others are connected: %s", strings.Join(found, ", ")),
+			Op: "read the chain's state in", Path: q.server.Where(), Err: fmt.Errorf("others are connected: %s", strings.Join(found, ", ")),
 			Hint: "stop the node first: supervisor halt --now",
 		}
 	}
 	found, err = q.strings(ctx, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
 	if err == nil && len(found) > 0 {
 		err = &hint.Error{
-			Op: "read the chain's state in", Path: q.where(), Err: fmt.Errorf("a block is half committed (prepared transaction %s)", found[0]),
+			Op: "read the chain's state in", Path: q.server.Where(), Err: fmt.Errorf("a block is half committed (prepared transaction %s)", found[0]),
 			Hint: "start the old node once, let it recover, and stop it again",
 		}
 	}
@@ -141,7 +146,7 @@ func (q *Kwil) checkQuiet(ctx context.Context) error {
 }
 
 // begin fixes the moment that everything is read at.
-func (q *Kwil) begin(ctx context.Context) error {
+func (q *Database) begin(ctx context.Context) error {
 	if _, err := q.conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
 		return q.explain(ctx, err)
 	}
@@ -159,7 +164,7 @@ func (q *Kwil) begin(ctx context.Context) error {
 }
 
 // checkVersion tells Kwil's databases from others, and the generations from each other.
-func (q *Kwil) checkVersion(ctx context.Context) error {
+func (q *Database) checkVersion(ctx context.Context) error {
 	schemas, err := q.strings(ctx, "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'kwild\\_%'")
 	if err != nil {
 		return err
@@ -167,17 +172,17 @@ func (q *Kwil) checkVersion(ctx context.Context) error {
 	has := func(name string) bool { return slices.Contains(schemas, name) }
 	if !has("kwild_chain") || !has("kwild_voting") {
 		return &hint.Error{
-			Op: "read the chain's state in", Path: q.where(), Err: errors.New("it isn't a database of Kwil: schemas kwild_chain and kwild_voting are missing"),
-			Hint: "correct dbname in " + q.server.key() + "; psql -l lists what is there",
+			Op: "read the chain's state in", Path: q.server.Where(), Err: errors.New("it isn't a database of Kwil: schemas kwild_chain and kwild_voting are missing"),
+			Hint: "correct dbname in dsn; psql -l lists what is there",
 		}
 	}
-	found := KwilV09
+	found := V09
 	if has("kwild_engine") {
-		found = KwilV010
+		found = V010
 	}
 	if found != q.o.Version {
 		return &hint.Error{
-			Op: "read the chain's state in", Path: q.where(), Err: fmt.Errorf("it is a database of Kwil %s, not %s", found, q.o.Version),
+			Op: "read the chain's state in", Path: q.server.Where(), Err: fmt.Errorf("it is a database of Kwil %s, not %s", found, q.o.Version),
 			Hint: fmt.Sprintf("set [genesis] version = %q", found),
 		}
 	}
@@ -186,14 +191,14 @@ func (q *Kwil) checkVersion(ctx context.Context) error {
 
 // readChain reads the one row of the chain's table: height and app_hash, from v0.10 on also dirty, which is set while a
 // block is being executed.
-func (q *Kwil) readChain(ctx context.Context) error {
+func (q *Database) readChain(ctx context.Context) error {
 	rows, err := q.strings(ctx, "SELECT to_jsonb(c)::text FROM kwild_chain.chain c LIMIT 2")
 	if err != nil {
 		return err
 	}
 	if len(rows) != 1 {
 		return &hint.Error{
-			Op: "read the chain's height in", Path: q.where(), Err: fmt.Errorf("kwild_chain.chain has %d rows, not one", len(rows)),
+			Op: "read the chain's height in", Path: q.server.Where(), Err: fmt.Errorf("kwild_chain.chain has %d rows, not one", len(rows)),
 			Hint: "let the node make a block first",
 		}
 	}
@@ -203,11 +208,11 @@ func (q *Kwil) readChain(ctx context.Context) error {
 		Dirty  *bool   `json:"dirty"`
 	}
 	if err := json.Unmarshal([]byte(rows[0]), &chain); err != nil || chain.Height == nil {
-		return fmt.Errorf("cannot read the chain's height in %s: %w", q.where(), cmp.Or(err, errors.New("there is none")))
+		return fmt.Errorf("cannot read the chain's height in %s: %w", q.server.Where(), cmp.Or(err, errors.New("there is none")))
 	}
 	if chain.Dirty != nil && *chain.Dirty && !q.o.Live {
 		return &hint.Error{
-			Op: "read the chain's state in", Path: q.where(), Err: fmt.Errorf("the node was stopped amid block %d", *chain.Height),
+			Op: "read the chain's state in", Path: q.server.Where(), Err: fmt.Errorf("the node was stopped amid block %d", *chain.Height),
 			Hint: "start the old node once, let it recover, and stop it again",
 		}
 	}
@@ -219,11 +224,11 @@ func (q *Kwil) readChain(ctx context.Context) error {
 }
 
 // readNetwork reads what a genesis document needs.
-func (q *Kwil) readNetwork(ctx context.Context) error {
+func (q *Database) readNetwork(ctx context.Context) error {
 	if err := q.conn.QueryRow(ctx, "SELECT count(*) FROM kwild_voting.voters").Scan(&q.state.Validators); err != nil {
 		return q.explain(ctx, err)
 	}
-	if q.o.Version == KwilV09 {
+	if q.o.Version == V09 {
 		return q.readParams09(ctx)
 	}
 	var err error
@@ -245,7 +250,7 @@ func (q *Kwil) readNetwork(ctx context.Context) error {
 }
 
 // readParams09 reads v0.9's table of parameters: numbers of eight bytes, little-endian, and flags of one byte.
-func (q *Kwil) readParams09(ctx context.Context) error {
+func (q *Database) readParams09(ctx context.Context) error {
 	rows, err := q.optional(ctx, "kwild_chain.consensus_params", `SELECT param_name || '=' || encode(param_value, 'hex') FROM kwild_chain.consensus_params`)
 	if err != nil || len(rows) == 0 {
 		return err
@@ -272,7 +277,7 @@ func (q *Kwil) readParams09(ctx context.Context) error {
 }
 
 // optional is strings on a table that older nodes don't have.
-func (q *Kwil) optional(ctx context.Context, table, sql string) ([]string, error) {
+func (q *Database) optional(ctx context.Context, table, sql string) ([]string, error) {
 	var there bool
 	if err := q.conn.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", table).Scan(&there); err != nil || !there {
 		return nil, q.explain(ctx, err)
@@ -281,7 +286,7 @@ func (q *Kwil) optional(ctx context.Context, table, sql string) ([]string, error
 }
 
 // strings gives the first column of all rows.
-func (q *Kwil) strings(ctx context.Context, sql string, args ...any) ([]string, error) {
+func (q *Database) strings(ctx context.Context, sql string, args ...any) ([]string, error) {
 	rows, err := q.conn.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, q.explain(ctx, err)
@@ -290,16 +295,6 @@ func (q *Kwil) strings(ctx context.Context, sql string, args ...any) ([]string, 
 	return all, q.explain(ctx, err)
 }
 
-func (q *Kwil) explain(ctx context.Context, err error) error {
-	return q.server.explain(ctx, "read the chain's state in", err)
-}
-
-// where shows the server and the database that is read.
-func (q *Kwil) where() string {
-	if q.o.Database == "" {
-		return q.server.Where()
-	}
-	v := *q.server
-	v.database = q.o.Database
-	return v.Where()
+func (q *Database) explain(ctx context.Context, err error) error {
+	return q.server.Explain(ctx, "read the chain's state in", err)
 }

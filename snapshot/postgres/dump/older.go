@@ -1,4 +1,4 @@
-package postgres
+package dump
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"nodevisor/internal/proc"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // pg_restore of PostgreSQL 17 and newer begins every session with a setting that servers before 17 don't know, whatever
@@ -20,8 +21,8 @@ const (
 )
 
 // stumbles tells whether a pg_restore complains of a server for that alone.
-func stumbles(client, server string) bool {
-	return major(client) >= timeoutSince && major(server) < timeoutSince
+func stumbles(client, reached string) bool {
+	return server.Major(client) >= timeoutSince && server.Major(reached) < timeoutSince
 }
 
 // onlyStumbled tells whether that was all that a pg_restore complained of, which had gone on after each error. Its error
@@ -46,7 +47,7 @@ func onlyStumbled(err error) bool {
 
 // loadText restores an archive in one transaction by way of its SQL, without the setting: there an error that is passed
 // over would end the transaction.
-func (v *Server) loadText(ctx context.Context, database string, args ...string) error {
+func loadText(ctx context.Context, v *server.Server, database string, args ...string) error {
 	cmd, err := v.Program("pg_restore", "", append(args, "--file=-")...)
 	if err != nil {
 		return err
@@ -65,7 +66,7 @@ func (v *Server) loadText(ctx context.Context, database string, args ...string) 
 		pw.CloseWithError(err) // nil is the end of the SQL
 		made <- err
 	}()
-	err = v.load(ctx, database, pr, "")
+	err = v.LoadSQL(ctx, database, pr, "")
 	if err != nil {
 		cancel()
 	}
