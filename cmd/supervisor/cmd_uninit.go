@@ -17,6 +17,7 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 func newUninit(a *app) *cobra.Command {
@@ -181,7 +182,7 @@ type currentReport struct {
 	Target  string `json:"target"`
 }
 
-func handOver(plans []upgrade.Plan) []handedOver {
+func handOver(plans []plan.Plan) []handedOver {
 	list := []handedOver{}
 	for _, p := range plans {
 		list = append(list, handedOver{p.Name, p.Height})

@@ -6,6 +6,7 @@ package hint
 
 import (
 	"errors"
+	"io/fs"
 	"strings"
 )
 
@@ -58,4 +59,12 @@ func Of(err error) string {
 // New is short for an *Error whose cause is a plain text.
 func New(op, path, cause, next string) *Error {
 	return &Error{Op: op, Path: path, Err: errors.New(cause), Hint: next}
+}
+
+// Cause returns what lies under a path error in err's chain, else err: for a message that names the path itself.
+func Cause(err error) error {
+	if pe := new(fs.PathError); errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
 }
