@@ -1,6 +1,6 @@
 # Everything a developer or a CI runs. `make help` lists the targets.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS  = -s -w -X main.version=$(VERSION)
+LDFLAGS  = -s -w -X main.release=$(VERSION)
 PROGRAMS = $(notdir $(patsubst %/main.go,%,$(wildcard cmd/*/main.go)))
 TOOLS   := $(CURDIR)/.nodevisor-tools
 LINT    := v2.15.0

@@ -19,6 +19,7 @@ import (
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/version"
 )
 
 // disk is a small file system of its own for the supervisor's state, and what can become of one.
@@ -86,7 +87,7 @@ func TestDisks(t *testing.T) {
 				require.NotNil(t, st["pid"], "the node is left alone")
 				current, err := h.below.Current()
 				require.NoError(t, err)
-				require.Equal(t, upgrade.Version("genesis"), current)
+				require.Equal(t, version.Version("genesis"), current)
 			}
 			d.mend(t, state)
 			hurt = false

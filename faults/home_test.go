@@ -20,6 +20,7 @@ import (
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/version"
 )
 
 // patience is how long a life may take. It is long: the machine may be busy, and only a failing test waits so long.
@@ -57,7 +58,7 @@ type home struct {
 	story
 	m     *mount
 	dir   string         // as the programs see it
-	below upgrade.Layout // as it lies under the mount: to look at, uncounted and unhurt
+	below version.Layout // as it lies under the mount: to look at, uncounted and unhurt
 	out   string         // the directory of trace and log
 
 	snapshots string // where the store lies
@@ -76,9 +77,9 @@ func newHome(t *testing.T, m *mount, s story) *home {
 	name := filepath.Base(out)[len("faults-home-"):]
 	h := &home{T: t, story: s, m: m, dir: filepath.Join(m.dir, name), out: out, gone: map[int]bool{}}
 	under := filepath.Join(m.below, name)
-	h.below = upgrade.Layout{Home: under, Root: filepath.Join(under, "cosmovisor"), Node: "simd", Plan: filepath.Join(under, "data", "upgrade-info.json")}
+	h.below = version.Layout{Home: under, Root: filepath.Join(under, "cosmovisor"), Node: "simd", Plan: filepath.Join(under, "data", "upgrade-info.json")}
 	h.snapshots = filepath.Join(h.below.State(), "snapshots")
-	for version, program := range map[upgrade.Version]string{"genesis": "v1", "upgrades/v2": "v2"} {
+	for version, program := range map[version.Version]string{"genesis": "v1", "upgrades/v2": "v2"} {
 		at := h.below.Binary(version)
 		shared := filepath.Join(m.below, program)
 		if _, err := os.Stat(shared); err != nil {

@@ -16,6 +16,7 @@ import (
 	"nodevisor/internal/proc"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/version"
 )
 
 // golden is the exact chain of phases of a committed upgrade, however often it was interrupted.
@@ -27,10 +28,10 @@ var golden = []upgrade.Phase{
 func (h *home) invariants() {
 	h.Helper()
 	// I1: current names a version whose binary is there, whole.
-	if _, err := os.Lstat(h.below.Link()); err == nil || h.below.SeenUpgrade() {
+	if _, err := os.Lstat(h.below.Link()); err == nil || upgrade.Seen(h.below) {
 		v, err := h.below.Current()
 		require.NoError(h, err)
-		name := map[upgrade.Version]string{"genesis": "v1", "upgrades/v2": "v2"}[v]
+		name := map[version.Version]string{"genesis": "v1", "upgrades/v2": "v2"}[v]
 		require.NotEmpty(h, name, "%s", v)
 		whole, err := os.Stat(filepath.Join(h.m.below, name))
 		require.NoError(h, err)
@@ -92,10 +93,10 @@ func (h *home) converged() {
 			phases = append(phases, p.Phase)
 		}
 		assert.Equal(h, golden, phases)
-		assert.Equal(h, upgrade.Version("upgrades/v2"), current)
+		assert.Equal(h, version.Version("upgrades/v2"), current)
 		assert.Nil(h, j.Hold)
 	} else {
-		assert.Equal(h, upgrade.Version("genesis"), current)
+		assert.Equal(h, version.Version("genesis"), current)
 	}
 	assert.False(h, u.Skipped, "the snapshot was left out")
 	assert.Len(h, h.manifests(), 1)

@@ -25,7 +25,7 @@ root=$stage/root
 
 compile() { # GOARCH DIR
 	mkdir -p "$2"
-	GOOS=linux GOARCH=$1 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$DESCRIBED" -o "$2/" ./cmd/supervisor ./cmd/fetch
+	GOOS=linux GOARCH=$1 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.release=$DESCRIBED" -o "$2/" ./cmd/supervisor ./cmd/fetch
 }
 put() { # MODE FILE DESTINATION
 	install -D -m "$1" "$2" "$root$3"

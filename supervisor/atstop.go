@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 // The events besides upgrades at which a snapshot, and the template that belongs to it, may be asked for.
@@ -63,12 +63,12 @@ func (s *Supervisor) takeAt(ctx context.Context, event, id string) (string, erro
 	return id, nil
 }
 
-// lastHeight is the height that was recorded last, or upgrade.Unknown. It does file I/O where it was never read.
+// lastHeight is the height that was recorded last, or plan.UnknownHeight. It does file I/O where it was never read.
 func (s *Supervisor) lastHeight() int64 {
 	if r, ok := s.o.Recorder.Last(); ok {
 		return r.Height
 	}
-	return upgrade.Unknown
+	return plan.UnknownHeight
 }
 
 // newSnapshot is the id of a snapshot that is to be taken at an event.

@@ -9,14 +9,16 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/version"
 )
 
 // boot loads what earlier lives left and begins accordingly: a hold stays, an interrupted upgrade goes on, and only
 // then the node is started.
 func (s *Supervisor) boot() {
 	s.watcher = source.NewWatcher(s.ctx, s.o.Upgrade.Poll, s.log)
-	var unproven []upgrade.Plan
+	var unproven []plan.Plan
 	s.do("load", func(context.Context) error {
 		if err := s.o.Layout.Tidy(); err != nil {
 			s.log.Warn("cannot remove what an interrupted write left", "error", err)
@@ -70,12 +72,12 @@ func (s *Supervisor) firstLink() error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, upgrade.ErrNoLink) && !l.SeenUpgrade():
-		if _, err := os.Stat(l.Binary(upgrade.Genesis)); err != nil {
-			return &hint.Error{Op: "start", Path: l.Binary(upgrade.Genesis), Err: errNoGenesis, Hint: "supervisor init BINARY"}
+	case errors.Is(err, version.ErrNoLink) && !upgrade.Seen(l):
+		if _, err := os.Stat(l.Binary(version.Genesis)); err != nil {
+			return &hint.Error{Op: "start", Path: l.Binary(version.Genesis), Err: errNoGenesis, Hint: "supervisor init BINARY"}
 		}
-		s.log.Info("linking the first version", "current", upgrade.Genesis)
-		if err := l.SwitchTo(upgrade.Genesis); err != nil {
+		s.log.Info("linking the first version", "current", version.Genesis)
+		if err := l.SwitchTo(version.Genesis); err != nil {
 			return &hint.Error{Op: "start", Path: l.Link(), Err: fmt.Errorf("%w: %w", errFirstLink, err), Hint: "mend the cause; the next start tries again"}
 		}
 		return nil
@@ -91,9 +93,9 @@ func (s *Supervisor) firstLink() error {
 func (s *Supervisor) firstLook() {
 	s.state = Stopped
 	look := s.lookAtFile()
-	var file upgrade.PlanFile
+	var file plan.File
 	var now currentVersion
-	signer := upgrade.Unknown
+	signer := plan.UnknownHeight
 	s.do("look", func(context.Context) error {
 		file, now, signer = look(), s.readCurrent(), s.signer()
 		return nil
@@ -119,7 +121,7 @@ func (s *Supervisor) begin(signer int64) {
 		s.halt(nil)
 		return
 	}
-	if p, ev, verdict := s.tracker.Ended(time.Now(), signer, false); verdict == upgrade.Due {
+	if p, ev, verdict := s.tracker.Ended(time.Now(), signer, false); verdict == plan.Due {
 		s.log.Info("the height of a plan has come while no node ran", "plan", p.Name, "height", p.Height, "evidence", ev)
 		s.trigger(p, ev)
 		return
@@ -130,9 +132,9 @@ func (s *Supervisor) begin(signer int64) {
 
 // currentVersion is what the link says, and what is told beside it.
 type currentVersion struct {
-	version upgrade.Version
-	plan    upgrade.Plan // that it was switched to for
-	known   bool         // whether that is recorded
+	version version.Version
+	plan    plan.Plan // that it was switched to for
+	known   bool      // whether that is recorded
 	last    *LastUpgrade
 }
 
@@ -148,7 +150,7 @@ func (s *Supervisor) readCurrent() currentVersion {
 	}
 	c.version = version
 	// The case of names is folded where that is configured when they are compared: it is the same before and after.
-	c.plan, c.known = s.o.Layout.InstalledPlan(version, s.recase)
+	c.plan, c.known = plan.Installed(s.o.Layout, version, s.recase)
 	return c
 }
 

@@ -98,7 +98,7 @@ func killedAt(t *testing.T, kills ...time.Duration) {
 // read. It is no place for what only holds at the end.
 func (h *host) invariants() {
 	h.Helper()
-	if _, err := os.Lstat(h.layout().Link()); err == nil || h.layout().SeenUpgrade() {
+	if _, err := os.Lstat(h.layout().Link()); err == nil || upgrade.Seen(h.layout()) {
 		v, err := h.layout().Current()
 		require.NoError(h, err)
 		require.FileExists(h, h.layout().Binary(v))

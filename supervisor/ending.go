@@ -9,6 +9,8 @@ import (
 
 	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // settle is how long the end of a node by a signal that we didn't send waits for a stop request: under
@@ -46,7 +48,7 @@ func (s *Supervisor) ended(exit Exit) {
 	s.judge(s.ending)
 }
 
-func describeExit(exit Exit, v upgrade.Version) *ExitStatus {
+func describeExit(exit Exit, v version.Version) *ExitStatus {
 	e := &ExitStatus{At: exit.At.UTC(), Version: v.Name(), Forced: exit.Forced}
 	if exit.Signal != 0 {
 		e.Signal = new(exit.Signal.String())
@@ -64,8 +66,8 @@ func (s *Supervisor) judge(e *ending) {
 			return
 		}
 		look := s.lookAtFile()
-		var file upgrade.PlanFile
-		signer := upgrade.Unknown
+		var file plan.File
+		signer := plan.UnknownHeight
 		s.do("judge", func(context.Context) error {
 			file, signer = look(), s.signer()
 			return s.o.Recorder.Flush()
@@ -78,7 +80,7 @@ func (s *Supervisor) judge(e *ending) {
 	})
 }
 
-func (s *Supervisor) verdict(e *ending, file upgrade.PlanFile, signer int64) {
+func (s *Supervisor) verdict(e *ending, file plan.File, signer int64) {
 	if s.ending != e || s.stopping || s.done {
 		return
 	}
@@ -96,14 +98,14 @@ func (s *Supervisor) verdict(e *ending, file upgrade.PlanFile, signer int64) {
 	}
 	p, ev, verdict := s.tracker.Ended(time.Now(), signer, true)
 	switch {
-	case verdict == upgrade.Due:
+	case verdict == plan.Due:
 		s.log.Info("the node ended at the height of a plan", "plan", p.Name, "height", p.Height, "evidence", ev)
 		s.ending = nil
 		s.trigger(p, ev)
 	case s.schedule.HaltDue(s.tracker.Known(), time.Now()) || s.haltedItself(signer):
 		s.ending = nil
 		s.halt(nil)
-	case verdict == upgrade.Unclear:
+	case verdict == plan.Unclear:
 		s.unlessStopped(e, func() { s.unclear(p) })
 	default:
 		s.unlessStopped(e, func() { s.crashed(e.exit, e.lived) })
@@ -163,7 +165,7 @@ func byHand(exit Exit) bool {
 }
 
 // unclear holds: a plan is pending, and whether its height has come can't be told. Never switch on a guess.
-func (s *Supervisor) unclear(p upgrade.Plan) {
+func (s *Supervisor) unclear(p plan.Plan) {
 	next := "look at " + s.o.Layout.Plan + ", then: supervisor resume"
 	if p.Name != "" {
 		next = "supervisor upgrade apply " + p.Name + " (its height has come), or supervisor upgrade skip " + p.Name +

@@ -13,7 +13,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/client"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 // HaltResult is what a halt came to: the answer of `supervisor halt --json`, and in words the hold's text.
@@ -34,7 +34,7 @@ func (s *Supervisor) halt(answer func(HaltResult, error)) {
 	if answer == nil {
 		answer = func(HaltResult, error) {}
 	}
-	h := upgrade.Halt{Time: time.Now().UTC()}
+	h := plan.Halt{Time: time.Now().UTC()}
 	result := HaltResult{At: "now", Problems: []string{}}
 	if s.schedule.Halt != nil {
 		h = *s.schedule.Halt
@@ -62,7 +62,7 @@ func (s *Supervisor) halt(answer func(HaltResult, error)) {
 }
 
 // carryHalt is the job of a halt: the node is at rest.
-func (s *Supervisor) carryHalt(ctx context.Context, h upgrade.Halt, r *HaltResult) error {
+func (s *Supervisor) carryHalt(ctx context.Context, h plan.Halt, r *HaltResult) error {
 	if last, _, ok := s.finalLine(); ok { // the lines were read to their end: this is the last block
 		if err := s.o.Recorder.Note(last); err != nil {
 			s.log.Warn("cannot record the height", "error", err)
@@ -101,7 +101,7 @@ func (s *Supervisor) carryHalt(ctx context.Context, h upgrade.Halt, r *HaltResul
 	if err := s.o.Engine.Hold(r.Text(), strings.Join(r.Next, ", or: ")); err != nil {
 		return err
 	}
-	return s.o.Engine.SetHalt(nil, upgrade.Unknown)
+	return s.o.Engine.SetHalt(nil, plan.UnknownHeight)
 }
 
 // finalLine is the last height of a node's log that ended, where heights are read there.
@@ -120,8 +120,8 @@ func (s *Supervisor) commandOf() []string {
 
 // measure compares where the node stands with where it was to stop. own is the height of the node's own halt, 0 = none: a
 // node of the Cosmos SDK stores that block and doesn't execute it, so what it answers is no overshoot.
-func (r *HaltResult) measure(h upgrade.Halt, stands, own int64) {
-	if stands != upgrade.Unknown {
+func (r *HaltResult) measure(h plan.Halt, stands, own int64) {
+	if stands != plan.UnknownHeight {
 		r.Height = &stands
 	}
 	if h.Height == 0 {
@@ -132,7 +132,7 @@ func (r *HaltResult) measure(h upgrade.Halt, stands, own int64) {
 	switch {
 	case own == h.Height:
 		r.Exact = true
-	case stands == upgrade.Unknown:
+	case stands == plan.UnknownHeight:
 		return
 	default:
 		over = max(0, stands-(h.Height-1))
@@ -188,13 +188,13 @@ func OwnHalt(args []string) int64 {
 
 // opHalt schedules a halt, takes it off, or halts now. With Wait the answer to a halt that is to come waits for it.
 func (s *Supervisor) opHalt(r request) {
-	var h *upgrade.Halt
+	var h *plan.Halt
 	switch b := r.body; {
 	case b.Cancel:
 	case b.Now:
-		h = &upgrade.Halt{Time: time.Now().UTC()}
+		h = &plan.Halt{Time: time.Now().UTC()}
 	default:
-		h = &upgrade.Halt{Height: b.Height, Time: b.Time}
+		h = &plan.Halt{Height: b.Height, Time: b.Time}
 	}
 	known := s.tracker.Known()
 	s.do("halt", func(context.Context) error { return s.o.Engine.SetHalt(h, known) }, func(err error) {

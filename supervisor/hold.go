@@ -8,6 +8,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/state"
 )
 
 // atRest runs next with the node gone: at once, or after a graceful stop. begun is the old node's end. No job runs when it
@@ -41,7 +42,7 @@ func (s *Supervisor) holdFor(err error) {
 	if u := s.journal.Upgrade; u != nil && u.Phase != upgrade.OnProbation { // there each attempt was counted
 		s.countFailure()
 	}
-	if errors.Is(err, upgrade.ErrJournal) {
+	if errors.Is(err, state.ErrUntrusted) {
 		// What can't be trusted isn't written over: the hold is found again at every start, until it is mended.
 		s.journal.Hold = &upgrade.Hold{Reason: err.Error(), Hint: hint.Of(err), Since: time.Now().UTC()}
 		s.held()

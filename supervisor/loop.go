@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"nodevisor/internal/proc"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 // Run supervises the node until it ends for good, an operator stops it, or a hold. It returns the process's exit code.
@@ -25,9 +25,9 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	proc.ReapOn(s.ctx)
 
 	last, known := s.o.Recorder.Last()
-	s.tracker = upgrade.NewTracker(upgrade.Unknown, time.Time{})
+	s.tracker = plan.NewTracker(plan.UnknownHeight, time.Time{})
 	if known {
-		s.tracker = upgrade.NewTracker(last.Height, last.At)
+		s.tracker = plan.NewTracker(last.Height, last.At)
 	}
 	s.tracker.SetSkipHeights(unsafeSkips(s.o.Command))
 	s.publish() // whoever connects finds a status

@@ -10,7 +10,9 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/version"
 )
 
 const (
@@ -70,7 +72,7 @@ func (s *Supervisor) start() {
 }
 
 // startNode runs in the job. The look for foreign nodes and the journal's fsync go side by side.
-func (s *Supervisor) startNode(ctx context.Context, tee bool) (*Child, upgrade.Version, error) {
+func (s *Supervisor) startNode(ctx context.Context, tee bool) (*Child, version.Version, error) {
 	l, e := s.o.Layout, s.o.Engine
 	version, err := l.Current()
 	if err != nil {
@@ -114,7 +116,7 @@ func (s *Supervisor) fork(spec ChildSpec) (*Child, error) {
 	return child, err
 }
 
-func (s *Supervisor) spec(v upgrade.Version, tee bool) ChildSpec {
+func (s *Supervisor) spec(v version.Version, tee bool) ChildSpec {
 	args, env := s.o.Command(v)
 	spec := ChildSpec{
 		Path: s.o.Layout.Binary(v), Args: args, Env: env, Dir: s.o.Layout.Root,
@@ -211,7 +213,7 @@ func (s *Supervisor) signer() int64 {
 		s.log.Warn("cannot read the signer's state", "error", err)
 	}
 	if err != nil || !ok {
-		return upgrade.Unknown
+		return plan.UnknownHeight
 	}
 	return h
 }
@@ -222,15 +224,15 @@ func (s *Supervisor) takeLines() {
 		return
 	}
 	if n, ok := s.o.Lines.Needed(); ok {
-		if name, err := upgrade.NormaliseName(n.Name, s.recase); err == nil {
+		if name, err := version.NormaliseName(n.Name, s.recase); err == nil {
 			s.tracker.SawLine(name, n.Height)
 		}
 	}
 }
 
 // unsafeSkips reads --unsafe-skip-upgrades out of the node's arguments, in both of its forms.
-func unsafeSkips(command func(upgrade.Version) (args, env []string)) map[int64]bool {
-	args, _ := command(upgrade.Genesis)
+func unsafeSkips(command func(version.Version) (args, env []string)) map[int64]bool {
+	args, _ := command(version.Genesis)
 	skips := map[int64]bool{}
 	add := func(list string) {
 		for h := range strings.SplitSeq(list, ",") {

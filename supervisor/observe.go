@@ -7,7 +7,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 const (
@@ -47,9 +47,9 @@ func (p *pace) saw(h int64, at time.Time) {
 }
 
 // lookAtFile returns what reads the plan file. The result does file I/O: not for the loop.
-func (s *Supervisor) lookAtFile() func() upgrade.PlanFile {
+func (s *Supervisor) lookAtFile() func() plan.File {
 	path, recase := s.o.Layout.Plan, s.recase
-	return func() upgrade.PlanFile { return upgrade.LookAtPlanFile(path, recase) }
+	return func() plan.File { return plan.LookAt(path, recase) }
 }
 
 // look reads the plan file again. A look that is asked for while one is under way follows it.
@@ -66,7 +66,7 @@ func (s *Supervisor) look() {
 	})
 }
 
-func (s *Supervisor) looked(file upgrade.PlanFile) {
+func (s *Supervisor) looked(file plan.File) {
 	s.looking = false
 	if s.lookAgain {
 		s.lookAgain = false
@@ -85,7 +85,7 @@ func (s *Supervisor) looked(file upgrade.PlanFile) {
 
 // sawFile hands a look at the plan file to the tracker, and tells whether it is news that can be used. A file that can't
 // be used is no reason to touch the node: it may be half-written. That it stays so is said once more.
-func (s *Supervisor) sawFile(file upgrade.PlanFile, running bool) bool {
+func (s *Supervisor) sawFile(file plan.File, running bool) bool {
 	news := s.tracker.SawFile(file, running)
 	err := s.tracker.FileError()
 	switch {
@@ -204,11 +204,11 @@ func (s *Supervisor) dropPast(h int64) bool {
 
 // importPlan takes a future plan that another tool wrote into the node's file over into the schedule: the node itself
 // says that its height is far ahead. What can't be taken over is said once.
-func (s *Supervisor) importPlan(p upgrade.Plan, height int64) {
+func (s *Supervisor) importPlan(p plan.Plan, height int64) {
 	s.log.Info("the plan file holds a plan whose height is still to come; it is kept as scheduled", "plan", p.Name,
 		"at", p.Height, "height", height)
 	s.imported = p.Key()
-	p.Source = upgrade.FromOperator
+	p.Source = plan.FromOperator
 	s.do("import", func(ctx context.Context) error {
 		return s.o.Engine.AddPlan(ctx, p, height, false)
 	}, func(err error) {

@@ -16,6 +16,8 @@ import (
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // blind takes the node's RPC away: its height can't be read.
@@ -41,7 +43,7 @@ func TestNodeEndsAtTheHeight(t *testing.T) {
 				r := h.start()
 				done := h.awaitResult(upgrade.ResultCommitted)
 				assert.Equal(t, 1, done.Upgrade.Attempts)
-				assert.Contains(t, []upgrade.Evidence{upgrade.ByFile, upgrade.ByHeight, upgrade.BySigner}, done.Upgrade.Evidence)
+				assert.Contains(t, []plan.Evidence{plan.ByFile, plan.ByHeight, plan.BySigner}, done.Upgrade.Evidence)
 				h.awaitState(Running)
 				r.stop()
 				assert.Equal(t, 1, h.count(trace.Start, "v1"))
@@ -84,7 +86,7 @@ func TestPlanFarAhead(t *testing.T) {
 	require.NoError(t, syscall.Kill(*st.PID, syscall.SIGKILL)) // as the OOM killer does
 	h.awaitCount(2, trace.FirstBlock, "v1")
 	done := h.awaitResult(upgrade.ResultCommitted)
-	assert.Equal(t, upgrade.ByHeight, done.Upgrade.Evidence)
+	assert.Equal(t, plan.ByHeight, done.Upgrade.Evidence)
 	assert.GreaterOrEqual(t, done.Upgrade.Stood, int64(at), "never early")
 	r.stop()
 	assert.Equal(t, 1, h.count(trace.Start, "v2"))
@@ -131,7 +133,7 @@ func TestGarbageInThePlanFile(t *testing.T) {
 // link makes current name genesis: a home with a plan's file is no fresh one, where that would be done by itself.
 func (h *testHome) link() {
 	h.Helper()
-	require.NoError(h, h.layout().SwitchTo(upgrade.Genesis))
+	require.NoError(h, h.layout().SwitchTo(version.Genesis))
 }
 
 // runToHalt lets the node run to its upgrade without a supervisor, as before a supervisor is installed, or in a crash.
@@ -139,7 +141,7 @@ func (h *testHome) runToHalt() {
 	h.Helper()
 	h.link()
 	require.NoError(h, os.MkdirAll(filepath.Join(h.dir, "data"), 0o755))
-	cmd := exec.Command(h.layout().Binary(upgrade.Genesis), "start")
+	cmd := exec.Command(h.layout().Binary(version.Genesis), "start")
 	cmd.Env = h.Env
 	require.NoError(h, proc.Start(cmd))
 	h.await(trace.Halted, "v1")
@@ -156,7 +158,7 @@ func TestSignerIsEvidenceAtTheStart(t *testing.T) {
 	h.runToHalt()
 	r := h.start()
 	done := h.awaitResult(upgrade.ResultCommitted)
-	assert.Equal(t, upgrade.BySigner, done.Upgrade.Evidence)
+	assert.Equal(t, plan.BySigner, done.Upgrade.Evidence)
 	r.stop()
 	assert.Equal(t, 1, h.count(trace.Start, "v1"))
 }
@@ -171,7 +173,7 @@ func TestLineIsEvidenceAtTheStart(t *testing.T) {
 	h.script("echo run >> " + h.dir + "/runs\necho 'ERR UPGRADE \"v2\" NEEDED at height: 4: module=x/upgrade'\nexit 1\n")
 	r := h.start()
 	done := h.awaitResult(upgrade.ResultCommitted)
-	assert.Equal(t, upgrade.ByLog, done.Upgrade.Evidence)
+	assert.Equal(t, plan.ByLog, done.Upgrade.Evidence)
 	r.stop()
 	runs, err := os.ReadFile(filepath.Join(h.dir, "runs"))
 	require.NoError(t, err)
@@ -204,7 +206,7 @@ func TestStaleFileUnderAHandPatch(t *testing.T) {
 	r := h.start()
 	h.awaitResult(upgrade.ResultCommitted)
 	r.stop()
-	require.NoError(t, h.layout().SwitchTo(upgrade.VersionOf("v3")))
+	require.NoError(t, h.layout().SwitchTo(version.Of("v3")))
 	r = h.start()
 	h.awaitStatus("a height", func(st *Status) bool { return st.Height != nil && st.State == Running })
 	require.NoError(t, os.Chmod(h.layout().Plan, 0o640))
@@ -232,7 +234,7 @@ func TestResyncFromGenesis(t *testing.T) {
 	r.stop()
 	require.NoError(t, os.RemoveAll(filepath.Join(h.dir, "data", "fake.db")))
 	require.NoError(t, os.Remove(h.layout().Plan))
-	require.NoError(t, h.layout().SwitchTo(upgrade.Genesis))
+	require.NoError(t, h.layout().SwitchTo(version.Genesis))
 	r = h.start()
 	h.wait("it is carried out again", func() bool { return len(h.history()) == 2 })
 	h.awaitState(Running)
@@ -256,6 +258,6 @@ func TestDataDirectoryIsReplaced(t *testing.T) {
 	require.NoError(t, os.Rename(filepath.Join(h.dir, "data"), filepath.Join(h.dir, "data.old")))
 	h.plan("v2", 4)
 	done := h.awaitResult(upgrade.ResultCommitted)
-	assert.Equal(t, upgrade.ByFile, done.Upgrade.Evidence)
+	assert.Equal(t, plan.ByFile, done.Upgrade.Evidence)
 	r.stop()
 }

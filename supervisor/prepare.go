@@ -8,7 +8,8 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 const (
@@ -23,8 +24,8 @@ const (
 
 // trigger is a plan whose height has come, until it is carried out.
 type trigger struct {
-	plan      upgrade.Plan
-	evidence  upgrade.Evidence
+	plan      plan.Plan
+	evidence  plan.Evidence
 	stood     int64     // the height that is known
 	announced bool      // it is in the journal: nothing makes it forgotten
 	problem   string    // what was said last of why it can't begin
@@ -33,14 +34,14 @@ type trigger struct {
 }
 
 // trigger begins an upgrade whose height has come.
-func (s *Supervisor) trigger(p upgrade.Plan, ev upgrade.Evidence) {
+func (s *Supervisor) trigger(p plan.Plan, ev plan.Evidence) {
 	s.due = &trigger{plan: p, evidence: ev, stood: s.tracker.Known()}
 	s.prepare()
 }
 
 // verified is what preparing a version found.
 type verified struct {
-	ready   upgrade.Readiness
+	ready   version.Readiness
 	absent  bool // there is no binary at all
 	fetched bool // a download was tried
 }
@@ -101,7 +102,7 @@ func unwritten(err error) string {
 }
 
 // versionDue is the version that the waiting plan leads to.
-func (s *Supervisor) versionDue() upgrade.Version {
+func (s *Supervisor) versionDue() version.Version {
 	if u := s.journal.Upgrade; u != nil {
 		return u.To
 	}
@@ -109,7 +110,7 @@ func (s *Supervisor) versionDue() upgrade.Version {
 }
 
 // makeReady runs in a job: it verifies the binary, fetches a missing one where that is allowed, and asks for room.
-func (s *Supervisor) makeReady(ctx context.Context, p upgrade.Plan, to upgrade.Version, fetch bool) verified {
+func (s *Supervisor) makeReady(ctx context.Context, p plan.Plan, to version.Version, fetch bool) verified {
 	v := verified{ready: s.o.Checker.Check(ctx, to)}
 	v.absent = !v.ready.Ready() && !s.o.Layout.HasBinary(to)
 	if v.absent && fetch && s.o.Fetch != nil && p.Info != "" {
@@ -191,8 +192,8 @@ func (s *Supervisor) checkReadiness() {
 	s.checking = true
 	versions, checker := s.tracker.PendingVersions(), s.o.Checker
 	s.ask(func(ctx context.Context) func() {
-		checked := map[upgrade.Version]upgrade.Readiness{}
-		all := append([]upgrade.Version{}, versions...)
+		checked := map[version.Version]version.Readiness{}
+		all := append([]version.Version{}, versions...)
 		for _, v := range append(all, s.o.Layout.Versions()...) {
 			if _, twice := checked[v]; !twice {
 				checked[v] = checker.Check(ctx, v)
@@ -211,7 +212,7 @@ func (s *Supervisor) checkReadiness() {
 	})
 }
 
-func (s *Supervisor) sayReadiness(versions []upgrade.Version) {
+func (s *Supervisor) sayReadiness(versions []version.Version) {
 	problem := ""
 	if len(versions) > 0 {
 		if r := s.ready[versions[0]]; !r.Ready() {

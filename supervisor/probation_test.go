@@ -12,6 +12,7 @@ import (
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 // No new block is never a failure: the network may need hours. An operator can confirm the version.
@@ -118,9 +119,9 @@ func TestRollbackByPolicy(t *testing.T) {
 	assert.GreaterOrEqual(t, h.count(trace.Start, "v1"), 4)
 	assert.Equal(t, "genesis", h.current())
 	assert.GreaterOrEqual(t, h.signerHeight(), before)
-	schedule, err := upgrade.LoadSchedule(h.layout().SchedulePath())
+	schedule, err := plan.LoadSchedule(h.layout().SchedulePath())
 	require.NoError(t, err)
-	assert.True(t, schedule.Skips(upgrade.Plan{Name: "v2", Height: 200}))
+	assert.True(t, schedule.Skips(plan.Plan{Name: "v2", Height: 200}))
 	assert.Equal(t, 3, h.count(trace.Start, "v2"))
 	r.stop()
 	h.singleNode()

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // publish makes the status of this moment readable for every goroutine. The loop calls it before it waits. Whoever reads
@@ -89,12 +91,12 @@ func (s *Supervisor) trialText(name string) string {
 // running supervisor.
 type View struct {
 	Journal  upgrade.Journal
-	Schedule upgrade.Schedule
-	Tracker  *upgrade.Tracker // nil: nothing could be read
-	Current  upgrade.Version
-	Ready    map[upgrade.Version]upgrade.Readiness
+	Schedule plan.Schedule
+	Tracker  *plan.Tracker // nil: nothing could be read
+	Current  version.Version
+	Ready    map[version.Version]version.Readiness
 	Last     *LastUpgrade
-	Layout   upgrade.Layout
+	Layout   version.Layout
 	Config   upgrade.Config
 	Pace     time.Duration // between two blocks; 0 = not known
 }
@@ -117,9 +119,9 @@ func (v View) Status(clock time.Time) *Status {
 			st.Halt.Time = &h.Time
 		}
 	}
-	height := upgrade.Unknown
+	height := plan.UnknownHeight
 	if v.Tracker != nil {
-		if height = v.Tracker.Known(); height != upgrade.Unknown {
+		if height = v.Tracker.Known(); height != plan.UnknownHeight {
 			st.Height = &height
 		}
 		if err := v.Tracker.FileError(); err != nil {
@@ -138,7 +140,7 @@ func (v View) Status(clock time.Time) *Status {
 func (v View) Plans(clock time.Time) []PlanStatus {
 	all := []PlanStatus{}
 	for _, p := range v.Tracker.Pending() {
-		to := upgrade.VersionOf(p.Name)
+		to := version.Of(p.Name)
 		ready, ok := v.Ready[to]
 		if !ok {
 			ready.Problems = []string{"not looked at yet"}

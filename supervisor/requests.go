@@ -9,6 +9,8 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // request is one operation that a command asks for through the control socket. It is answered exactly once.
@@ -87,7 +89,7 @@ func (s *Supervisor) opAdd(r request) {
 }
 
 // Scheduled says what `upgrade add` has done.
-func Scheduled(p upgrade.Plan) string {
+func Scheduled(p plan.Plan) string {
 	if p.Height == 0 && p.Time.IsZero() {
 		return p.Name + " is staged: it is switched to when the chain's plan of that name comes"
 	}
@@ -175,7 +177,7 @@ func (s *Supervisor) opResume(r request) {
 	switch {
 	case r.body.Restore:
 		// What can't be restored is refused while the node still runs.
-		if err := upgrade.CanRollBack(u, upgrade.Unknown, false); err != nil {
+		if err := upgrade.CanRollBack(u, plan.UnknownHeight, false); err != nil {
 			finishRequest(r, &hint.Error{Op: "restore the upgrade's snapshot", Err: err, Hint: "supervisor status"}, "")
 			return
 		}
@@ -227,7 +229,7 @@ func (s *Supervisor) opApply(r request) {
 	}
 	p := ApplyPlan(r.body.Name, s.tracker.Pending())
 	to := p.To()
-	var ready upgrade.Readiness
+	var ready version.Readiness
 	s.do("apply", s.afterTidying(func(ctx context.Context) error {
 		ready = s.makeReady(ctx, p, to, true).ready
 		if !ready.Ready() {
@@ -243,19 +245,19 @@ func (s *Supervisor) opApply(r request) {
 			finishRequest(r, err, "%s was started and is on probation", p.Name)
 		}
 		s.due = nil
-		s.trigger(p, upgrade.ByOperator)
+		s.trigger(p, plan.ByOperator)
 	})
 }
 
 // ApplyPlan is the plan that `upgrade apply NAME` carries out: the node's own where it announced one of that name, so that
 // its store loader finds it; else one without a height.
-func ApplyPlan(name string, pending []upgrade.Plan) upgrade.Plan {
+func ApplyPlan(name string, pending []plan.Plan) plan.Plan {
 	for _, p := range pending {
-		if p.Name == name && p.Source == upgrade.FromFile {
+		if p.Name == name && p.Source == plan.FromFile {
 			return p
 		}
 	}
-	return upgrade.Plan{Name: name, Source: upgrade.FromOperator, Immediate: true}
+	return plan.Plan{Name: name, Source: plan.FromOperator, Immediate: true}
 }
 
 // settleApply answers a waiting `upgrade apply`.

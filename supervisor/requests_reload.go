@@ -6,7 +6,9 @@ import (
 	"os"
 
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/version"
 )
 
 // Reloaded is what a reload puts in the place of the Options of the same names. It is made of a new configuration as a
@@ -14,14 +16,14 @@ import (
 // whatever still works with them goes on so.
 type Reloaded struct {
 	Upgrade     upgrade.Config
-	Checker     *upgrade.Checker
+	Checker     *version.Checker
 	Heights     *source.Heights
 	Snapshots   Snapshots
 	OnUpgrade   upgrade.Snapshotter // nil: upgrades take no snapshot
 	SnapshotOn  func(event string) bool
 	Room        func(ctx context.Context) error
 	Fetch       upgrade.Fetcher
-	ChainPlan   func(ctx context.Context) (*upgrade.Plan, error)
+	ChainPlan   func(ctx context.Context) (*plan.Plan, error)
 	Metrics     string
 	SocketMode  os.FileMode
 	SocketGroup int

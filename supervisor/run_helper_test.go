@@ -17,6 +17,7 @@ import (
 	"nodevisor/snapshot"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/version"
 )
 
 // runEnv hands a runConfig to the helper "run".
@@ -93,7 +94,7 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 		sources.Lines = lines
 	}
 	heights := source.NewHeights(c.Height, sources)
-	checker := upgrade.NewChecker(l, c.Upgrade.Probe, c.Env, log)
+	checker := version.NewChecker(l, c.Upgrade.Probe, c.Env, log)
 	var s *Supervisor
 	engine := upgrade.Options{
 		Layout: l, Config: c.Upgrade, Checker: checker, Log: log, Observe: func(u upgrade.Upgrade) { s.ObservePhase(u) },
@@ -103,7 +104,7 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 	o := Options{
 		Config: c.Node, Layout: l, Upgrade: c.Upgrade, Checker: checker, Heights: heights, Lines: lines,
 		LinesFor: c.Height.Log != "", Recorder: recorder, Lock: lock,
-		Command: func(v upgrade.Version) (args, env []string) { return c.Args, c.env(v) },
+		Command: func(v version.Version) (args, env []string) { return c.Args, c.env(v) },
 		Log:     log, Socket: filepath.Join(l.State(), "control.sock"), SocketMode: 0o600, SocketGroup: -1, Version: "test",
 		Stdin: stdin, Stdout: stdout, Stderr: stderr,
 	}
@@ -134,10 +135,10 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 	return s, func() { leave(); heights.Close(); lock.Close() }, nil
 }
 
-func (c runConfig) env(v upgrade.Version) []string { return slices.Concat(c.Env, c.EnvOf[v.Name()]) }
+func (c runConfig) env(v version.Version) []string { return slices.Concat(c.Env, c.EnvOf[v.Name()]) }
 
-func (c runConfig) layout() upgrade.Layout {
-	return upgrade.Layout{
+func (c runConfig) layout() version.Layout {
+	return version.Layout{
 		Home: c.Home, Root: filepath.Join(c.Home, "cosmovisor"), Node: "simd", Plan: filepath.Join(c.Home, "data", "upgrade-info.json"),
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // State is what the supervisor does with the node at this moment. It lives in memory alone.
@@ -84,15 +86,15 @@ type ExitStatus struct {
 
 // PlanStatus is a plan that is to come: an element of `upgrade list --json`.
 type PlanStatus struct {
-	Name       string         `json:"name"`
-	Height     *int64         `json:"height"`
-	Time       *time.Time     `json:"time"`
-	Source     upgrade.Source `json:"source"`
-	Exact      bool           `json:"exact"` // the node halts for it by itself; else the stop comes a little late
-	Ready      bool           `json:"ready"`
-	Problems   []string       `json:"problems"`
-	ETA        *time.Time     `json:"eta"`
-	BlocksLeft *int64         `json:"blocks_left"`
+	Name       string      `json:"name"`
+	Height     *int64      `json:"height"`
+	Time       *time.Time  `json:"time"`
+	Source     plan.Source `json:"source"`
+	Exact      bool        `json:"exact"` // the node halts for it by itself; else the stop comes a little late
+	Ready      bool        `json:"ready"`
+	Problems   []string    `json:"problems"`
+	ETA        *time.Time  `json:"eta"`
+	BlocksLeft *int64      `json:"blocks_left"`
 }
 
 // UpgradeStatus is the upgrade in flight, or the next one's preparation.
@@ -118,18 +120,18 @@ type RollbackStatus struct {
 
 // LastUpgrade is a finished upgrade: an element of `upgrade history --json`.
 type LastUpgrade struct {
-	Name       string            `json:"name"`
-	From       string            `json:"from"`
-	To         string            `json:"to"`
-	Result     upgrade.Result    `json:"result"`
-	DowntimeMS *int64            `json:"downtime_ms"`
-	Phases     []PhaseDuration   `json:"phases"`
-	Snapshot   *string           `json:"snapshot"`
-	At         time.Time         `json:"at"`
-	Height     *int64            `json:"height"`
-	Evidence   *upgrade.Evidence `json:"evidence"`
-	Attempts   int               `json:"attempts"`
-	Overshoot  *int64            `json:"overshoot"`
+	Name       string          `json:"name"`
+	From       string          `json:"from"`
+	To         string          `json:"to"`
+	Result     upgrade.Result  `json:"result"`
+	DowntimeMS *int64          `json:"downtime_ms"`
+	Phases     []PhaseDuration `json:"phases"`
+	Snapshot   *string         `json:"snapshot"`
+	At         time.Time       `json:"at"`
+	Height     *int64          `json:"height"`
+	Evidence   *plan.Evidence  `json:"evidence"`
+	Attempts   int             `json:"attempts"`
+	Overshoot  *int64          `json:"overshoot"`
 }
 
 // PhaseDuration is how long one phase took, in milliseconds.
@@ -200,8 +202,8 @@ func DescribeFinished(f upgrade.Finished) LastUpgrade {
 	return l
 }
 
-// DescribePlan renders a plan that is to come. height is the node's, or upgrade.Unknown.
-func DescribePlan(p upgrade.Plan, scheduled bool, ready upgrade.Readiness, height int64, perBlock time.Duration, clock time.Time) PlanStatus {
+// DescribePlan renders a plan that is to come. height is the node's, or plan.UnknownHeight.
+func DescribePlan(p plan.Plan, scheduled bool, ready version.Readiness, height int64, perBlock time.Duration, clock time.Time) PlanStatus {
 	s := PlanStatus{Name: p.Name, Source: p.Source, Exact: !scheduled, Ready: ready.Ready(), Problems: ready.Problems}
 	if s.Problems == nil {
 		s.Problems = []string{}
@@ -211,7 +213,7 @@ func DescribePlan(p upgrade.Plan, scheduled bool, ready upgrade.Readiness, heigh
 		return s
 	}
 	s.Height = &p.Height
-	if height != upgrade.Unknown {
+	if height != plan.UnknownHeight {
 		left := max(0, p.Height-height)
 		s.BlocksLeft = &left
 		if perBlock > 0 {

@@ -22,7 +22,9 @@ import (
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/version"
 )
 
 // The exit codes of `run` that are its own. Nodes use others: a Go panic is a 2, and most errors are a 1.
@@ -45,10 +47,10 @@ type Snapshots interface {
 // Options is what a Supervisor is made of.
 type Options struct {
 	Config           Config
-	Layout           upgrade.Layout
+	Layout           version.Layout
 	Upgrade          upgrade.Config
 	Engine           *upgrade.Engine
-	Checker          *upgrade.Checker
+	Checker          *version.Checker
 	Heights          *source.Heights
 	Lines            *source.Lines
 	LinesFor         bool // the node's lines are always read: a height comes from its log
@@ -56,23 +58,23 @@ type Options struct {
 	Lock             *Lock
 	Snapshots        Snapshots // nil: there is nothing to snapshot
 	SnapshotOn       func(event string) bool
-	Templates        upgrade.Exporter                                 // nil: no genesis templates are made
-	TemplateOn       func(event string) bool                          // at which events besides upgrades
-	DescribeTemplate func(snapshot string) (*TemplateStatus, error)   // of a template that was made
-	Restoring        *Restoring                                       // nil: no start restores
-	Room             func(ctx context.Context) error                  // room for the snapshot of an upgrade; nil: none is taken
-	Fetch            upgrade.Fetcher                                  // nil: downloads are off
-	ChainPlan        func(ctx context.Context) (*upgrade.Plan, error) // nil: the chain isn't asked
-	Command          func(v upgrade.Version) (args, env []string)     // what a version is started with
-	Reload           func(inFlight bool) (Reloaded, error)            // re-reads the configuration, see Reloaded
-	Notify           Notifier                                         // nil: nobody
-	NotifyEvery      time.Duration                                    // how often it hears of the loop; 0 = aliveEvery
-	ReadyWhen        ReadyWhen                                        // "" = ReadyStarted
-	NodeSocket       string                                           // the node gets it as NOTIFY_SOCKET and is ready when it says so; see NodeSaid
-	Units            map[Moment][]UnitAction                          // other units of the host, in the order in which they are acted upon
-	Event            func(event, text string)                         // an operator is to be told (see package alert); nil: nobody
-	Told             func() alert.Counts                              // what became of that; nil: not counted
-	Metrics          string                                           // the address of the metrics listener; "" = none
+	Templates        upgrade.Exporter                               // nil: no genesis templates are made
+	TemplateOn       func(event string) bool                        // at which events besides upgrades
+	DescribeTemplate func(snapshot string) (*TemplateStatus, error) // of a template that was made
+	Restoring        *Restoring                                     // nil: no start restores
+	Room             func(ctx context.Context) error                // room for the snapshot of an upgrade; nil: none is taken
+	Fetch            upgrade.Fetcher                                // nil: downloads are off
+	ChainPlan        func(ctx context.Context) (*plan.Plan, error)  // nil: the chain isn't asked
+	Command          func(v version.Version) (args, env []string)   // what a version is started with
+	Reload           func(inFlight bool) (Reloaded, error)          // re-reads the configuration, see Reloaded
+	Notify           Notifier                                       // nil: nobody
+	NotifyEvery      time.Duration                                  // how often it hears of the loop; 0 = aliveEvery
+	ReadyWhen        ReadyWhen                                      // "" = ReadyStarted
+	NodeSocket       string                                         // the node gets it as NOTIFY_SOCKET and is ready when it says so; see NodeSaid
+	Units            map[Moment][]UnitAction                        // other units of the host, in the order in which they are acted upon
+	Event            func(event, text string)                       // an operator is to be told (see package alert); nil: nobody
+	Told             func() alert.Counts                            // what became of that; nil: not counted
+	Metrics          string                                         // the address of the metrics listener; "" = none
 	Log              *slog.Logger
 	Socket           string // the control socket's path
 	SocketMode       os.FileMode
@@ -104,7 +106,7 @@ type Supervisor struct {
 
 	ctx     context.Context
 	cancel  context.CancelFunc
-	tracker *upgrade.Tracker
+	tracker *plan.Tracker
 	policy  Restarts
 	state   State
 	done    bool
@@ -116,7 +118,7 @@ type Supervisor struct {
 	life     context.Context
 	onExit   func(Exit) // what follows the end of the node, where we stopped it
 	ending   *ending    // an end that nobody asked for, not judged yet
-	version  upgrade.Version
+	version  version.Version
 	lastExit *ExitStatus
 	restarts int
 	began    bool // the node was started once in this life of ours
@@ -131,8 +133,8 @@ type Supervisor struct {
 	due        *trigger
 	applied    func(error) // answers a waiting `upgrade apply`
 	journal    upgrade.Journal
-	schedule   upgrade.Schedule
-	ready      map[upgrade.Version]upgrade.Readiness
+	schedule   plan.Schedule
+	ready      map[version.Version]version.Readiness
 	last       *LastUpgrade
 	snapshots  SnapshotStatus
 	disk       DiskStatus
@@ -151,7 +153,7 @@ type Supervisor struct {
 	untold     string        // why snapshots can't be completed; "" = they can
 	untidy     bool          // a tidying was broken off
 	notReady   string        // what was last said of the next plan
-	imported   upgrade.Key   // the plan of the file that was last tried to be taken over
+	imported   plan.Key      // the plan of the file that was last tried to be taken over
 	tale       telling
 
 	leaving     *Child        // the node whose stop has begun
@@ -173,10 +175,10 @@ type Supervisor struct {
 	checking      bool
 	looking       bool
 	lookAgain     bool
-	unreadable    time.Time      // since when the plan file can't be used; zero = it can
-	unreadableWas string         // what the log said of it last
-	unproven      []upgrade.Plan // imported without a known height
-	recordAfter   time.Time      // a commit that could not be recorded isn't tried again before
+	unreadable    time.Time   // since when the plan file can't be used; zero = it can
+	unreadableWas string      // what the log said of it last
+	unproven      []plan.Plan // imported without a known height
+	recordAfter   time.Time   // a commit that could not be recorded isn't tried again before
 	heightAt      time.Time
 	heightFrom    string
 	pace          pace
@@ -196,7 +198,7 @@ func New(o Options) *Supervisor {
 	}
 	return &Supervisor{
 		o: o, log: o.Log, recase: o.Upgrade.Recase, stops: make(chan os.Signal, 4), passed: make(chan os.Signal, 64), posts: make(chan func(), 16),
-		requests: make(chan request), over: make(chan struct{}), state: Stopped, ready: map[upgrade.Version]upgrade.Readiness{},
+		requests: make(chan request), over: make(chan struct{}), state: Stopped, ready: map[version.Version]version.Readiness{},
 		policy:      NewRestarts(o.Config, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		heightTimer: idle(), restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
 		tale:      telling{timer: idle()},

@@ -8,6 +8,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 // stopForUpgrade stops the node; what follows is carried out when it is gone.
@@ -136,7 +137,7 @@ func (s *Supervisor) committed() {
 
 // atHeight says where, for people; nothing where it isn't known.
 func atHeight(h int64) string {
-	if h == upgrade.Unknown {
+	if h == plan.UnknownHeight {
 		return ""
 	}
 	return fmt.Sprintf(" at height %d", h)

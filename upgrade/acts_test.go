@@ -2,20 +2,14 @@ package upgrade
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/upgrade/plan"
 )
 
 // acts are what a re-executed test process can do.
 var acts = map[string]func(dir string) error{
-	"full-disk": fullDisk, "upgrade": upgradeAct, "carry": carryAct, "roll-back": rollBackAct, "restart": restartAct,
+	"upgrade": upgradeAct, "carry": carryAct, "roll-back": rollBackAct, "restart": restartAct,
 }
 
 // upgradeAct does what a supervisor does that starts on a home with a plan whose height has come: begin it, or go on with
@@ -30,11 +24,11 @@ func upgradeAct(dir string) error {
 		if v, err := e.Layout.Current(); err != nil || v == staged {
 			return err // it was committed
 		}
-		p, _, err := ReadPlanFile(e.Layout.Plan, true)
+		p, _, err := plan.ReadFile(e.Layout.Plan, true)
 		if err != nil {
 			return err
 		}
-		if err := e.Begin(p, ByFile, e.Checker.Check(ctx, staged), 99); err != nil {
+		if err := e.Begin(p, plan.ByFile, e.Checker.Check(ctx, staged), 99); err != nil {
 			return err
 		}
 	}
@@ -105,32 +99,4 @@ func restartAct(dir string) error {
 		}
 	}
 	return upgradeAct(dir)
-}
-
-// fullDisk replaces a binary on a disk that has room for the old one alone.
-func fullDisk(dir string) error {
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
-		return fmt.Errorf("mount: %w", err)
-	}
-	l := layoutOf(dir)
-	old := "#!/bin/sh\n" + strings.Repeat("#", 100<<10)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(l.Binary("upgrades/v2")), 0o755), os.WriteFile(l.Binary("upgrades/v2"), []byte(old), 0o755)); err != nil {
-		return err
-	}
-	self, err := os.Executable() // megabytes
-	if err != nil {
-		return err
-	}
-	_, err = Place(context.Background(), l, Placement{Version: "upgrades/v2", From: self, Force: true})
-	if !errors.Is(err, unix.ENOSPC) {
-		return fmt.Errorf("want ENOSPC, got %w", err)
-	}
-	if data, err := os.ReadFile(l.Binary("upgrades/v2")); err != nil || string(data) != old {
-		return fmt.Errorf("the old binary is gone: %w", err)
-	}
-	left, err := os.ReadDir(filepath.Dir(l.Binary("upgrades/v2")))
-	if err != nil || len(left) != 1 {
-		return fmt.Errorf("left over: %v %w", left, err)
-	}
-	return nil
 }

@@ -10,6 +10,9 @@ import (
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 // Carry runs what needs the node at rest: from the stop to the migrated version. It continues where the journal says
@@ -27,7 +30,7 @@ func (e *Engine) Carry(ctx context.Context) error {
 	for e.j.Upgrade.Phase != Migrated {
 		effect, ok := effects[e.j.Upgrade.Phase]
 		if !ok {
-			return fmt.Errorf("%w: nothing follows the phase %s while the node is at rest", ErrJournal, e.j.Upgrade.Phase)
+			return fmt.Errorf("%w: nothing follows the phase %s while the node is at rest", state.ErrUntrusted, e.j.Upgrade.Phase)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -54,6 +57,9 @@ func (e *Engine) stopped(context.Context) error {
 	return e.advance(Stopped, atomicfile.Content)
 }
 
+// ErrPlanChanged means that the node announced something else between the trigger and the stop.
+var ErrPlanChanged = errors.New("the plan changed")
+
 // reread compares the node's file with the plan that the upgrade began for. Only another name or height, or another
 // non-empty info that changes what was staged, is a changed plan.
 func (e *Engine) reread() error {
@@ -61,7 +67,7 @@ func (e *Engine) reread() error {
 	if !u.Announced {
 		return nil
 	}
-	p, _, err := ReadPlanFile(e.Layout.Plan, e.Config.Recase)
+	p, _, err := plan.ReadFile(e.Layout.Plan, e.Config.Recase)
 	if err == nil && p.Key() == u.Plan.Key() {
 		infoChanged := p.Info != "" && u.Plan.Info != "" && p.Info != u.Plan.Info
 		if !infoChanged || !u.Downloaded {
@@ -157,25 +163,25 @@ func (e *Engine) switchOver(ctx context.Context) error {
 func (e *Engine) leaveTraces() error {
 	u := e.j.Upgrade
 	write := func(path string, perm fs.FileMode, name string) error {
-		doc, err := planDocument(u.Plan, name)
+		doc, err := u.Plan.Document(name)
 		if err != nil {
 			return err
 		}
 		return atomicfile.Write(path, perm, atomicfile.Content, func(w io.Writer) error { _, err := w.Write(doc); return err })
 	}
-	if u.To != Genesis && !u.Plan.Immediate {
+	if u.To != version.Genesis && !u.Plan.Immediate {
 		if err := write(e.Layout.InfoPath(u.To), 0o644, u.Plan.Name); err != nil {
 			return err
 		}
 	}
-	if u.Plan.Source != FromOperator || u.Plan.Immediate || u.Plan.Height == 0 || e.Layout.Plan == "" {
+	if u.Plan.Source != plan.FromOperator || u.Plan.Immediate || u.Plan.Height == 0 || e.Layout.Plan == "" {
 		return nil
 	}
-	there, _, err := ReadPlanFile(e.Layout.Plan, e.Config.Recase)
+	there, _, err := plan.ReadFile(e.Layout.Plan, e.Config.Recase)
 	if err == nil && there.Height >= u.Plan.Height {
 		return nil
 	}
-	if err != nil && !errors.Is(err, ErrNoPlan) {
+	if err != nil && !errors.Is(err, plan.ErrMissing) {
 		return nil // it is the node's, and not ours to mend
 	}
 	if err == nil || dirExists(e.Layout.Plan) {
@@ -191,7 +197,7 @@ var ErrAttempts = errors.New("no attempt is left")
 func (e *Engine) Attempt() error {
 	u := e.j.Upgrade
 	if !u.Phase.canFollow(OnProbation) { // the link still names the old version, or the way back has begun
-		return fmt.Errorf("%w: no way from %s to %s", ErrJournal, u.Phase, OnProbation)
+		return fmt.Errorf("%w: no way from %s to %s", state.ErrUntrusted, u.Phase, OnProbation)
 	}
 	if u.Attempts >= e.Config.Probation.Attempts && e.Config.OnFailure != OnFailureRetry {
 		return &hint.Error{
@@ -248,7 +254,7 @@ func (e *Engine) Ended(why string, reached int64) error {
 func (e *Engine) Commit(reached int64) error {
 	u := e.j.Upgrade
 	if !u.Phase.canFollow(Committed) {
-		return fmt.Errorf("%w: no way from %s to %s", ErrJournal, u.Phase, Committed)
+		return fmt.Errorf("%w: no way from %s to %s", state.ErrUntrusted, u.Phase, Committed)
 	}
 	before, mark := e.Journal(), e.mark
 	u.Reached = max(u.Reached, reached)
@@ -268,7 +274,7 @@ func (e *Engine) finish(r Result) error {
 		return err
 	}
 	if e.s.Has(u.Plan.Name) {
-		if err := e.reschedule(func(s *Schedule) { s.Cancel(u.Plan.Name) }); err != nil {
+		if err := e.reschedule(func(s *plan.Schedule) { s.Cancel(u.Plan.Name) }); err != nil {
 			return err
 		}
 	}

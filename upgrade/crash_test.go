@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/upgrade/version"
 )
 
 // changes are the system calls by which a file system is changed, each of which is a place to die at. A process that is
@@ -184,9 +186,18 @@ func (h *home) carried() {
 	require.NoError(h.t, e.Ended("exit status 1", 0))
 }
 
+// requireNoLeftOvers looks for what an interrupted write could leave.
+func requireNoLeftOvers(t *testing.T, root string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+		assert.NotContains(t, path, ".atomic-")
+		return err
+	}))
+}
+
 func requireRolledBack(t *testing.T, h *home) {
 	t.Helper()
-	require.Equal(t, Genesis, h.current())
+	require.Equal(t, version.Genesis, h.current())
 	require.Equal(t, "v1", h.read(h.app()))
 	j := h.onDisk()
 	require.Nil(t, j.Upgrade)

@@ -10,6 +10,9 @@ import (
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 // maxCrashes caps how often the effect of one phase is begun again after a crash of the supervisor or the host.
@@ -34,23 +37,23 @@ type Snapshotter interface {
 // Exporter makes genesis templates. Package main satisfies it.
 type Exporter interface {
 	// Export makes the template that belongs to a sealed snapshot, and makes it durable. The node is at rest, on the data
-	// that the snapshot has; height is that of its last block, or Unknown. The same snapshot again is the same template.
+	// that the snapshot has; height is that of its last block, or UnknownHeight. The same snapshot again is the same template.
 	Export(ctx context.Context, snapshot string, height int64) error
 }
 
 // Fetcher places a plan's binary into the version's directory from the addresses in its info.
-type Fetcher func(ctx context.Context, p Plan, to Version) error
+type Fetcher func(ctx context.Context, p plan.Plan, to version.Version) error
 
 // Options is what an Engine is made of.
 type Options struct {
-	Layout      Layout
+	Layout      version.Layout
 	Config      Config
 	Snapshots   Snapshotter // nil: upgrades take no snapshot
 	Templates   Exporter    // nil: upgrades make no genesis template
 	NewSnapshot func(label string, height int64) string
-	Checker     *Checker
-	Fetch       Fetcher                  // nil: downloads are off
-	Env         func(v Version) []string // the environment of the version's programs
+	Checker     *version.Checker
+	Fetch       Fetcher                          // nil: downloads are off
+	Env         func(v version.Version) []string // the environment of the version's programs
 	Log         *slog.Logger
 	Observe     func(Upgrade) // told after each phase
 }
@@ -60,7 +63,7 @@ type Options struct {
 type Engine struct {
 	Options
 	j    Journal
-	s    Schedule
+	s    plan.Schedule
 	mark time.Time // when the last phase ended; monotonic
 }
 
@@ -70,16 +73,16 @@ func NewEngine(o Options) *Engine {
 		o.Observe = func(Upgrade) {}
 	}
 	if o.Env == nil {
-		o.Env = func(Version) []string { return nil }
+		o.Env = func(version.Version) []string { return nil }
 	}
 	return &Engine{Options: o}
 }
 
-// Load reads journal and schedule and checks them against the link. Anything that doesn't fit is ErrJournal.
+// Load reads journal and schedule and checks them against the link. Anything that doesn't fit is state.ErrUntrusted.
 func (e *Engine) Load() error {
 	var jerr, serr error
 	e.j, jerr = LoadJournal(e.Layout.JournalPath())
-	e.s, serr = LoadSchedule(e.Layout.SchedulePath())
+	e.s, serr = plan.LoadSchedule(e.Layout.SchedulePath())
 	if err := errors.Join(jerr, serr); err != nil {
 		return err
 	}
@@ -95,7 +98,7 @@ func (e *Engine) checkLink() error {
 	current, err := e.Layout.Current()
 	if err != nil {
 		return &hint.Error{
-			Op: "go on with the upgrade", Path: u.Plan.Name, Err: fmt.Errorf("%w: %w", ErrJournal, err),
+			Op: "go on with the upgrade", Path: u.Plan.Name, Err: fmt.Errorf("%w: %w", state.ErrUntrusted, err),
 			Hint: "supervisor doctor --fix-link",
 		}
 	}
@@ -115,7 +118,7 @@ func (e *Engine) checkLink() error {
 	}
 	return &hint.Error{
 		Op: "go on with the upgrade", Path: u.Plan.Name,
-		Err:  fmt.Errorf("%w: it is at %s from %s to %s, but current names %s", ErrJournal, u.Phase, u.From, u.To, current),
+		Err:  fmt.Errorf("%w: it is at %s from %s to %s, but current names %s", state.ErrUntrusted, u.Phase, u.From, u.To, current),
 		Hint: "supervisor upgrade use " + want.Name() + " --force, or: supervisor doctor --fix-link",
 	}
 }
@@ -131,16 +134,16 @@ func (e *Engine) Journal() Journal {
 }
 
 // Schedule returns a copy of the schedule.
-func (e *Engine) Schedule() Schedule {
+func (e *Engine) Schedule() plan.Schedule {
 	s := e.s
-	s.Plans = append([]Plan(nil), s.Plans...)
-	s.Skip = append([]Skip(nil), s.Skip...)
+	s.Plans = append([]plan.Plan(nil), s.Plans...)
+	s.Skip = append([]plan.Skip(nil), s.Skip...)
 	s.Imported = maps.Clone(s.Imported)
 	return s
 }
 
 // reschedule changes the schedule on disk, then in memory: what can't be written hasn't happened.
-func (e *Engine) reschedule(change func(*Schedule)) error {
+func (e *Engine) reschedule(change func(*plan.Schedule)) error {
 	s := e.Schedule()
 	change(&s)
 	if err := s.Save(e.Layout.SchedulePath()); err != nil {
@@ -207,7 +210,7 @@ func (e *Engine) save(d atomicfile.Durability) error {
 func (e *Engine) advance(next Phase, d atomicfile.Durability) error {
 	u := e.j.Upgrade
 	if u.Phase != next && !u.Phase.canFollow(next) {
-		return fmt.Errorf("%w: no way from %s to %s", ErrJournal, u.Phase, next)
+		return fmt.Errorf("%w: no way from %s to %s", state.ErrUntrusted, u.Phase, next)
 	}
 	if err := e.change(d, func() { e.enter(next) }); err != nil {
 		return err
@@ -245,8 +248,8 @@ func (e *Engine) tell() {
 }
 
 // Announce records that a plan's height has come: from now on the upgrade goes on, whatever ends the supervisor or the
-// node. Its binary may still be missing. stood is the node's height at this moment, or Unknown.
-func (e *Engine) Announce(p Plan, evidence Evidence, stood int64) error {
+// node. Its binary may still be missing. stood is the node's height at this moment, or UnknownHeight.
+func (e *Engine) Announce(p plan.Plan, evidence plan.Evidence, stood int64) error {
 	before := e.Journal()
 	if err := e.announce(p, evidence, stood); err != nil || before.Upgrade != nil {
 		return err // announced before: asked again and again while its binary is awaited
@@ -258,7 +261,7 @@ func (e *Engine) Announce(p Plan, evidence Evidence, stood int64) error {
 	return nil
 }
 
-func (e *Engine) announce(p Plan, evidence Evidence, stood int64) error {
+func (e *Engine) announce(p plan.Plan, evidence plan.Evidence, stood int64) error {
 	if u := e.j.Upgrade; u != nil {
 		if u.Plan.Key() == p.Key() {
 			return nil
@@ -270,19 +273,19 @@ func (e *Engine) announce(p Plan, evidence Evidence, stood int64) error {
 		return err
 	}
 	switch evidence {
-	case ByFile, ByLog, BySigner:
+	case plan.ByFile, plan.ByLog, plan.BySigner:
 		// A node that says itself that it waits for the plan stands at its height. What else is known may be of older data.
 		stood = min(stood, p.Height)
 	}
 	u := &Upgrade{Plan: p, From: from, To: p.To(), Phase: Planned, Evidence: evidence, Begun: now(), Stood: max(0, stood)}
-	if p.Source == FromOperator && p.Height > 0 && stood >= p.Height {
+	if p.Source == plan.FromOperator && p.Height > 0 && stood >= p.Height {
 		u.Overshot = stood - (p.Height - 1)
 		e.Log.Warn("the node was past the plan's last block when it was seen", "plan", p.Name, "height", stood, "overshoot", u.Overshot)
 	}
 	if e.Snapshots != nil {
 		u.Snapshot = e.NewSnapshot(p.Name, u.Floor())
 	}
-	if there, _, err := ReadPlanFile(e.Layout.Plan, e.Config.Recase); err == nil {
+	if there, _, err := plan.ReadFile(e.Layout.Plan, e.Config.Recase); err == nil {
 		u.Announced = there.Key() == p.Key()
 	}
 	e.j.Upgrade = u
@@ -293,7 +296,7 @@ func (e *Engine) announce(p Plan, evidence Evidence, stood int64) error {
 
 // Begin records that an announced plan is carried out from now on. The binary was verified by the caller; its digest is
 // what the link will be allowed to lead to.
-func (e *Engine) Begin(p Plan, evidence Evidence, ready Readiness, stood int64) error {
+func (e *Engine) Begin(p plan.Plan, evidence plan.Evidence, ready version.Readiness, stood int64) error {
 	before := e.Journal()
 	if err := e.announce(p, evidence, stood); err != nil {
 		return err

@@ -12,6 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 // golden is what a whole upgrade goes through.
@@ -70,20 +73,20 @@ func TestAnnounceWaitsForItsBinary(t *testing.T) {
 	h := newHome(t)
 	h.announce("v2", 100)
 	e := h.engine()
-	p, _, err := ReadPlanFile(h.l.Plan, true)
+	p, _, err := plan.ReadFile(h.l.Plan, true)
 	require.NoError(t, err)
-	require.NoError(t, e.Announce(p, ByFile, 99))
+	require.NoError(t, e.Announce(p, plan.ByFile, 99))
 	assert.Equal(t, Planned, h.onDisk().Upgrade.Phase)
 	info, err := os.Stat(h.l.JournalPath())
 	require.NoError(t, err)
 	for range 3 {
-		require.NoError(t, e.Announce(p, ByFile, 99), "asked again and again while the binary is awaited")
+		require.NoError(t, e.Announce(p, plan.ByFile, 99), "asked again and again while the binary is awaited")
 	}
 	again, err := os.Stat(h.l.JournalPath())
 	require.NoError(t, err)
 	assert.True(t, os.SameFile(info, again), "without writing each time")
 
-	require.ErrorContains(t, e.Announce(Plan{Name: "v3", Height: 200}, ByHeight, 200), "v2 is still in flight")
+	require.ErrorContains(t, e.Announce(plan.Plan{Name: "v3", Height: 200}, plan.ByHeight, 200), "v2 is still in flight")
 	e = h.engine() // another process goes on
 	h.stage(staged, v2)
 	h.beginFile(e)
@@ -92,21 +95,21 @@ func TestAnnounceWaitsForItsBinary(t *testing.T) {
 }
 
 func TestWhereTheOldVersionStood(t *testing.T) {
-	operator := Plan{Name: "v2", Height: 100, Source: FromOperator}
+	operator := plan.Plan{Name: "v2", Height: 100, Source: plan.FromOperator}
 	for name, c := range map[string]struct {
-		plan            Plan
-		evidence        Evidence
+		plan            plan.Plan
+		evidence        plan.Evidence
 		stood           int64
 		floor, overshot int64
 	}{
-		"the node's plan":             {Plan{Name: "v2", Height: 100, Source: FromFile}, ByFile, 99, 100, 0},
-		"a record of older data":      {Plan{Name: "v2", Height: 100, Source: FromFile}, ByFile, 5000, 100, 0},
-		"the signer, the same":        {Plan{Name: "v2", Height: 100, Source: FromFile}, BySigner, 5000, 100, 0},
-		"an operator's, in time":      {operator, ByHeight, 99, 100, 0},
-		"an operator's, at its block": {operator, ByHeight, 100, 100, 1},
-		"an operator's, late":         {operator, ByHeight, 103, 103, 4},
-		"applied by hand":             {Plan{Name: "v2", Source: FromOperator, Immediate: true}, ByOperator, 777, 777, 0},
-		"applied by hand, unknown":    {Plan{Name: "v2", Source: FromOperator, Immediate: true}, ByOperator, Unknown, 0, 0},
+		"the node's plan":             {plan.Plan{Name: "v2", Height: 100, Source: plan.FromFile}, plan.ByFile, 99, 100, 0},
+		"a record of older data":      {plan.Plan{Name: "v2", Height: 100, Source: plan.FromFile}, plan.ByFile, 5000, 100, 0},
+		"the signer, the same":        {plan.Plan{Name: "v2", Height: 100, Source: plan.FromFile}, plan.BySigner, 5000, 100, 0},
+		"an operator's, in time":      {operator, plan.ByHeight, 99, 100, 0},
+		"an operator's, at its block": {operator, plan.ByHeight, 100, 100, 1},
+		"an operator's, late":         {operator, plan.ByHeight, 103, 103, 4},
+		"applied by hand":             {plan.Plan{Name: "v2", Source: plan.FromOperator, Immediate: true}, plan.ByOperator, 777, 777, 0},
+		"applied by hand, unknown":    {plan.Plan{Name: "v2", Source: plan.FromOperator, Immediate: true}, plan.ByOperator, plan.UnknownHeight, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHome(t)
@@ -122,11 +125,11 @@ func TestWhereTheOldVersionStood(t *testing.T) {
 func TestAPlanCalledGenesisIsNoWayBack(t *testing.T) {
 	h := newHome(t)
 	e := h.engine()
-	require.NoError(t, e.Announce(Plan{Name: "genesis", Height: 100, Source: FromChain}, ByFile, 99))
-	assert.Equal(t, Version("upgrades/genesis"), e.InFlight().To)
+	require.NoError(t, e.Announce(plan.Plan{Name: "genesis", Height: 100, Source: plan.FromChain}, plan.ByFile, 99))
+	assert.Equal(t, version.Version("upgrades/genesis"), e.InFlight().To)
 	require.NoError(t, e.Close(ResultCancelled))
-	require.NoError(t, e.Announce(Plan{Name: "genesis", Source: FromOperator, Immediate: true}, ByOperator, 99))
-	assert.Equal(t, Genesis, e.InFlight().To)
+	require.NoError(t, e.Announce(plan.Plan{Name: "genesis", Source: plan.FromOperator, Immediate: true}, plan.ByOperator, 99))
+	assert.Equal(t, version.Genesis, e.InFlight().To)
 }
 
 // FAULTS: the plan changes between the trigger and the stop.
@@ -153,11 +156,11 @@ func TestThePlanIsReadAgainAfterTheStop(t *testing.T) {
 			h.stage(staged, v2)
 			h.announce("V2", 100)
 			e := h.engine()
-			p, _, err := ReadPlanFile(h.l.Plan, true)
+			p, _, err := plan.ReadFile(h.l.Plan, true)
 			require.NoError(t, err)
 			ready := e.Checker.Check(t.Context(), staged)
 			ready.Downloaded = c.fetch
-			require.NoError(t, e.Begin(p, ByFile, ready, 99))
+			require.NoError(t, e.Begin(p, plan.ByFile, ready, 99))
 			c.change(h)
 			err = e.Carry(t.Context())
 			if c.ok {
@@ -166,7 +169,7 @@ func TestThePlanIsReadAgainAfterTheStop(t *testing.T) {
 			}
 			require.ErrorIs(t, err, ErrPlanChanged)
 			assert.Contains(t, hint.Of(err), "supervisor upgrade cancel v2")
-			assert.Equal(t, Genesis, h.current())
+			assert.Equal(t, version.Genesis, h.current())
 			assert.Equal(t, Staged, h.onDisk().Upgrade.Phase, "nothing was changed yet")
 			assert.Empty(t, h.snaps.calls)
 			require.NoError(t, e.CancelPlan("v2"), "so it can be cancelled")
@@ -196,7 +199,7 @@ func TestABinaryReplacedAfterItsVerificationIsNotRun(t *testing.T) {
 			err := e.Carry(t.Context())
 			require.Error(t, err)
 			assert.Contains(t, hint.Of(err), "supervisor upgrade add v2 BINARY --force")
-			assert.Equal(t, Genesis, h.current())
+			assert.Equal(t, version.Genesis, h.current())
 			assert.Equal(t, "v1", h.read(h.app()), "nothing of it ran")
 			assert.Equal(t, Snapshotted, h.onDisk().Upgrade.Phase)
 		})
@@ -210,7 +213,7 @@ func TestAFixedBinaryIsAcceptedByAdding(t *testing.T) {
 	h.begin(e)
 	h.stage(staged, v2+"\n# fixed")
 	require.Error(t, e.Carry(t.Context()))
-	require.NoError(t, e.AddPlan(t.Context(), Plan{Name: "v2"}, Unknown, true))
+	require.NoError(t, e.AddPlan(t.Context(), plan.Plan{Name: "v2"}, plan.UnknownHeight, true))
 	require.NoError(t, e.Carry(t.Context()))
 	assert.Equal(t, staged, h.current())
 }
@@ -253,11 +256,11 @@ func TestAJournalThatCantBeWritten(t *testing.T) {
 	h.write(h.l.JournalPath(), "")
 	free := blocked()
 	h.announce("V2", 100)
-	p, _, err := ReadPlanFile(h.l.Plan, true)
+	p, _, err := plan.ReadFile(h.l.Plan, true)
 	require.NoError(t, err)
-	require.Error(t, e.Announce(p, ByFile, 99))
+	require.Error(t, e.Announce(p, plan.ByFile, 99))
 	assert.Nil(t, e.InFlight(), "what can't be recorded is not begun")
-	require.Error(t, e.Begin(p, ByFile, e.Checker.Check(t.Context(), staged), 99))
+	require.Error(t, e.Begin(p, plan.ByFile, e.Checker.Check(t.Context(), staged), 99))
 	assert.Nil(t, e.InFlight())
 	free()
 
@@ -310,10 +313,10 @@ func TestCarryRefusesAPhaseThatIsNotItsOwn(t *testing.T) {
 	h.stage(staged, v2)
 	e := h.engine()
 	h.announce("v2", 100)
-	require.NoError(t, e.Announce(Plan{Name: "v2", Height: 100, Source: FromFile}, ByFile, 99))
-	require.ErrorIs(t, e.Carry(t.Context()), ErrJournal, "nothing was verified yet")
-	require.ErrorIs(t, e.Attempt(), ErrJournal, "nor is it the new version that would be started")
-	require.ErrorIs(t, e.Commit(101), ErrJournal)
+	require.NoError(t, e.Announce(plan.Plan{Name: "v2", Height: 100, Source: plan.FromFile}, plan.ByFile, 99))
+	require.ErrorIs(t, e.Carry(t.Context()), state.ErrUntrusted, "nothing was verified yet")
+	require.ErrorIs(t, e.Attempt(), state.ErrUntrusted, "nor is it the new version that would be started")
+	require.ErrorIs(t, e.Commit(101), state.ErrUntrusted)
 	assert.Equal(t, Planned, h.onDisk().Upgrade.Phase)
 }
 

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 // Result is how an upgrade ended.
@@ -51,7 +53,7 @@ func saveHistory(dir string, f Finished) error {
 	if err := atomicfile.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	f.Schema = journalSchema
+	f.Schema = state.Schema
 	all, err := historyFiles(dir)
 	if err != nil {
 		return err
@@ -64,12 +66,12 @@ func saveHistory(dir string, f Finished) error {
 			seq++
 		}
 	}
-	data, err := encodeState(f)
+	data, err := state.Encode(f)
 	if err != nil {
 		return err
 	}
-	version := strings.TrimPrefix(string(f.Upgrade.To), "upgrades/")
-	name := fmt.Sprintf("%06d-%s.json", seq, version[:min(len(version), maxNameBytes/2)]) // a name may fill a file's name alone
+	of := strings.TrimPrefix(string(f.Upgrade.To), "upgrades/")
+	name := fmt.Sprintf("%06d-%s.json", seq, of[:min(len(of), 127)]) // a name may fill a file's name alone
 	return atomicfile.WriteFile(filepath.Join(dir, name), data, 0o600)
 }
 
@@ -97,7 +99,7 @@ func LoadHistory(dir string) ([]Finished, error) {
 // VersionThen is the version that the data of a snapshot belongs to: of one that was taken at a time, or (by its id) by an
 // upgrade itself. all is the history, newest first, with the upgrade in flight before it; current is what is left where
 // none of it came later. It goes by the clock of the host.
-func VersionThen(all []Finished, current Version, snapshot string, at time.Time) Version {
+func VersionThen(all []Finished, current version.Version, snapshot string, at time.Time) version.Version {
 	own := func(f Finished) bool { return f.Upgrade.Snapshot == snapshot && f.Upgrade.From != "" }
 	if i := slices.IndexFunc(all, own); snapshot != "" && i >= 0 {
 		return all[i].Upgrade.From
@@ -113,6 +115,28 @@ func VersionThen(all []Finished, current Version, snapshot string, at time.Time)
 		}
 	}
 	return current
+}
+
+// Seen tells whether this home ever left genesis, by any trace: ours, or Cosmovisor's. Then a missing link is a
+// damage, not a first start.
+func Seen(l version.Layout) bool {
+	staged, _ := os.ReadDir(filepath.Join(l.Root, "upgrades")) //nolint:errcheck // one that can't be read has no trace
+	for _, e := range staged {
+		if _, err := os.Lstat(l.InfoPath(version.Version("upgrades/" + e.Name()))); err == nil {
+			return true
+		}
+	}
+	if names, err := historyFiles(l.HistoryDir()); err != nil || len(names) > 0 {
+		return true
+	}
+	if _, err := os.Lstat(l.JournalPath()); err == nil {
+		return true
+	}
+	if l.Plan == "" {
+		return false
+	}
+	_, err := os.Lstat(l.Plan)
+	return err == nil
 }
 
 // historyName is what saveHistory gives: a sequence number and the version.
@@ -138,7 +162,7 @@ func historyFiles(dir string) ([]string, error) {
 
 func readFinished(path string) (Finished, error) {
 	var f Finished
-	data, err := readState(path)
+	data, err := state.Read(path)
 	if err != nil {
 		return f, err
 	}

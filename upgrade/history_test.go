@@ -1,7 +1,6 @@
 package upgrade
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,12 +10,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 func finished(name string, begun time.Time, r Result) Finished {
 	return Finished{Result: r, At: begun.Add(time.Minute), Upgrade: Upgrade{
-		Plan: Plan{Name: name, Height: 100, Source: FromFile}, From: Genesis, To: VersionOf(name), Phase: Committed, Begun: begun,
+		Plan: plan.Plan{Name: name, Height: 100, Source: plan.FromFile}, From: version.Genesis, To: version.Of(name), Phase: Committed, Begun: begun,
 		Down: begun, Up: begun.Add(41 * time.Millisecond),
 	}}
 }
@@ -77,11 +77,11 @@ func TestHistoryKeepsWhatItDoesNotKnow(t *testing.T) {
 // A name may fill a file name alone: then the sequence number and the ending have no room beside it.
 func TestHistoryOfTheLongestName(t *testing.T) {
 	dir := t.TempDir()
-	require.NoError(t, saveHistory(dir, finished(strings.Repeat("x", maxNameBytes), time.Now(), ResultCommitted)))
+	require.NoError(t, saveHistory(dir, finished(strings.Repeat("x", 255), time.Now(), ResultCommitted)))
 	all, err := LoadHistory(dir)
 	require.NoError(t, err)
 	require.Len(t, all, 1)
-	assert.Len(t, all[0].Upgrade.Plan.Name, maxNameBytes)
+	assert.Len(t, all[0].Upgrade.Plan.Name, 255)
 }
 
 func TestDowntimeIsNeverNegative(t *testing.T) {
@@ -89,73 +89,6 @@ func TestDowntimeIsNeverNegative(t *testing.T) {
 	assert.Zero(t, Upgrade{}.Downtime())
 	assert.Zero(t, Upgrade{Up: at}.Downtime())
 	assert.Zero(t, Upgrade{Down: at, Up: at.Add(-time.Hour)}.Downtime())
-}
-
-func TestScheduleRoundTrip(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "supervisor", "schedule.json")
-	s, err := LoadSchedule(path)
-	require.NoError(t, err, "a missing schedule is an empty one")
-	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	s.Add(Plan{Name: "late", Time: at, Source: FromOperator})
-	s.Add(Plan{Name: "v4", Height: 400, Source: FromOperator})
-	s.Add(Plan{Name: "v3", Height: 300, Info: "{}", Source: FromOperator})
-	s.AddSkip(Skip{Name: "v2", Height: 200, Since: at, Why: "operator"})
-	s.Halt = &Halt{Height: 350}
-	s.Imported = map[string]string{"batch": "digest"}
-	require.NoError(t, s.Save(path))
-	back, err := LoadSchedule(path)
-	require.NoError(t, err)
-	assert.Equal(t, s, back)
-	assert.Equal(t, []string{"v3", "v4", "late"}, []string{s.Plans[0].Name, s.Plans[1].Name, s.Plans[2].Name}, "heights, then times")
-
-	s.Add(Plan{Name: "v3", Height: 310, Source: FromOperator})
-	require.Len(t, s.Plans, 3, "one plan per name")
-	assert.True(t, s.Has("v3"))
-	assert.True(t, s.Cancel("v3"))
-	assert.False(t, s.Cancel("v3"))
-	assert.False(t, s.Has("v3"))
-}
-
-func TestScheduleSkips(t *testing.T) {
-	var s Schedule
-	s.AddSkip(Skip{Name: "v2", Height: 200})
-	s.AddSkip(Skip{Name: "v3"})
-	for _, c := range []struct {
-		p    Plan
-		want bool
-	}{
-		{Plan{Name: "v2", Height: 200}, true},
-		{Plan{Name: "v2", Height: 201}, false},
-		{Plan{Name: "v2"}, true},
-		{Plan{Name: "v3", Height: 7}, true},
-		{Plan{Name: "v4", Height: 200}, false},
-	} {
-		assert.Equal(t, c.want, s.Skips(c.p), "%s at %d", c.p.Name, c.p.Height)
-	}
-	s.Unskip("v3")
-	assert.False(t, s.Skips(Plan{Name: "v3", Height: 7}))
-}
-
-func TestUnusableScheduleIsRefused(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "schedule.json")
-	for name, doc := range map[string]string{
-		"empty": "", "cut off": `{"schema":1,"plans":[`, "schema 99": `{"schema":99}`, "no schema": `{}`, "garbage behind": `{"schema":1}x`,
-		"a name that leaves the tree": `{"schema":1,"plans":[{"name":"..","height":5}]}`,
-		"a negative height":           `{"schema":1,"plans":[{"name":"v2","height":-5}]}`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			require.NoError(t, os.WriteFile(path, []byte(doc), 0o600))
-			_, err := LoadSchedule(path)
-			require.ErrorIs(t, err, ErrJournal)
-			assert.Contains(t, hint.Of(err), path)
-		})
-	}
-	good := `{"schema":1,"plans":[{"name":"v2","height":5}],"skip":null,"halt":null}`
-	for n := range good {
-		require.NoError(t, os.WriteFile(path, []byte(good[:n]), 0o600))
-		_, err := LoadSchedule(path)
-		require.ErrorIs(t, err, ErrJournal, fmt.Sprint("cut after ", n))
-	}
 }
 
 // Which version's data a snapshot holds: the history knows, whatever is current now.
@@ -172,7 +105,7 @@ func TestVersionThen(t *testing.T) {
 	for _, c := range []struct {
 		snapshot string
 		minute   int
-		want     Version
+		want     version.Version
 	}{
 		{"a", 5, "genesis"},
 		{"two", 19, "genesis"},
@@ -190,5 +123,32 @@ func TestVersionThen(t *testing.T) {
 	} {
 		assert.Equal(t, c.want, VersionThen(all, "upgrades/v5", c.snapshot, at(c.minute)), "%s at %d", c.snapshot, c.minute)
 	}
-	assert.Equal(t, Version("genesis"), VersionThen(nil, "genesis", "x", at(1)))
+	assert.Equal(t, version.Version("genesis"), VersionThen(nil, "genesis", "x", at(1)))
+}
+
+func TestSeen(t *testing.T) {
+	for name, leave := range map[string]func(h *home){
+		"the node's plan":          func(h *home) { h.announce("v2", 100) },
+		"Cosmovisor's trace":       func(h *home) { h.write(h.l.InfoPath("upgrades/v2"), "{}") },
+		"trace of a blank":         func(h *home) { h.write(h.l.InfoPath("upgrades/my%20upgrade"), "") },
+		"our history":              func(h *home) { h.write(filepath.Join(h.l.HistoryDir(), "000001-v2.json"), "{}") },
+		"our journal":              func(h *home) { h.write(h.l.JournalPath(), "") },
+		"a history without rights": func(h *home) { h.write(h.l.HistoryDir(), "a file in its place") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHome(t)
+			h.stage("upgrades/v2", "") // staged alone is no upgrade
+			require.False(t, Seen(h.l))
+			leave(h)
+			assert.True(t, Seen(h.l))
+		})
+	}
+	// A path is a path: what looks like a pattern in it is none.
+	strange := layoutOf(filepath.Join(t.TempDir(), "[node]*?"))
+	require.NoError(t, os.MkdirAll(strange.Dir("upgrades/v2"), 0o755))
+	assert.False(t, Seen(strange))
+	require.NoError(t, os.WriteFile(strange.InfoPath("upgrades/v2"), nil, 0o644))
+	assert.True(t, Seen(strange))
+	strange.Plan = ""
+	assert.True(t, Seen(strange))
 }

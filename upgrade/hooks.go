@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/version"
 )
 
 // The exit codes of `<node> pre-upgrade` (https://docs.cosmos.network/main/build/building-apps/app-upgrade): 0 done,
@@ -42,13 +43,13 @@ func (e *Engine) customPreUpgrade(ctx context.Context) error {
 	switch {
 	case err != nil:
 		e.Log.Error("COSMOVISOR_CUSTOM_PREUPGRADE file missing", "file", path)
-		return fail(rootCause(err).Error())
+		return fail(hint.Cause(err).Error())
 	case !info.Mode().IsRegular():
 		return fail("it is not a regular file")
 	}
 	if want := info.Mode().Perm() | 0o100; want != info.Mode().Perm() {
 		if err := os.Chmod(path, want); err != nil {
-			return fail(rootCause(err).Error())
+			return fail(hint.Cause(err).Error())
 		}
 	}
 	res, err := runProgram(ctx, program{
@@ -59,7 +60,7 @@ func (e *Engine) customPreUpgrade(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
-		return fail(rootCause(err).Error())
+		return fail(hint.Cause(err).Error())
 	case res.failed():
 		return fail("it ended with " + res.how() + tail(res.Stderr))
 	}
@@ -91,7 +92,7 @@ func (e *Engine) migrate(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			return e.preUpgradeError(rootCause(err).Error())
+			return e.preUpgradeError(hint.Cause(err).Error())
 		case res.Signal != 0:
 			return e.preUpgradeError("pre-upgrade command failed : " + res.how())
 		case res.Code == preUpgradeFailed:
@@ -121,7 +122,7 @@ func (e *Engine) preUpgradeError(cause string) error {
 }
 
 // hookEnv is what scripts see: the version's environment, and which try this is.
-func (e *Engine) hookEnv(v Version) []string {
+func (e *Engine) hookEnv(v version.Version) []string {
 	return append(slices.Clip(e.Env(v)), "SUPERVISOR_ATTEMPT="+strconv.Itoa(max(1, e.j.Upgrade.Tries)))
 }
 

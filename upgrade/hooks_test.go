@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // customScript configures a custom pre-upgrade script.
@@ -44,7 +46,7 @@ func TestCustomPreUpgradeThatFails(t *testing.T) {
 			err := e.Carry(t.Context())
 			require.ErrorContains(t, err, c.want)
 			assert.Contains(t, hint.Of(err), "supervisor resume")
-			assert.Equal(t, Genesis, h.current(), "current is untouched")
+			assert.Equal(t, version.Genesis, h.current(), "current is untouched")
 			assert.Equal(t, Snapshotted, h.onDisk().Upgrade.Phase)
 
 			require.NoError(t, os.RemoveAll(at(h)))
@@ -158,11 +160,11 @@ func TestHookEnvironmentIsItsOwn(t *testing.T) {
 	e := h.engine()
 	shared := make([]string, 1, 8)
 	shared[0] = "A=1"
-	e.Env = func(Version) []string { return shared }
+	e.Env = func(version.Version) []string { return shared }
 	e.j.Upgrade = &Upgrade{Tries: 3}
-	first := e.hookEnv(Genesis)
+	first := e.hookEnv(version.Genesis)
 	e.j.Upgrade.Tries = 4
-	second := e.hookEnv(Genesis)
+	second := e.hookEnv(version.Genesis)
 	assert.Equal(t, []string{"A=1", "SUPERVISOR_ATTEMPT=3"}, first)
 	assert.Equal(t, []string{"A=1", "SUPERVISOR_ATTEMPT=4"}, second)
 }
@@ -188,23 +190,23 @@ func TestAnOperatorsPlanForTheStoreLoader(t *testing.T) {
 				h.write(h.l.Plan, c.there)
 			}
 			e := h.engine()
-			p := Plan{Name: "v2", RawName: "V2", Height: 100, Source: FromOperator}
-			require.NoError(t, e.Begin(p, ByHeight, e.Checker.Check(t.Context(), staged), 99))
+			p := plan.Plan{Name: "v2", RawName: "V2", Height: 100, Source: plan.FromOperator}
+			require.NoError(t, e.Begin(p, plan.ByHeight, e.Checker.Check(t.Context(), staged), 99))
 			require.NoError(t, e.Carry(t.Context()))
 			assert.Equal(t, c.want, h.read(h.l.Plan))
 			assert.Contains(t, h.read(h.l.InfoPath(staged)), `"name":"v2"`, "Cosmovisor's trace has the version's name")
 		})
 	}
-	for name, p := range map[string]Plan{
-		"applied by hand": {Name: "v2", Source: FromOperator, Immediate: true},
-		"timed":           {Name: "v2", Source: FromOperator, Time: time.Now()},
-		"the chain's":     {Name: "v2", Source: FromChain, Height: 100},
+	for name, p := range map[string]plan.Plan{
+		"applied by hand": {Name: "v2", Source: plan.FromOperator, Immediate: true},
+		"timed":           {Name: "v2", Source: plan.FromOperator, Time: time.Now()},
+		"the chain's":     {Name: "v2", Source: plan.FromChain, Height: 100},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHome(t)
 			h.stage(staged, v2)
 			e := h.engine()
-			require.NoError(t, e.Begin(p, ByOperator, e.Checker.Check(t.Context(), staged), 99))
+			require.NoError(t, e.Begin(p, plan.ByOperator, e.Checker.Check(t.Context(), staged), 99))
 			require.NoError(t, e.Carry(t.Context()))
 			assert.NoFileExists(t, h.l.Plan)
 		})

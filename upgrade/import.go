@@ -1,117 +1,46 @@
 package upgrade
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
-// Cosmovisor (1.7) keeps the upgrades that its operator scheduled in one JSON array beside the node's plan file, in the
-// form in which x/upgrade writes one plan. Here it becomes part of our schedule, and our schedule becomes such a file
-// again, so that a home can go both ways.
-
-// BatchPath is where Cosmovisor keeps what add-batch-upgrade scheduled; "" where no plan file is configured.
-func (l Layout) BatchPath() string {
-	if l.Plan == "" {
-		return ""
-	}
-	return l.Plan + ".batch"
-}
-
-// batch is one reading of Cosmovisor's file.
-type batch struct {
-	digest  string // of the content; "" = there is no file
-	entries []entry
-}
-
-// entry is one element of the array. What can't be used is kept as it is: it isn't ours to drop.
-type entry struct {
-	number int // in the file, from 1
-	raw    json.RawMessage
-	plan   Plan
-	err    error
-}
-
-func readBatch(path string, recase bool) (batch, error) {
-	if path == "" {
-		return batch{}, nil
-	}
-	data, err := readState(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return batch{}, nil
-	}
-	var b batch
-	if err == nil {
-		b, err = parseBatch(data, recase)
-	}
-	if err != nil {
-		return batch{}, &hint.Error{
-			Op: "read Cosmovisor's batch", Path: path, Err: err,
-			Hint: "mend " + path + " (a JSON array of plans), or move it away",
-		}
-	}
-	return b, nil
-}
-
-func parseBatch(data []byte, recase bool) (batch, error) {
-	sum := sha256.Sum256(data)
-	b := batch{digest: hex.EncodeToString(sum[:])}
-	if len(bytes.TrimSpace(data)) == 0 {
-		return b, nil // Cosmovisor makes the file before it fills it
-	}
-	var raws []json.RawMessage
-	d := json.NewDecoder(bytes.NewReader(data))
-	if err := d.Decode(&raws); err != nil {
-		return b, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return b, errors.New("something follows the JSON array")
-	}
-	for i, raw := range raws {
-		p, err := ParsePlan(raw, recase)
-		p.Source = FromOperator
-		b.entries = append(b.entries, entry{number: i + 1, raw: raw, plan: p, err: err})
-	}
-	return b, nil
-}
+// Cosmovisor's batch of plans becomes part of our schedule, and our schedule becomes such a file again, so that a home can
+// go both ways.
 
 // Import is what a batch of Cosmovisor's means for this home.
 type Import struct {
-	Plans    []Plan  // to be scheduled, lowest height first
-	Rejected []error // *hint.Error, one for each entry that is passed over
+	Plans    []plan.Plan // to be scheduled, lowest height first
+	Rejected []error     // *hint.Error, one for each entry that is passed over
 	digest   string
 }
 
 // BatchImport tells what ImportBatch would do, and changes nothing. A batch that was imported before, or doesn't exist,
 // is empty.
 func (e *Engine) BatchImport() (Import, error) {
-	b, err := readBatch(e.Layout.BatchPath(), e.Config.Recase)
-	if err != nil || b.digest == "" || e.s.Imported[e.batchKey()] == b.digest {
+	b, err := plan.ReadBatch(e.Layout.BatchPath(), e.Config.Recase)
+	if err != nil || b.Digest == "" || e.s.Imported[e.batchKey()] == b.Digest {
 		return Import{}, err
 	}
-	in := Import{digest: b.digest}
-	// In the order of heights, so that of two entries with one name the nearer one counts.
-	slices.SortStableFunc(b.entries, func(x, y entry) int { return byHeight(x.plan, y.plan) })
+	in := Import{digest: b.Digest}
 	known := e.floorHeight()
 	next := e.Schedule()
-	for _, en := range b.entries {
-		p := en.plan
+	for _, en := range b.Entries { // by height: of two entries with one name the nearer one counts
+		p := en.Plan
 		switch why := e.reject(en, known, next); {
 		case why != "":
-			in.Rejected = append(in.Rejected, rejection(en, why))
-		case slices.ContainsFunc(next.Plans, func(have Plan) bool { return have.Key() == p.Key() }):
+			in.Rejected = append(in.Rejected, en.Rejection(why))
+		case slices.ContainsFunc(next.Plans, func(have plan.Plan) bool { return have.Key() == p.Key() }):
 		default:
 			next.Add(p)
 			in.Plans = append(in.Plans, p)
@@ -126,7 +55,7 @@ func (e *Engine) BatchImport() (Import, error) {
 // to have reached, because an operator's plan that is past would be carried out at once.
 //
 // The error is a *hint.Error where the file can't be read or the schedule can't be written; nothing was imported then.
-func (e *Engine) ImportBatch() (imported []Plan, err error) {
+func (e *Engine) ImportBatch() (imported []plan.Plan, err error) {
 	in, err := e.BatchImport()
 	if err != nil || in.digest == "" {
 		return nil, err
@@ -165,19 +94,19 @@ func (e *Engine) batchKey() string {
 }
 
 // reject says why an entry is not scheduled; "" = nothing speaks against it.
-func (e *Engine) reject(en entry, known int64, next Schedule) string {
-	p := en.plan
-	if en.err != nil {
-		return en.err.Error()
+func (e *Engine) reject(en plan.Entry, known int64, next plan.Schedule) string {
+	p := en.Plan
+	if en.Err != nil {
+		return en.Err.Error()
 	}
 	current, _ := e.Layout.Current() // a damaged link is not this function's matter
-	if current == VersionOf(p.Name) {
+	if current == version.Of(p.Name) {
 		return "it is done: current is this version"
 	}
 	if u := e.j.Upgrade; u != nil && u.Plan.Name == p.Name {
 		return "it is in flight"
 	}
-	if known != Unknown && p.Height <= known {
+	if known != plan.UnknownHeight && p.Height <= known {
 		return fmt.Sprintf("its height is past: the data is known to be at %d", known)
 	}
 	if next.Skips(p) {
@@ -191,22 +120,11 @@ func (e *Engine) reject(en entry, known int64, next Schedule) string {
 	return ""
 }
 
-func rejection(en entry, why string) *hint.Error {
-	if en.err != nil {
-		return &hint.Error{
-			Op: "import entry", Path: fmt.Sprintf("%d of Cosmovisor's batch", en.number), Err: en.err,
-			Hint: "supervisor upgrade add NAME BINARY --height N",
-		}
-	}
-	return hint.New("import plan", fmt.Sprintf("%s at %d", en.plan.Name, en.plan.Height), why,
-		fmt.Sprintf("where it is still wanted: supervisor upgrade add %s BINARY --height N --force", en.plan.Name))
-}
-
-// floorHeight is what is known of the data's height without the node, or Unknown: the highest of the recorded one, the
+// floorHeight is what is known of the data's height without the node, or UnknownHeight: the highest of the recorded one, the
 // signer's, and the one that current was switched to for. It decides only what is not imported: too high a figure (data
 // that was restored by hand) costs a command, too low a one would switch to an old version.
 func (e *Engine) floorHeight() int64 {
-	known := Unknown
+	known := plan.UnknownHeight
 	if r, ok, err := source.LoadRecord(e.Layout.HeightPath()); err == nil && ok {
 		known = max(known, r.Height)
 	}
@@ -214,7 +132,7 @@ func (e *Engine) floorHeight() int64 {
 		known = max(known, h)
 	}
 	if v, err := e.Layout.Current(); err == nil {
-		if p, ok := e.Layout.InstalledPlan(v, e.Config.Recase); ok {
+		if p, ok := plan.Installed(e.Layout, v, e.Config.Recase); ok {
 			known = max(known, p.Height)
 		}
 	}
@@ -223,10 +141,10 @@ func (e *Engine) floorHeight() int64 {
 
 // Leaving is what a return to Cosmovisor hands over.
 type Leaving struct {
-	Plans    []Plan   // pending, and written to Cosmovisor's batch
-	Homeless []string // what Cosmovisor has no place for; it is dropped, because it would act at a later return
-	Dropped  []Plan   // entries of the batch that we had imported, and that are done, cancelled or passed over since
-	document []byte   // the new content of the batch; nil = it stays as it is
+	Plans    []plan.Plan // pending, and written to Cosmovisor's batch
+	Homeless []string    // what Cosmovisor has no place for; it is dropped, because it would act at a later return
+	Dropped  []plan.Plan // entries of the batch that we had imported, and that are done, cancelled or passed over since
+	document []byte      // the new content of the batch; nil = it stays as it is
 }
 
 // Leave tells what Left would do, and changes nothing. It refuses while an upgrade is in flight.
@@ -250,49 +168,12 @@ func (e *Engine) Leave() (Leaving, error) {
 		return l, hint.New("go back to Cosmovisor", "", "[upgrade] plan_file is empty, so its batch has no place",
 			`set plan_file = "data/upgrade-info.json", or: supervisor upgrade cancel NAME`)
 	}
-	b, err := readBatch(e.Layout.BatchPath(), e.Config.Recase)
+	b, err := plan.ReadBatch(e.Layout.BatchPath(), e.Config.Recase)
 	if err != nil {
 		return l, err
 	}
-	l.document, l.Dropped, err = e.merged(b, l.Plans)
+	l.document, l.Dropped, err = b.Merge(l.Plans, b.Digest != "" && e.s.Imported[e.batchKey()] == b.Digest)
 	return l, err
-}
-
-// merged renders the batch with plans in it. Of a file that we have imported, the schedule is the newer state: what is no
-// longer in it was carried out, cancelled or passed over, and must not come back. Any other entry stays.
-func (e *Engine) merged(b batch, plans []Plan) (document []byte, dropped []Plan, err error) {
-	ours := b.digest != "" && e.s.Imported[e.batchKey()] == b.digest
-	var kept []entry
-	for _, en := range b.entries {
-		pending := slices.ContainsFunc(plans, func(p Plan) bool { return p.Key() == en.plan.Key() })
-		if en.err == nil && ours && !pending {
-			dropped = append(dropped, en.plan)
-			continue
-		}
-		kept = append(kept, en)
-	}
-	changed := len(dropped) > 0
-	for _, p := range plans {
-		if slices.ContainsFunc(kept, func(en entry) bool { return en.err == nil && en.plan.Key() == p.Key() }) {
-			continue
-		}
-		raw, err := planDocument(p, p.Name)
-		if err != nil {
-			return nil, nil, err
-		}
-		kept = append(kept, entry{raw: raw, plan: p})
-		changed = true
-	}
-	if !changed {
-		return nil, dropped, nil
-	}
-	slices.SortStableFunc(kept, func(x, y entry) int { return byHeight(x.plan, y.plan) })
-	raws := []json.RawMessage{}
-	for _, en := range kept {
-		raws = append(raws, en.raw)
-	}
-	document, err = json.MarshalIndent(raws, "", " ")
-	return document, dropped, err
 }
 
 // Left hands the plans of l over to Cosmovisor and forgets what would act at a later return: plans, a halt, a hold, the
@@ -308,7 +189,7 @@ func (e *Engine) Left(l Leaving) error {
 			return err
 		}
 	}
-	next := Schedule{Schema: journalSchema, Skip: e.s.Skip}
+	next := plan.Schedule{Schema: state.Schema, Skip: e.s.Skip}
 	if len(next.Skip) > 0 {
 		if err := next.Save(e.Layout.SchedulePath()); err != nil {
 			return err
@@ -320,6 +201,6 @@ func (e *Engine) Left(l Leaving) error {
 	if err := errors.Join(atomicfile.Remove(e.Layout.JournalPath()), atomicfile.Remove(e.Layout.HeightPath())); err != nil {
 		return err
 	}
-	e.j = Journal{Schema: journalSchema}
+	e.j = Journal{Schema: state.Schema}
 	return nil
 }

@@ -18,23 +18,26 @@ import (
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 // borrowed is a home that goes from Cosmovisor to us, or back.
 type borrowed struct {
 	t   *testing.T
-	l   upgrade.Layout
+	l   version.Layout
 	log bytes.Buffer
 }
 
 func newBorrowed(t *testing.T) *borrowed {
 	t.Helper()
 	dir := t.TempDir()
-	h := &borrowed{t: t, l: upgrade.Layout{
+	h := &borrowed{t: t, l: version.Layout{
 		Home: dir, Root: filepath.Join(dir, "cosmovisor"), Node: "simd", Plan: filepath.Join(dir, "data", "upgrade-info.json"),
 	}}
-	h.write(h.l.Binary(upgrade.Genesis), "#!/bin/sh\n")
+	h.write(h.l.Binary(version.Genesis), "#!/bin/sh\n")
 	require.NoError(t, os.Mkdir(h.l.DataDir(), 0o755))
 	require.NoError(t, os.Symlink("genesis", h.l.Link()))
 	return h
@@ -59,12 +62,12 @@ func (h *borrowed) engine() *upgrade.Engine {
 // schedule is what a new process finds: "v2@100 v3@200".
 func (h *borrowed) schedule() string {
 	h.t.Helper()
-	s, err := upgrade.LoadSchedule(h.l.SchedulePath())
+	s, err := plan.LoadSchedule(h.l.SchedulePath())
 	require.NoError(h.t, err)
 	return keys(s.Plans)
 }
 
-func keys(plans []upgrade.Plan) string {
+func keys(plans []plan.Plan) string {
 	var all []string
 	for _, p := range plans {
 		all = append(all, fmt.Sprintf("%s@%d", p.Name, p.Height))
@@ -73,12 +76,12 @@ func keys(plans []upgrade.Plan) string {
 }
 
 // add schedules a plan as an operator does.
-func (h *borrowed) add(plans ...upgrade.Plan) {
+func (h *borrowed) add(plans ...plan.Plan) {
 	h.t.Helper()
 	e := h.engine()
 	for _, p := range plans {
-		p.Source = upgrade.FromOperator
-		require.NoError(h.t, e.AddPlan(h.t.Context(), p, upgrade.Unknown, false))
+		p.Source = plan.FromOperator
+		require.NoError(h.t, e.AddPlan(h.t.Context(), p, plan.UnknownHeight, false))
 	}
 }
 
@@ -98,7 +101,7 @@ func TestABatchIsImportedOnce(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "v2@100 v3@200", keys(plans), "lowest height first, names normalised")
 	assert.Equal(t, "hello", plans[0].Info)
-	assert.Equal(t, upgrade.FromOperator, plans[0].Source)
+	assert.Equal(t, plan.FromOperator, plans[0].Source)
 	assert.Equal(t, "v2@100 v3@200", h.schedule())
 	assert.Contains(t, h.log.String(), "scheduled")
 	left, err := os.ReadFile(h.l.BatchPath())
@@ -198,13 +201,13 @@ func TestEntriesThatArePassedOver(t *testing.T) {
 			require.NoError(h.t, os.Symlink("upgrades/v5", h.l.Link()))
 		}, "v9@900", "current is this version"},
 		{"on the skip list", []string{entryOf("v2", 100)}, func(h *borrowed) {
-			require.NoError(h.t, h.engine().SkipPlan(h.t.Context(), "v2", 0, upgrade.Unknown))
+			require.NoError(h.t, h.engine().SkipPlan(h.t.Context(), "v2", 0, plan.UnknownHeight))
 		}, "v9@900", "skip list"},
 		{"scheduled otherwise by an operator", []string{entryOf("v2", 100)}, func(h *borrowed) {
-			h.add(upgrade.Plan{Name: "v2", Height: 150})
+			h.add(plan.Plan{Name: "v2", Height: 150})
 		}, "v2@150 v9@900", "scheduled at 150"},
 		{"scheduled the same", []string{entryOf("v2", 100)}, func(h *borrowed) {
-			h.add(upgrade.Plan{Name: "v2", Height: 100})
+			h.add(plan.Plan{Name: "v2", Height: 100})
 		}, "v2@100 v9@900", ""},
 		{"twice with one name", []string{entryOf("v2", 300), entryOf("v2", 100)}, nil, "v2@100 v9@900", "scheduled at 100"},
 		{"twice the same", []string{entryOf("v2", 100), entryOf("V2", 100)}, nil, "v2@100 v9@900", ""},
@@ -288,7 +291,7 @@ func (h *borrowed) leave() upgrade.Leaving {
 
 func TestPendingPlansBecomeABatch(t *testing.T) {
 	h := newBorrowed(t)
-	h.add(upgrade.Plan{Name: "v3", Height: 200, Info: `{"binaries":{}}`}, upgrade.Plan{Name: "v2", Height: 100, RawName: "V2"})
+	h.add(plan.Plan{Name: "v3", Height: 200, Info: `{"binaries":{}}`}, plan.Plan{Name: "v2", Height: 100, RawName: "V2"})
 	l := h.leave()
 	assert.Equal(t, "v2@100 v3@200", keys(l.Plans))
 	assert.Equal(t, "v2@100 v3@200", h.handedOver())
@@ -310,7 +313,7 @@ func TestABatchThatIsThereIsMerged(t *testing.T) {
 	h := newBorrowed(t)
 	own := `{"name":"v2","height":100,"custom":"kept"}`
 	h.batch(arrayOf(own, entryOf("v5", 500), `{"name":"unusable"}`))
-	h.add(upgrade.Plan{Name: "v2", Height: 100}, upgrade.Plan{Name: "v3", Height: 200})
+	h.add(plan.Plan{Name: "v2", Height: 100}, plan.Plan{Name: "v3", Height: 200})
 	l := h.leave()
 	assert.Empty(t, l.Dropped)
 	assert.Equal(t, "unusable@0 v2@100 v3@200 v5@500", h.handedOver(), "nothing that was there is lost")
@@ -326,12 +329,12 @@ func TestWhatWasCancelledDoesNotComeBack(t *testing.T) {
 	_, err := h.engine().ImportBatch()
 	require.NoError(t, err)
 	require.NoError(t, h.engine().CancelPlan("v2"))
-	require.NoError(t, h.engine().SkipPlan(t.Context(), "v4", 300, upgrade.Unknown))
-	h.add(upgrade.Plan{Name: "v5", Height: 500})
+	require.NoError(t, h.engine().SkipPlan(t.Context(), "v4", 300, plan.UnknownHeight))
+	h.add(plan.Plan{Name: "v5", Height: 500})
 	l := h.leave()
 	assert.Equal(t, "v3@200 v5@500", h.handedOver())
 	assert.Equal(t, "v2@100 v4@300", keys(l.Dropped))
-	s, err := upgrade.LoadSchedule(h.l.SchedulePath())
+	s, err := plan.LoadSchedule(h.l.SchedulePath())
 	require.NoError(t, err)
 	require.Len(t, s.Skip, 1, "the skip list stays")
 	assert.Equal(t, "v4", s.Skip[0].Name)
@@ -352,9 +355,9 @@ func TestNothingToHandOverLeavesTheBatchAlone(t *testing.T) {
 
 func TestLeavingForgetsWhatWouldActLater(t *testing.T) {
 	h := newBorrowed(t)
-	h.add(upgrade.Plan{Name: "v2", Height: 100}, upgrade.Plan{Name: "timed", Time: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)})
+	h.add(plan.Plan{Name: "v2", Height: 100}, plan.Plan{Name: "timed", Time: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)})
 	e := h.engine()
-	require.NoError(t, e.SetHalt(&upgrade.Halt{Height: 700}, upgrade.Unknown))
+	require.NoError(t, e.SetHalt(&plan.Halt{Height: 700}, plan.UnknownHeight))
 	require.NoError(t, e.Hold("some reason", "supervisor resume"))
 	require.NoError(t, source.SaveRecord(h.l.HeightPath(), source.Record{Height: 50, At: time.Now()}))
 
@@ -367,14 +370,14 @@ func TestLeavingForgetsWhatWouldActLater(t *testing.T) {
 	later := h.engine()
 	assert.Nil(t, later.Journal().Hold)
 	assert.Nil(t, later.Schedule().Halt)
-	assert.False(t, h.l.SeenUpgrade(), "a later init finds the home as it was")
+	assert.False(t, upgrade.Seen(h.l), "a later init finds the home as it was")
 }
 
 func TestLeavingIsRefusedInFlight(t *testing.T) {
 	h := newBorrowed(t)
 	e := h.engine()
 	h.write(h.l.Binary("upgrades/v2"), "#!/bin/sh\n")
-	require.NoError(t, e.Announce(upgrade.Plan{Name: "v2", Height: 100, Source: upgrade.FromFile}, upgrade.ByFile, 100))
+	require.NoError(t, e.Announce(plan.Plan{Name: "v2", Height: 100, Source: plan.FromFile}, plan.ByFile, 100))
 	_, err := h.engine().Leave()
 	require.ErrorContains(t, err, "the upgrade v2 is in flight, at planned")
 	assert.Contains(t, hint.Of(err), "supervisor upgrade skip v2")
@@ -386,7 +389,7 @@ func TestLeavingIsRefusedInFlight(t *testing.T) {
 
 func TestLeavingWithoutAPlaceForTheBatch(t *testing.T) {
 	h := newBorrowed(t)
-	h.add(upgrade.Plan{Name: "v2", Height: 100})
+	h.add(plan.Plan{Name: "v2", Height: 100})
 	h.batch("torn [")
 	_, err := h.engine().Leave()
 	require.ErrorContains(t, err, "batch")
@@ -403,7 +406,7 @@ func TestLeavingIsDoneAgain(t *testing.T) {
 	_, err := h.engine().ImportBatch()
 	require.NoError(t, err)
 	require.NoError(t, h.engine().CancelPlan("v2"))
-	h.add(upgrade.Plan{Name: "v4", Height: 300})
+	h.add(plan.Plan{Name: "v4", Height: 300})
 	before, err := os.ReadFile(h.l.SchedulePath())
 	require.NoError(t, err)
 	h.leave()
@@ -423,11 +426,11 @@ func FuzzImportBatch(f *testing.F) {
 		plans, err := h.engine().ImportBatch()
 		if err != nil {
 			assert.Empty(t, plans)
-			assert.False(t, errors.Is(err, upgrade.ErrJournal))
+			assert.False(t, errors.Is(err, state.ErrUntrusted))
 			return
 		}
 		for _, p := range plans {
-			_, err := upgrade.NormaliseName(p.Name, true)
+			_, err := version.NormaliseName(p.Name, true)
 			require.NoError(t, err)
 			require.Positive(t, p.Height)
 		}

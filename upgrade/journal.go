@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,21 +16,13 @@ import (
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
-
-// journalSchema is the version of the documents in <home>/supervisor. Another one is refused, never guessed at.
-const journalSchema = 1
-
-// maxStateBytes caps what is read of a state file: a plan's info of 1 MiB grows to six times that where JSON escapes all
-// of it. Nothing larger is written either.
-const maxStateBytes = 8 << 20
 
 // checkDigits is the length of a journal's check.
 const checkDigits = 16
-
-// ErrJournal means that a state file can't be trusted: unreadable, of an unknown version, changed, or at odds with the
-// link. It is a hold: the supervisor never falls back to a default.
-var ErrJournal = errors.New("the journal can't be trusted")
 
 // Journal is <home>/supervisor/upgrade.json: the upgrade in flight, and the hold.
 type Journal struct {
@@ -51,14 +42,14 @@ type Hold struct {
 
 // Upgrade is one plan being carried out.
 type Upgrade struct {
-	Plan     Plan     `json:"plan"`
-	From     Version  `json:"from"`
-	To       Version  `json:"to"`
-	Phase    Phase    `json:"phase"`
-	Evidence Evidence `json:"evidence,omitempty"` // why the height has come
-	Stood    int64    `json:"stood,omitempty"`    // the height that was known when it was announced
-	Overshot int64    `json:"overshot,omitempty"` // blocks that the old version made above the plan's last one
-	SHA256   string   `json:"sha256,omitempty"`   // the verified binary's
+	Plan     plan.Plan       `json:"plan"`
+	From     version.Version `json:"from"`
+	To       version.Version `json:"to"`
+	Phase    Phase           `json:"phase"`
+	Evidence plan.Evidence   `json:"evidence,omitempty"` // why the height has come
+	Stood    int64           `json:"stood,omitempty"`    // the height that was known when it was announced
+	Overshot int64           `json:"overshot,omitempty"` // blocks that the old version made above the plan's last one
+	SHA256   string          `json:"sha256,omitempty"`   // the verified binary's
 	// Announced: the plan was in the node's own file when the upgrade began, so it must be there after the stop.
 	Announced  bool        `json:"announced,omitempty"`
 	Downloaded bool        `json:"downloaded,omitempty"`       // the binary came from the plan's info
@@ -96,8 +87,8 @@ type PhaseTime struct {
 
 // LoadJournal reads the journal; a missing file is an empty one.
 func LoadJournal(path string) (Journal, error) {
-	j := Journal{Schema: journalSchema}
-	data, err := readState(path)
+	j := Journal{Schema: state.Schema}
+	data, err := state.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return j, nil
 	}
@@ -106,7 +97,7 @@ func LoadJournal(path string) (Journal, error) {
 	}
 	if err != nil {
 		return j, &hint.Error{
-			Op: "read the journal", Path: path, Err: fmt.Errorf("%w: %w", ErrJournal, err),
+			Op: "read the journal", Path: path, Err: fmt.Errorf("%w: %w", state.ErrUntrusted, err),
 			Hint: "supervisor doctor, then set the version by hand with: supervisor upgrade use VERSION --force",
 		}
 	}
@@ -118,8 +109,8 @@ func decodeJournal(data []byte) (Journal, error) {
 	if err := json.Unmarshal(data, &version); err != nil {
 		return Journal{}, err
 	}
-	if version.Schema != journalSchema {
-		return Journal{}, fmt.Errorf("its schema is %d, this program knows %d", version.Schema, journalSchema)
+	if version.Schema != state.Schema {
+		return Journal{}, fmt.Errorf("its schema is %d, this program knows %d", version.Schema, state.Schema)
 	}
 	var j Journal
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -159,8 +150,8 @@ func (j Journal) Save(path string, d atomicfile.Durability) error {
 }
 
 func (j Journal) encode() ([]byte, error) {
-	j.Schema, j.Check = journalSchema, strings.Repeat("0", checkDigits)
-	data, err := encodeState(j)
+	j.Schema, j.Check = state.Schema, strings.Repeat("0", checkDigits)
+	data, err := state.Encode(j)
 	if err != nil {
 		return nil, err
 	}
@@ -178,29 +169,4 @@ func digest(data []byte, check string) (sum string, ok bool) {
 	h.Write(data[:i])
 	h.Write(data[i+checkDigits:])
 	return hex.EncodeToString(h.Sum(nil)[:checkDigits/2]), true
-}
-
-// encodeState renders a state file, for people to read; one that could not be read again isn't written.
-func encodeState(v any) ([]byte, error) {
-	data, err := json.MarshalIndent(v, "", " ")
-	if err == nil && len(data) >= maxStateBytes {
-		err = errTooLarge
-	}
-	return append(data, '\n'), err
-}
-
-var errTooLarge = fmt.Errorf("larger than %d MiB", maxStateBytes>>20)
-
-// readState reads a small state file, capped.
-func readState(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxStateBytes+1))
-	if err == nil && len(data) > maxStateBytes {
-		err = errTooLarge
-	}
-	return data, err
 }

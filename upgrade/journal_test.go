@@ -16,16 +16,19 @@ import (
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 // full is a journal in which every field is set.
 func full() Journal {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.UTC)
 	return Journal{
-		Schema: journalSchema,
+		Schema: state.Schema,
 		Upgrade: &Upgrade{
-			Plan: Plan{Name: "v2", RawName: "V2", Height: 100, Info: `{"a":"<&>"}`, Source: FromFile},
-			From: Genesis, To: "upgrades/v2", Phase: OnProbation, Evidence: ByFile, Stood: 99, Overshot: 1, SHA256: strings.Repeat("ab", 32),
+			Plan: plan.Plan{Name: "v2", RawName: "V2", Height: 100, Info: `{"a":"<&>"}`, Source: plan.FromFile},
+			From: version.Genesis, To: "upgrades/v2", Phase: OnProbation, Evidence: plan.ByFile, Stood: 99, Overshot: 1, SHA256: strings.Repeat("ab", 32),
 			Announced: true, Downloaded: true, Snapshot: "v2-100", Attempts: 2, Tries: 1, Crashes: 1, Error: "the new node ended", Reached: 100,
 			Begun: at, Down: at, Up: at.Add(time.Second), Phases: []PhaseTime{{Phase: Staged, MS: 3, At: at}, {Phase: Stopped, MS: 12, At: at}},
 		},
@@ -43,7 +46,7 @@ func saved(t *testing.T, j Journal) (path string, data []byte) {
 }
 
 func TestJournalRoundTrip(t *testing.T) {
-	for name, j := range map[string]Journal{"full": full(), "empty": {Schema: journalSchema}, "hold alone": {Schema: 1, Hold: full().Hold}} {
+	for name, j := range map[string]Journal{"full": full(), "empty": {Schema: state.Schema}, "hold alone": {Schema: 1, Hold: full().Hold}} {
 		t.Run(name, func(t *testing.T) {
 			path, data := saved(t, j)
 			back, err := LoadJournal(path)
@@ -76,7 +79,7 @@ func TestJournalTornAnywhereIsRefused(t *testing.T) {
 	for _, n := range []int{0, 1, len(data) / 2, len(data) - 1} {
 		require.NoError(t, os.WriteFile(path, data[:n], 0o600))
 		_, err := LoadJournal(path)
-		require.ErrorIs(t, err, ErrJournal)
+		require.ErrorIs(t, err, state.ErrUntrusted)
 		require.NotEmpty(t, hint.Of(err))
 	}
 }
@@ -129,7 +132,7 @@ func TestJournalOfAnotherKindIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, doc, 0o600))
 			j, err := LoadJournal(path)
-			require.ErrorIs(t, err, ErrJournal)
+			require.ErrorIs(t, err, state.ErrUntrusted)
 			assert.Nil(t, j.Upgrade)
 			assert.Contains(t, hint.Of(err), "supervisor")
 		})
@@ -137,19 +140,19 @@ func TestJournalOfAnotherKindIsRefused(t *testing.T) {
 	require.NoError(t, os.Remove(path))
 	require.NoError(t, os.Mkdir(path, 0o755))
 	_, err := LoadJournal(path)
-	require.ErrorIs(t, err, ErrJournal, "a directory")
+	require.ErrorIs(t, err, state.ErrUntrusted, "a directory")
 }
 
 // The largest plan that is accepted can be recorded and read again, also where JSON escapes all of it.
 func TestJournalHoldsTheLargestPlan(t *testing.T) {
 	j := full()
-	j.Upgrade.Plan.Info = strings.Repeat("<", maxPlanBytes)
+	j.Upgrade.Plan.Info = strings.Repeat("<", 1<<20)
 	path, _ := saved(t, j)
 	back, err := LoadJournal(path)
 	require.NoError(t, err)
-	assert.Len(t, back.Upgrade.Plan.Info, maxPlanBytes)
+	assert.Len(t, back.Upgrade.Plan.Info, 1<<20)
 
-	j.Upgrade.Plan.Info = strings.Repeat("<", 2*maxPlanBytes)
+	j.Upgrade.Plan.Info = strings.Repeat("<", 2<<20)
 	require.Error(t, j.Save(path, atomicfile.Full), "what could not be read again is not written")
 	_, err = LoadJournal(path)
 	require.NoError(t, err, "and the journal from before is still there")
@@ -157,14 +160,14 @@ func TestJournalHoldsTheLargestPlan(t *testing.T) {
 
 // A link that moved behind the journal's back is nobody's choice; one that fits the phase is gone on with.
 func TestLoadComparesTheLinkWithThePhase(t *testing.T) {
-	const from, to, other = Genesis, Version("upgrades/v2"), Version("upgrades/v3")
-	fits := map[Phase][]Version{
+	const from, to, other = version.Genesis, version.Version("upgrades/v2"), version.Version("upgrades/v3")
+	fits := map[Phase][]version.Version{
 		Planned: {from}, Staged: {from}, Stopped: {from}, Snapshotted: {from, to}, Switched: {to}, Migrated: {to}, OnProbation: {to},
 		Committed: {to}, RollingBack: {from, to}, RolledBack: {from},
 	}
 	require.Len(t, fits, len(Phases()))
 	for phase, good := range fits {
-		for _, at := range []Version{from, to, other} {
+		for _, at := range []version.Version{from, to, other} {
 			t.Run(fmt.Sprintf("%s at %s", phase, at.Name()), func(t *testing.T) {
 				h := newHome(t)
 				h.stage(to, "")
@@ -178,7 +181,7 @@ func TestLoadComparesTheLinkWithThePhase(t *testing.T) {
 					require.NoError(t, err)
 					return
 				}
-				require.ErrorIs(t, err, ErrJournal)
+				require.ErrorIs(t, err, state.ErrUntrusted)
 				assert.Contains(t, hint.Of(err), "supervisor upgrade use")
 				assert.Equal(t, at, h.current(), "the link is left alone")
 			})
@@ -192,8 +195,8 @@ func TestLoadWithoutALink(t *testing.T) {
 	require.NoError(t, j.Save(h.l.JournalPath(), atomicfile.Full))
 	require.NoError(t, os.Remove(h.l.Link()))
 	err := h.unloaded().Load()
-	require.ErrorIs(t, err, ErrJournal)
-	require.ErrorIs(t, err, ErrNoLink)
+	require.ErrorIs(t, err, state.ErrUntrusted)
+	require.ErrorIs(t, err, version.ErrNoLink)
 	assert.Contains(t, hint.Of(err), "--fix-link")
 }
 
@@ -210,7 +213,7 @@ func FuzzDecodeJournal(f *testing.F) {
 		if err != nil {
 			return
 		}
-		require.Equal(t, journalSchema, j.Schema)
+		require.Equal(t, state.Schema, j.Schema)
 		require.True(t, j.Upgrade == nil || j.Upgrade.Phase.Known())
 		again, err := j.encode()
 		require.NoError(t, err)

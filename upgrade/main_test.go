@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // actEnv names what a re-executed test process is to do instead of the tests; homeEnv on which home.
@@ -42,10 +44,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// staged is the version that the tests upgrade to.
+const staged = version.Version("upgrades/v2")
+
 // home is a node's home with a tree of versions, and the engine that works on it.
 type home struct {
 	t     testing.TB
-	l     Layout
+	l     version.Layout
 	cfg   Config
 	snaps *fakeSnaps
 	probe []string
@@ -65,7 +70,7 @@ func newHomeIn(t testing.TB, dir string) *home {
 		require.NoError(t, os.MkdirAll(dir, 0o755))
 	}
 	h.write(h.app(), "v1")
-	h.stage(Genesis, "exit 0")
+	h.stage(version.Genesis, "exit 0")
 	require.NoError(t, os.Symlink("genesis", h.l.Link()))
 	return h
 }
@@ -77,8 +82,8 @@ func homeIn(dir string) *home {
 	return h
 }
 
-func layoutOf(dir string) Layout {
-	return Layout{Home: dir, Root: filepath.Join(dir, "cosmovisor"), Node: "simd", Plan: filepath.Join(dir, "data", "upgrade-info.json")}
+func layoutOf(dir string) version.Layout {
+	return version.Layout{Home: dir, Root: filepath.Join(dir, "cosmovisor"), Node: "simd", Plan: filepath.Join(dir, "data", "upgrade-info.json")}
 }
 
 // app is the node's database: one file that says which version its content is for.
@@ -97,6 +102,12 @@ func (h *home) read(path string) string {
 	return string(data)
 }
 
+func (h *home) link(path, target string) {
+	h.t.Helper()
+	require.NoError(h.t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(h.t, os.Symlink(target, path))
+}
+
 // lines counts the lines of a file; a missing one has none.
 func lines(path string) int {
 	data, _ := os.ReadFile(path) //nolint:errcheck // said above
@@ -105,7 +116,7 @@ func lines(path string) int {
 
 // stage puts a shell script in the place of the version's binary. It is made aside and renamed, as a binary that is
 // written in place could be busy in another test's fork.
-func (h *home) stage(v Version, body string) {
+func (h *home) stage(v version.Version, body string) {
 	h.t.Helper()
 	script(h.t, h.l.Binary(v), body)
 }
@@ -134,8 +145,10 @@ func (h *home) engine() *Engine {
 func (h *home) unloaded() *Engine {
 	o := Options{
 		Layout: h.l, Config: h.cfg, Log: slog.New(slog.DiscardHandler),
-		Checker: NewChecker(h.l, h.probe, os.Environ(), slog.New(slog.DiscardHandler)),
-		Env:     func(v Version) []string { return append(os.Environ(), "HOME_DIR="+h.l.Home, "VERSION="+v.Name()) },
+		Checker: version.NewChecker(h.l, h.probe, os.Environ(), slog.New(slog.DiscardHandler)),
+		Env: func(v version.Version) []string {
+			return append(os.Environ(), "HOME_DIR="+h.l.Home, "VERSION="+v.Name())
+		},
 	}
 	if h.snaps != nil {
 		o.Snapshots, o.Templates = h.snaps, fakeTemplates{h.snaps}
@@ -153,11 +166,11 @@ func (h *home) begin(e *Engine) {
 
 func (h *home) beginFile(e *Engine) {
 	h.t.Helper()
-	p, _, err := ReadPlanFile(h.l.Plan, true)
+	p, _, err := plan.ReadFile(h.l.Plan, true)
 	require.NoError(h.t, err)
-	ready := e.Checker.Check(h.t.Context(), VersionOf(p.Name))
+	ready := e.Checker.Check(h.t.Context(), version.Of(p.Name))
 	require.Empty(h.t, ready.Problems)
-	require.NoError(h.t, e.Begin(p, ByFile, ready, 99))
+	require.NoError(h.t, e.Begin(p, plan.ByFile, ready, 99))
 }
 
 // toProbation carries v2 out until it would be started.
@@ -169,7 +182,7 @@ func (h *home) toProbation(e *Engine) {
 }
 
 // current reads the link.
-func (h *home) current() Version {
+func (h *home) current() version.Version {
 	h.t.Helper()
 	v, err := h.l.Current()
 	require.NoError(h.t, err)

@@ -4,19 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // What operators do to schedule, link and journal. Each works the same whether a running supervisor does it for a
 // command, or the command does it itself under the home lock.
 
-// AddPlan schedules p. known is the best lower bound of the node's height, or Unknown. Where p's version is that of the
+// AddPlan schedules p. known is the best lower bound of the node's height, or UnknownHeight. Where p's version is that of the
 // upgrade in flight, its (fixed) binary is accepted in the place of the one that was verified before.
-func (e *Engine) AddPlan(ctx context.Context, p Plan, known int64, force bool) error {
-	if u := e.j.Upgrade; u != nil && u.To == VersionOf(p.Name) {
+func (e *Engine) AddPlan(ctx context.Context, p plan.Plan, known int64, force bool) error {
+	if u := e.j.Upgrade; u != nil && u.To == version.Of(p.Name) {
 		return e.accept(ctx)
 	}
 	if p.Height == 0 && p.Time.IsZero() {
@@ -25,10 +26,10 @@ func (e *Engine) AddPlan(ctx context.Context, p Plan, known int64, force bool) e
 		}
 		return nil
 	}
-	if _, err := NormaliseName(p.Name, false); err != nil {
+	if _, err := version.NormaliseName(p.Name, false); err != nil {
 		return err
 	}
-	if p.Height > 0 && known != Unknown && p.Height <= known {
+	if p.Height > 0 && known != plan.UnknownHeight && p.Height <= known {
 		return hint.New("schedule", p.Name, fmt.Sprintf("height %d is past: the node is at %d", p.Height, known),
 			"supervisor upgrade apply "+p.Name)
 	}
@@ -41,7 +42,7 @@ func (e *Engine) AddPlan(ctx context.Context, p Plan, known int64, force bool) e
 	if e.s.Skips(p) && !force {
 		return hint.New("schedule", p.Name, "it is on the skip list", "supervisor upgrade add "+p.Name+" BINARY --force")
 	}
-	return e.reschedule(func(s *Schedule) {
+	return e.reschedule(func(s *plan.Schedule) {
 		if force {
 			s.Unskip(p.Name)
 		}
@@ -50,7 +51,7 @@ func (e *Engine) AddPlan(ctx context.Context, p Plan, known int64, force bool) e
 }
 
 func (e *Engine) unskip(name string) error {
-	return e.reschedule(func(s *Schedule) { s.Unskip(name) })
+	return e.reschedule(func(s *plan.Schedule) { s.Unskip(name) })
 }
 
 // accept takes the binary that lies in the in-flight version's place now as the verified one.
@@ -74,7 +75,7 @@ func (e *Engine) CancelPlan(name string) error {
 	if !e.s.Has(name) {
 		return hint.New("cancel", name, "no such plan is scheduled", "supervisor upgrade list")
 	}
-	return e.reschedule(func(s *Schedule) { s.Cancel(name) })
+	return e.reschedule(func(s *plan.Schedule) { s.Cancel(name) })
 }
 
 // SkipPlan puts a plan on the durable skip list. One in flight is undone first: an old binary never runs on data that a
@@ -89,7 +90,7 @@ func (e *Engine) SkipPlan(ctx context.Context, name string, height int64, known 
 		}
 	}
 	// The list is written before the journal forgets the upgrade: a crash in between must not begin it again.
-	if err := e.passOver(Skip{Name: name, Height: height, Since: now(), Why: "operator"}); err != nil || !mine {
+	if err := e.passOver(plan.Skip{Name: name, Height: height, Since: now(), Why: "operator"}); err != nil || !mine {
 		return err
 	}
 	hold := e.j.Hold
@@ -101,8 +102,8 @@ func (e *Engine) SkipPlan(ctx context.Context, name string, height int64, known 
 	return nil
 }
 
-func (e *Engine) passOver(k Skip) error {
-	return e.reschedule(func(s *Schedule) {
+func (e *Engine) passOver(k plan.Skip) error {
+	return e.reschedule(func(s *plan.Schedule) {
 		s.AddSkip(k)
 		s.Cancel(k.Name)
 	})
@@ -110,7 +111,10 @@ func (e *Engine) passOver(k Skip) error {
 
 // CloseSkipped ends an upgrade that was rolled back by policy: it isn't tried again by itself.
 func (e *Engine) CloseSkipped(name string, height int64, why string) error {
-	if err := e.passOver(Skip{Name: name, Height: height, Since: now(), Why: short(why)}); err != nil {
+	if len(why) > 64 { // a column of a list, not the whole story
+		why = why[:64] + "…"
+	}
+	if err := e.passOver(plan.Skip{Name: name, Height: height, Since: now(), Why: why}); err != nil {
 		return err
 	}
 	return e.Close(ResultRolledBack)
@@ -132,7 +136,7 @@ func (e *Engine) undo(ctx context.Context, known int64) error {
 }
 
 // Use makes current name v by hand and records it. An upgrade in flight is given up only with force.
-func (e *Engine) Use(ctx context.Context, v Version, force bool) error {
+func (e *Engine) Use(ctx context.Context, v version.Version, force bool) error {
 	if u := e.j.Upgrade; u != nil && !force {
 		return hint.New("use", v.Name(), "the upgrade "+u.Plan.Name+" is in flight, at "+string(u.Phase),
 			"supervisor upgrade skip "+u.Plan.Name+", supervisor rollback, or add --force to give it up where it stands")
@@ -142,7 +146,7 @@ func (e *Engine) Use(ctx context.Context, v Version, force bool) error {
 		return hint.New("use", v.Name(), ready.Problems[0], "supervisor upgrade add "+v.Name()+" BINARY")
 	}
 	from, err := e.Layout.Current()
-	if err != nil && !errors.Is(err, ErrNoLink) && !errors.Is(err, ErrBadLink) {
+	if err != nil && !errors.Is(err, version.ErrNoLink) && !errors.Is(err, version.ErrBadLink) {
 		return err
 	}
 	if err := e.Layout.SwitchTo(v); err != nil {
@@ -156,18 +160,18 @@ func (e *Engine) Use(ctx context.Context, v Version, force bool) error {
 		return err
 	}
 	u := Upgrade{
-		Plan: Plan{Name: v.Name(), Source: FromOperator, Immediate: true}, From: from, To: v, Phase: Committed,
-		Evidence: ByOperator, SHA256: ready.SHA256, Begun: now(),
+		Plan: plan.Plan{Name: v.Name(), Source: plan.FromOperator, Immediate: true}, From: from, To: v, Phase: Committed,
+		Evidence: plan.ByOperator, SHA256: ready.SHA256, Begun: now(),
 	}
 	return saveHistory(e.Layout.HistoryDir(), Finished{Result: ResultUsed, At: now(), Upgrade: u})
 }
 
 // SetHalt schedules a halt, or takes it off with nil.
-func (e *Engine) SetHalt(h *Halt, known int64) error {
-	if h != nil && h.Height > 0 && known != Unknown && h.Height <= known {
+func (e *Engine) SetHalt(h *plan.Halt, known int64) error {
+	if h != nil && h.Height > 0 && known != plan.UnknownHeight && h.Height <= known {
 		return hint.New("schedule the halt", "", fmt.Sprintf("height %d is past: the node is at %d", h.Height, known), "supervisor halt --now")
 	}
-	return e.reschedule(func(s *Schedule) { s.Halt = h })
+	return e.reschedule(func(s *plan.Schedule) { s.Halt = h })
 }
 
 // HaltSnapshot gives the scheduled halt the id of its snapshot, durably, and returns it; one that has an id keeps it.
@@ -181,19 +185,7 @@ func (e *Engine) HaltSnapshot(id string) (string, error) {
 	}
 	named := *h
 	named.Snapshot = id
-	return id, e.reschedule(func(s *Schedule) { s.Halt = &named })
-}
-
-// HaltDue tells whether the scheduled halt has come.
-func (s Schedule) HaltDue(height int64, clock time.Time) bool {
-	switch h := s.Halt; {
-	case h == nil:
-		return false
-	case !h.Time.IsZero():
-		return !clock.Before(h.Time)
-	default:
-		return height != Unknown && height >= h.Height
-	}
+	return id, e.reschedule(func(s *plan.Schedule) { s.Halt = &named })
 }
 
 // Settle makes what was stepped through in memory durable, where nobody starts the node at once.
@@ -202,13 +194,13 @@ func (e *Engine) Settle() error { return e.saveFull() }
 // SetAside moves a journal or schedule that can't be trusted out of the way, under a name of its own; nothing is deleted.
 func (e *Engine) SetAside() error {
 	_, jerr := LoadJournal(e.Layout.JournalPath())
-	_, serr := LoadSchedule(e.Layout.SchedulePath())
+	_, serr := plan.LoadSchedule(e.Layout.SchedulePath())
 	var errs []error
 	if jerr != nil {
-		errs = append(errs, atomicfile.Rename(e.Layout.JournalPath(), aside(e.Layout.JournalPath())))
+		errs = append(errs, atomicfile.Rename(e.Layout.JournalPath(), atomicfile.Aside(e.Layout.JournalPath())))
 	}
 	if serr != nil {
-		errs = append(errs, atomicfile.Rename(e.Layout.SchedulePath(), aside(e.Layout.SchedulePath())))
+		errs = append(errs, atomicfile.Rename(e.Layout.SchedulePath(), atomicfile.Aside(e.Layout.SchedulePath())))
 	}
 	return errors.Join(errs...)
 }

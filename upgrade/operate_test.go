@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -9,28 +10,32 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 // onSchedule reads the schedule that a new process would find.
-func (h *home) onSchedule() Schedule {
+func (h *home) onSchedule() plan.Schedule {
 	h.t.Helper()
-	s, err := LoadSchedule(h.l.SchedulePath())
+	s, err := plan.LoadSchedule(h.l.SchedulePath())
 	require.NoError(h.t, err)
 	return s
 }
 
-func at(name string, height int64) Plan {
-	return Plan{Name: name, Height: height, Source: FromOperator}
+func at(name string, height int64) plan.Plan {
+	return plan.Plan{Name: name, Height: height, Source: plan.FromOperator}
 }
 
 func TestAddPlan(t *testing.T) {
 	h := newHome(t)
 	e := h.engine()
 	ctx := t.Context()
+	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	require.NoError(t, e.AddPlan(ctx, at("v3", 300), 250, false))
 	require.NoError(t, e.AddPlan(ctx, at("v2", 200), 199, false))
-	require.NoError(t, e.AddPlan(ctx, Plan{Name: "v4", Time: noon, Source: FromOperator}, 199, false))
-	assert.Equal(t, []Plan{at("v2", 200), at("v3", 300), {Name: "v4", Time: noon, Source: FromOperator}}, h.onSchedule().Plans)
+	require.NoError(t, e.AddPlan(ctx, plan.Plan{Name: "v4", Time: noon, Source: plan.FromOperator}, 199, false))
+	assert.Equal(t, []plan.Plan{at("v2", 200), at("v3", 300), {Name: "v4", Time: noon, Source: plan.FromOperator}}, h.onSchedule().Plans)
 	require.NoError(t, e.AddPlan(ctx, at("v2", 200), 199, false), "the same again")
 	require.Len(t, h.onSchedule().Plans, 3)
 
@@ -39,20 +44,20 @@ func TestAddPlan(t *testing.T) {
 		require.ErrorContains(t, err, "height 200 is past")
 		assert.Contains(t, hint.Of(err), "supervisor upgrade apply v5")
 	}
-	require.NoError(t, e.AddPlan(ctx, at("v5", 200), Unknown, false), "unknown is not zero, and not past")
+	require.NoError(t, e.AddPlan(ctx, at("v5", 200), plan.UnknownHeight, false), "unknown is not zero, and not past")
 	err := e.AddPlan(ctx, at("v3", 301), 250, false)
 	require.ErrorContains(t, err, "scheduled at 300 already")
 	require.NoError(t, e.AddPlan(ctx, at("v3", 301), 250, true))
-	require.ErrorIs(t, e.AddPlan(ctx, at("../../evil", 301), 250, true), ErrInvalidName)
+	require.ErrorIs(t, e.AddPlan(ctx, at("../../evil", 301), 250, true), version.ErrInvalidName)
 
-	require.NoError(t, e.SkipPlan(ctx, "v6", 600, Unknown))
+	require.NoError(t, e.SkipPlan(ctx, "v6", 600, plan.UnknownHeight))
 	err = e.AddPlan(ctx, at("v6", 600), 250, false)
 	require.ErrorContains(t, err, "skip list")
 	require.NoError(t, e.AddPlan(ctx, at("v6", 601), 250, false), "at another height it is another plan")
 	require.NoError(t, e.AddPlan(ctx, at("v6", 600), 250, true))
 	assert.Empty(t, h.onSchedule().Skip)
 
-	require.NoError(t, e.AddPlan(ctx, Plan{Name: "v7", Source: FromOperator}, 250, false), "staged alone")
+	require.NoError(t, e.AddPlan(ctx, plan.Plan{Name: "v7", Source: plan.FromOperator}, 250, false), "staged alone")
 	assert.False(t, h.onSchedule().Has("v7"))
 }
 
@@ -60,7 +65,7 @@ func TestAllow(t *testing.T) {
 	h := newHome(t)
 	e := h.engine()
 	require.NoError(t, e.Allow("v2", false))
-	require.NoError(t, e.SkipPlan(t.Context(), "v2", 200, Unknown))
+	require.NoError(t, e.SkipPlan(t.Context(), "v2", 200, plan.UnknownHeight))
 	require.ErrorContains(t, e.Allow("v2", false), "skip list")
 	require.NoError(t, e.Allow("v2", true))
 	require.NoError(t, h.engine().Allow("v2", false), "durably")
@@ -76,8 +81,8 @@ func TestAScheduleThatCantBeWritten(t *testing.T) {
 	before := e.Schedule()
 	require.Error(t, e.AddPlan(t.Context(), at("v3", 300), 100, false))
 	require.Error(t, e.CancelPlan("v2"))
-	require.Error(t, e.SkipPlan(t.Context(), "v2", 200, Unknown))
-	require.Error(t, e.SetHalt(&Halt{Height: 150}, 100))
+	require.Error(t, e.SkipPlan(t.Context(), "v2", 200, plan.UnknownHeight))
+	require.Error(t, e.SetHalt(&plan.Halt{Height: 150}, 100))
 	assert.Equal(t, before, e.Schedule())
 }
 
@@ -87,7 +92,7 @@ func TestTheScheduleThatIsHandedOutIsACopy(t *testing.T) {
 	require.NoError(t, e.AddPlan(t.Context(), at("v2", 200), 100, false))
 	s := e.Schedule()
 	s.Plans[0].Height = 1
-	s.AddSkip(Skip{Name: "v2"})
+	s.AddSkip(plan.Skip{Name: "v2"})
 	assert.Equal(t, int64(200), e.Schedule().Plans[0].Height)
 	assert.Empty(t, e.Schedule().Skip)
 	h.stage(staged, v2)
@@ -129,13 +134,13 @@ func TestABatchLosesNothing(t *testing.T) {
 		require.NoError(t, e.AddPlan(t.Context(), at(name, int64(100+100*i)), 50, false))
 	}
 	e = h.engine()
-	require.NoError(t, e.Begin(e.Schedule().Plans[0], ByHeight, e.Checker.Check(t.Context(), staged), 99))
+	require.NoError(t, e.Begin(e.Schedule().Plans[0], plan.ByHeight, e.Checker.Check(t.Context(), staged), 99))
 	e = h.engine()
 	require.NoError(t, e.Carry(t.Context()))
 	require.Len(t, h.onSchedule().Plans, 3, "it leaves the schedule when it is committed")
 	require.NoError(t, e.Attempt())
 	require.NoError(t, e.Commit(101))
-	assert.Equal(t, []Plan{at("v3", 200), at("v4", 300)}, h.onSchedule().Plans)
+	assert.Equal(t, []plan.Plan{at("v3", 200), at("v4", 300)}, h.onSchedule().Plans)
 }
 
 func TestSkipPlan(t *testing.T) {
@@ -165,7 +170,7 @@ func TestSkipPlan(t *testing.T) {
 			assert.Nil(t, h.onDisk().Upgrade)
 			assert.Nil(t, h.onDisk().Hold)
 			assert.Equal(t, ResultSkipped, h.history()[0].Result)
-			assert.Equal(t, Genesis, h.current())
+			assert.Equal(t, version.Genesis, h.current())
 			assert.Equal(t, "v1", h.read(h.app()), "an old binary never runs on migrated data")
 		})
 	}
@@ -203,7 +208,7 @@ func TestUse(t *testing.T) {
 	all := h.history()
 	require.Len(t, all, 1)
 	assert.Equal(t, ResultUsed, all[0].Result)
-	assert.Equal(t, Genesis, all[0].Upgrade.From)
+	assert.Equal(t, version.Genesis, all[0].Upgrade.From)
 	assert.NotEmpty(t, all[0].Upgrade.SHA256)
 
 	err := e.Use(t.Context(), "upgrades/v9", true)
@@ -247,10 +252,10 @@ func TestUseMendsTheLink(t *testing.T) {
 func TestSetHalt(t *testing.T) {
 	h := newHome(t)
 	e := h.engine()
-	require.ErrorContains(t, e.SetHalt(&Halt{Height: 100}, 100), "height 100 is past")
-	require.NoError(t, e.SetHalt(&Halt{Height: 101}, 100))
+	require.ErrorContains(t, e.SetHalt(&plan.Halt{Height: 100}, 100), "height 100 is past")
+	require.NoError(t, e.SetHalt(&plan.Halt{Height: 101}, 100))
 	assert.Equal(t, int64(101), h.onSchedule().Halt.Height)
-	require.NoError(t, e.SetHalt(&Halt{Time: time.Now()}, Unknown))
+	require.NoError(t, e.SetHalt(&plan.Halt{Time: time.Now()}, plan.UnknownHeight))
 	require.NoError(t, e.SetHalt(nil, 100))
 	assert.Nil(t, h.onSchedule().Halt)
 }
@@ -269,10 +274,11 @@ func TestSetAsideAndSettle(t *testing.T) {
 	h.write(h.l.JournalPath(), "torn")
 	h.write(h.l.SchedulePath(), "torn")
 	e = h.unloaded()
-	require.ErrorIs(t, e.Load(), ErrJournal)
+	require.ErrorIs(t, e.Load(), state.ErrUntrusted)
 	require.NoError(t, e.SetAside())
 	assert.NoFileExists(t, h.l.JournalPath())
-	kept := asideOf(t, h.l.State())
+	kept, err := filepath.Glob(filepath.Join(h.l.State(), "*.before-*"))
+	require.NoError(t, err)
 	require.Len(t, kept, 2, "nothing is deleted")
 	assert.Equal(t, "torn", h.read(kept[0]))
 	require.NoError(t, h.unloaded().Load())

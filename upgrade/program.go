@@ -13,7 +13,7 @@ import (
 // maxOutput caps what is kept of a short-lived program's stdout, in bytes.
 const maxOutput = 256 << 10
 
-// program is one short-lived program that an upgrade runs: a probe, a script, the new binary's pre-upgrade.
+// program is one short-lived program that an upgrade runs: a script, the new binary's pre-upgrade.
 type program struct {
 	path string
 	args []string
@@ -38,6 +38,14 @@ func runProgram(ctx context.Context, p program) (result, error) {
 		err = nil
 	}
 	return result{Stdout: res.Stdout, Stderr: res.Stderr, Code: res.Code, Signal: res.Signal}, err
+}
+
+// tail renders the last line that a program wrote to stderr, for an error message.
+func tail(stderr []byte) string {
+	if line := proc.LastLine(stderr); line != "" {
+		return ": " + line
+	}
+	return ""
 }
 
 func (r result) failed() bool { return r.Code != 0 || r.Signal != 0 }

@@ -9,21 +9,19 @@ import (
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
 )
-
-// Unknown stands for a height that nobody could read. It is not zero.
-const Unknown int64 = -1
 
 // CanRollBack tells whether the upgrade may be undone: the chain can't be rolled back, so once the new version has
 // committed a block above the plan's height, going back forks the node off. height is the highest that was read from
-// the new version, or known of the data before it started; Unknown forbids an automatic rollback, not a requested one.
+// the new version, or known of the data before it started; UnknownHeight forbids an automatic rollback, not a requested one.
 func CanRollBack(u *Upgrade, height int64, automatic bool) error {
 	switch {
 	case u == nil:
 		return errors.New("no upgrade is in flight")
 	case max(u.Reached, height) > u.Floor() && u.Floor() > 0:
 		return fmt.Errorf("block %d committed", max(u.Reached, height))
-	case automatic && (height == Unknown && u.Reached == 0 || u.Floor() == 0):
+	case automatic && (height == plan.UnknownHeight && u.Reached == 0 || u.Floor() == 0):
 		return errors.New("the height is unknown")
 	case u.Phase == Planned || u.Phase == Staged:
 		return errors.New("nothing was changed yet")
@@ -112,7 +110,7 @@ func (e *Engine) CloseHeld(reason, next string) error {
 // is a rollback under way, which ends as one or is restarted.
 func (e *Engine) Restart(ctx context.Context) error {
 	u := e.j.Upgrade
-	err := CanRollBack(u, Unknown, false)
+	err := CanRollBack(u, plan.UnknownHeight, false)
 	if err == nil && !e.restorable(u) {
 		err = errors.New("no snapshot was taken")
 	}
@@ -183,7 +181,7 @@ func (e *Engine) Reopen(known int64, binaryOnly bool) error {
 
 // Allow takes a plan off the skip list with force; without, a plan on it is refused.
 func (e *Engine) Allow(name string, force bool) error {
-	if !e.s.Skips(Plan{Name: name}) {
+	if !e.s.Skips(plan.Plan{Name: name}) {
 		return nil
 	}
 	if !force {

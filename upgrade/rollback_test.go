@@ -9,11 +9,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 func TestCanRollBack(t *testing.T) {
 	at := func(p Phase, change func(u *Upgrade)) *Upgrade {
-		u := &Upgrade{Plan: Plan{Name: "v2", Height: 100, Source: FromFile}, Phase: p, Snapshot: "s"}
+		u := &Upgrade{Plan: plan.Plan{Name: "v2", Height: 100, Source: plan.FromFile}, Phase: p, Snapshot: "s"}
 		for _, done := range []Phase{Staged, Stopped, Snapshotted, Switched, Migrated, OnProbation} {
 			u.Phases = append(u.Phases, PhaseTime{Phase: done})
 			if done == p {
@@ -41,8 +44,8 @@ func TestCanRollBack(t *testing.T) {
 		"on probation, at the height":    {at(OnProbation, nil), 100, true, ""},
 		"a block above":                  {at(OnProbation, nil), 101, false, "block 101 committed"},
 		"a block above, seen before":     {at(OnProbation, func(u *Upgrade) { u.Reached = 102 }), 100, false, "block 102 committed"},
-		"unknown, by policy":             {at(OnProbation, nil), Unknown, true, "the height is unknown"},
-		"unknown, by request":            {at(OnProbation, nil), Unknown, false, ""},
+		"unknown, by policy":             {at(OnProbation, nil), plan.UnknownHeight, true, "the height is unknown"},
+		"unknown, by request":            {at(OnProbation, nil), plan.UnknownHeight, false, ""},
 		"switched, no snapshot":          {at(Switched, none), 100, false, "no snapshot was taken"},
 		"on probation, no snapshot":      {at(OnProbation, none), 100, true, "no snapshot was taken"},
 		"the old one overshot":           {at(OnProbation, func(u *Upgrade) { u.Stood = 105 }), 105, true, ""},
@@ -69,7 +72,7 @@ func TestRollBackWithTheSnapshot(t *testing.T) {
 	require.Equal(t, "v2", h.read(h.app()))
 	require.NoError(t, e.RollBack(t.Context(), false))
 	assert.Equal(t, "v1", h.read(h.app()))
-	assert.Equal(t, Genesis, h.current())
+	assert.Equal(t, version.Genesis, h.current())
 	assert.Equal(t, RolledBack, h.onDisk().Upgrade.Phase)
 	require.NoError(t, e.RollBack(t.Context(), false), "done twice it is done once")
 	assert.Len(t, h.snaps.calls, 2, "created and restored, each once")
@@ -114,7 +117,7 @@ func TestRollBackOfTheBinaryOnly(t *testing.T) {
 	assert.Equal(t, staged, h.current())
 	assert.Equal(t, OnProbation, h.onDisk().Upgrade.Phase)
 	require.NoError(t, e.RollBack(t.Context(), true), "unless a person says that it wasn't migrated")
-	assert.Equal(t, Genesis, h.current())
+	assert.Equal(t, version.Genesis, h.current())
 	assert.True(t, h.onDisk().Upgrade.BinaryOnly)
 }
 
@@ -143,7 +146,7 @@ func TestRollBackAfterACrashAndAFailure(t *testing.T) {
 	h.snaps.fail = nil
 	e = h.engine() // another process
 	require.NoError(t, e.Recover())
-	require.ErrorIs(t, e.Attempt(), ErrJournal, "nothing is started on the way back")
+	require.ErrorIs(t, e.Attempt(), state.ErrUntrusted, "nothing is started on the way back")
 	require.NoError(t, e.RollBack(t.Context(), e.InFlight().BinaryOnly))
 	assert.Equal(t, "v1", h.read(h.app()))
 
@@ -156,7 +159,7 @@ func TestRollBackAfterACrashAndAFailure(t *testing.T) {
 	require.Error(t, e.RollBack(t.Context(), false))
 	e = h.engine()
 	require.NoError(t, e.RollBack(t.Context(), true))
-	assert.Equal(t, Genesis, h.current())
+	assert.Equal(t, version.Genesis, h.current())
 	assert.True(t, h.onDisk().Upgrade.BinaryOnly)
 }
 
@@ -184,7 +187,7 @@ func TestRollBackFromEveryPhase(t *testing.T) {
 			require.Equal(t, c.phase, h.onDisk().Upgrade.Phase)
 			require.NoError(t, e.RollBack(t.Context(), false))
 			assert.Equal(t, "v1", h.read(h.app()))
-			assert.Equal(t, Genesis, h.current())
+			assert.Equal(t, version.Genesis, h.current())
 			assert.Equal(t, c.restores, len(h.snaps.calls) > 1)
 		})
 	}
@@ -194,7 +197,7 @@ func TestRollBackFromEveryPhase(t *testing.T) {
 		e := h.engine()
 		h.begin(e)
 		e.InFlight().Phase = phase
-		require.ErrorIs(t, e.RollBack(t.Context(), false), ErrJournal, "%s has changed nothing", phase)
+		require.ErrorIs(t, e.RollBack(t.Context(), false), state.ErrUntrusted, "%s has changed nothing", phase)
 	}
 }
 
@@ -207,7 +210,7 @@ func TestRestart(t *testing.T) {
 	require.NoError(t, e.Ended("exit status 1", 0))
 	require.NoError(t, e.Hold("no attempt is left", ""))
 	h.stage(staged, v2+"\n# fixed")
-	require.NoError(t, e.AddPlan(t.Context(), Plan{Name: "v2"}, Unknown, true))
+	require.NoError(t, e.AddPlan(t.Context(), plan.Plan{Name: "v2"}, plan.UnknownHeight, true))
 
 	require.NoError(t, e.Restart(t.Context()))
 	on := h.onDisk()
@@ -215,7 +218,7 @@ func TestRestart(t *testing.T) {
 	assert.Zero(t, on.Upgrade.Attempts)
 	assert.NotNil(t, on.Hold, "released by Resume")
 	assert.Equal(t, "v1", h.read(h.app()))
-	assert.Equal(t, Genesis, h.current())
+	assert.Equal(t, version.Genesis, h.current())
 
 	e = h.engine()
 	require.NoError(t, e.Resume())
@@ -295,7 +298,7 @@ func TestReopen(t *testing.T) {
 		require.ErrorContains(t, e.Reopen(100, false), "not what current names")
 	})
 	t.Run("nothing was ever upgraded", func(t *testing.T) {
-		require.Error(t, newHome(t).engine().Reopen(Unknown, false))
+		require.Error(t, newHome(t).engine().Reopen(plan.UnknownHeight, false))
 	})
 	t.Run("rolled back already", func(t *testing.T) {
 		_, e := committed(t)

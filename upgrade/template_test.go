@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/version"
 )
 
 // The template is made of the sealed snapshot's data, and before the phase is recorded.
@@ -36,7 +37,7 @@ func TestTemplateFails(t *testing.T) {
 	j := h.onDisk()
 	assert.Equal(t, Stopped, j.Upgrade.Phase)
 	assert.Equal(t, hint.Of(err), j.Hold.Hint)
-	assert.Equal(t, Genesis, h.current())
+	assert.Equal(t, version.Genesis, h.current())
 	assert.Equal(t, "v1", h.read(h.app()))
 
 	h.snaps.failTemplate = nil

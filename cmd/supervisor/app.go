@@ -19,7 +19,10 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 // app is one command line: what it was given, and what it printed to.
@@ -67,7 +70,7 @@ func (a *app) load(ctx context.Context, skipDirs bool) (*session, error) {
 	for _, w := range origin.Warnings {
 		s.log.Warn(w)
 	}
-	s.layout = upgrade.Layout{Home: cfg.Node.Home, Root: cfg.RootDir(), Node: cfg.Node.Name}
+	s.layout = version.Layout{Home: cfg.Node.Home, Root: cfg.RootDir(), Node: cfg.Node.Name}
 	if cfg.Upgrade.PlanFile != "" {
 		s.layout.Plan = cfg.UnderHome(cfg.Upgrade.PlanFile)
 	}
@@ -150,7 +153,7 @@ type session struct {
 	origin   config.Origin
 	environ  []string
 	unitArgs []string
-	layout   upgrade.Layout
+	layout   version.Layout
 	log      *slog.Logger
 	level    *slog.LevelVar // of log
 	args     []string       // the node's, of this `run`; nil = [node] args
@@ -158,9 +161,9 @@ type session struct {
 }
 
 // checker verifies binaries.
-func (s *session) checker() *upgrade.Checker {
-	_, env := s.command(upgrade.Genesis)
-	return upgrade.NewChecker(s.layout, s.cfg.Upgrade.Probe, env, s.log)
+func (s *session) checker() *version.Checker {
+	_, env := s.command(version.Genesis)
+	return version.NewChecker(s.layout, s.cfg.Upgrade.Probe, env, s.log)
 }
 
 // quiet is for commands that only report: what the packages narrate at info would stand beside the report itself.
@@ -176,10 +179,10 @@ func (s *session) store(observe func(phase string, done, total int64)) (*snapsho
 }
 
 // engine makes the upgrade engine over store, which may be nil.
-func (s *session) engine(store *snapshots, checker *upgrade.Checker, observe func(upgrade.Upgrade)) *upgrade.Engine {
+func (s *session) engine(store *snapshots, checker *version.Checker, observe func(upgrade.Upgrade)) *upgrade.Engine {
 	o := upgrade.Options{
 		Layout: s.layout, Config: s.cfg.Upgrade, Checker: checker, Fetch: s.fetcher(), Log: s.log, Observe: observe,
-		Env:         func(v upgrade.Version) []string { _, env := s.command(v); return env },
+		Env:         func(v version.Version) []string { _, env := s.command(v); return env },
 		NewSnapshot: func(label string, height int64) string { return snapshot.NewID(time.Now(), label, max(0, height)) },
 	}
 	if store != nil && s.snapshotOn("upgrade") {
@@ -208,7 +211,7 @@ func (s *session) snapshotOn(event string) bool {
 type offline struct {
 	*session
 	engine  *upgrade.Engine
-	checker *upgrade.Checker
+	checker *version.Checker
 	store   *snapshots
 	lock    *supervisor.Lock
 	broken  error // why the journal can't be trusted; nil = it can
@@ -233,7 +236,7 @@ func (s *session) underLock(ctx context.Context, work func(*offline) error) erro
 	o := &offline{session: s, checker: s.checker(), store: store, lock: lock}
 	o.engine = s.engine(store, o.checker, nil)
 	loadErr := o.engine.Load()
-	if loadErr != nil && !errors.Is(loadErr, upgrade.ErrJournal) {
+	if loadErr != nil && !errors.Is(loadErr, state.ErrUntrusted) {
 		return loadErr
 	}
 	o.broken = loadErr
@@ -316,7 +319,7 @@ func (s *session) printReply(reply client.Reply, live bool) error {
 
 // heights are the sources of the node's height.
 func (s *session) heights(lines *source.Lines, current func() string) *source.Heights {
-	args, env := s.command(upgrade.Genesis)
+	args, env := s.command(version.Genesis)
 	o := source.Options{
 		Home: s.cfg.Node.Home, Binary: current, Args: func() []string { return args }, Env: env, Log: s.log,
 	}
@@ -327,7 +330,7 @@ func (s *session) heights(lines *source.Lines, current func() string) *source.He
 }
 
 // chainPlan asks the chain for its plan; nil where it isn't asked.
-func (s *session) chainPlan(ctx context.Context) (*upgrade.Plan, error) {
+func (s *session) chainPlan(ctx context.Context) (*plan.Plan, error) {
 	addr := source.GRPCAddress(s.cfg.Height, s.cfg.Node.Home, s.args)
 	if addr == "" {
 		return nil, errors.New("no gRPC address is configured")
@@ -336,11 +339,11 @@ func (s *session) chainPlan(ctx context.Context) (*upgrade.Plan, error) {
 	if err != nil || p == nil {
 		return nil, err
 	}
-	name, err := upgrade.NormaliseName(p.Name, s.cfg.Upgrade.Recase)
+	name, err := version.NormaliseName(p.Name, s.cfg.Upgrade.Recase)
 	if err != nil {
 		return nil, err
 	}
-	return &upgrade.Plan{Name: name, Height: p.Height, Time: p.Time, Info: p.Info, Source: upgrade.FromChain}, nil
+	return &plan.Plan{Name: name, Height: p.Height, Time: p.Time, Info: p.Info, Source: plan.FromChain}, nil
 }
 
 // confirm asks before what can't be undone, on a terminal; elsewhere --yes is needed.

@@ -11,7 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // completer answers a shell that asks for the next word. It only reads files, so that an answer takes milliseconds also
@@ -92,26 +93,26 @@ func word(name, about string) cobra.Completion {
 
 // pendingPlans are the plans that are to come, and the upgrade in flight.
 func pendingPlans(_ context.Context, s *session) []cobra.Completion {
-	return planWords(s, func(upgrade.Plan) bool { return true })
+	return planWords(s, func(plan.Plan) bool { return true })
 }
 
 // scheduledPlans are those that an operator has scheduled: only they can be cancelled.
 func scheduledPlans(_ context.Context, s *session) []cobra.Completion {
-	return planWords(s, func(p upgrade.Plan) bool { return p.Source == upgrade.FromOperator })
+	return planWords(s, func(p plan.Plan) bool { return p.Source == plan.FromOperator })
 }
 
 // waitingPlans are those whose binary isn't there yet.
 func waitingPlans(_ context.Context, s *session) []cobra.Completion {
-	return planWords(s, func(p upgrade.Plan) bool { return !s.layout.HasBinary(p.To()) })
+	return planWords(s, func(p plan.Plan) bool { return !s.layout.HasBinary(p.To()) })
 }
 
-func planWords(s *session, is func(upgrade.Plan) bool) (words []cobra.Completion) {
+func planWords(s *session, is func(plan.Plan) bool) (words []cobra.Completion) {
 	v, err := s.view()
 	if err != nil {
 		return nil
 	}
 	plans := v.Tracker.Pending()
-	if u := v.Journal.Upgrade; u != nil && !slices.ContainsFunc(plans, func(p upgrade.Plan) bool { return p.Name == u.Plan.Name }) {
+	if u := v.Journal.Upgrade; u != nil && !slices.ContainsFunc(plans, func(p plan.Plan) bool { return p.Name == u.Plan.Name }) {
 		plans = append(plans, u.Plan)
 	}
 	for _, p := range plans {
@@ -141,7 +142,7 @@ func stagedVersions(_ context.Context, s *session) (words []cobra.Completion) {
 		return nil
 	}
 	for _, e := range entries {
-		name, err := upgrade.ParseVersion(e.Name(), false)
+		name, err := version.Parse(e.Name(), false)
 		if err == nil && name != current && s.layout.HasBinary(name) {
 			words = append(words, word(name.Name(), "staged"))
 		}
@@ -152,8 +153,8 @@ func stagedVersions(_ context.Context, s *session) (words []cobra.Completion) {
 // versions are all of them.
 func versions(ctx context.Context, s *session) []cobra.Completion {
 	words := stagedVersions(ctx, s)
-	if current, err := s.layout.Current(); s.layout.HasBinary(upgrade.Genesis) && (err != nil || current != upgrade.Genesis) {
-		words = append(words, word(upgrade.Genesis.Name(), "the first version"))
+	if current, err := s.layout.Current(); s.layout.HasBinary(version.Genesis) && (err != nil || current != version.Genesis) {
+		words = append(words, word(version.Genesis.Name(), "the first version"))
 	}
 	return words
 }

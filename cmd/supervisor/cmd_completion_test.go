@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/version"
 )
 
 // completions asks as a shell does, and returns what it would be offered, with the directive's number.
@@ -36,12 +36,12 @@ func TestCompletionKnowsTheHome(t *testing.T) {
 	p := newPatient(t)
 	p.link("genesis")
 	p.dir(p.l.State())
-	p.stage(upgrade.VersionOf("v2"), upgrade.VersionOf("v3"))
-	for _, args := range [][]string{{"add", "v2", p.l.Binary(upgrade.VersionOf("v2")), "--height", "100"}, {"add", "v4", p.l.Binary(upgrade.VersionOf("v2")), "--height", "200"}} {
+	p.stage(version.Of("v2"), version.Of("v3"))
+	for _, args := range [][]string{{"add", "v2", p.l.Binary(version.Of("v2")), "--height", "100"}, {"add", "v4", p.l.Binary(version.Of("v2")), "--height", "200"}} {
 		code, _, errs := p.invoke(append([]string{"upgrade"}, args...)...)
 		require.Equal(t, exitOK, code, errs)
 	}
-	require.NoError(t, os.RemoveAll(p.l.Dir(upgrade.VersionOf("v4"))), "its binary was lost")
+	require.NoError(t, os.RemoveAll(p.l.Dir(version.Of("v4"))), "its binary was lost")
 	p.write(filepath.Join(p.l.DataDir(), "a"), "block")
 	var ids []string
 	for _, label := range []string{"before", "after"} {
@@ -109,7 +109,7 @@ func TestCompletionIsQuick(t *testing.T) {
 	p := newPatient(t)
 	p.link("genesis")
 	for i := range 50 {
-		v := upgrade.VersionOf("v" + string(rune('a'+i%26)) + string(rune('a'+i/26)))
+		v := version.Of("v" + string(rune('a'+i%26)) + string(rune('a'+i/26)))
 		p.stage(v)
 	}
 	best := time.Hour

@@ -21,6 +21,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/version"
 )
 
 // Cosmovisor's own names for what the other commands do, with its arguments and texts.
@@ -84,7 +85,7 @@ the first one is staged.`,
 func (s *session) addBatch(ctx context.Context, batch []addition) error {
 	var errs []error
 	for _, b := range batch {
-		if _, err := upgrade.NormaliseName(b.name, s.cfg.Upgrade.Recase); err != nil {
+		if _, err := version.NormaliseName(b.name, s.cfg.Upgrade.Recase); err != nil {
 			errs = append(errs, err)
 		}
 		if _, err := os.Stat(b.from); err != nil {
@@ -173,7 +174,7 @@ func (s *session) prepareUpgrade(ctx context.Context) error {
 		return nil
 	}
 	s.log.Info("Preparing for upgrade", "name", p.Name, "height", p.Height)
-	to := upgrade.VersionOf(p.Name)
+	to := version.Of(p.Name)
 	checker := s.checker()
 	if r := checker.Check(ctx, to); !r.Ready() || !s.layout.HasBinary(to) {
 		s.log.Info("Downloading upgrade binary", "plan", p.Name)
@@ -251,21 +252,21 @@ func newVersion(a *app) *cobra.Command {
 func (a *app) printVersion(ctx context.Context, asJSON, only bool, args []string) error {
 	if only {
 		if asJSON {
-			return json.NewEncoder(a.stdout).Encode(map[string]string{"cosmovisor_version": version})
+			return json.NewEncoder(a.stdout).Encode(map[string]string{"cosmovisor_version": release})
 		}
-		_, err := fmt.Fprintf(a.stdout, "cosmovisor version: %s\n", version)
+		_, err := fmt.Fprintf(a.stdout, "cosmovisor version: %s\n", release)
 		return err
 	}
 	if !asJSON {
-		fmt.Fprintf(a.stdout, "cosmovisor version: %s\n", version)
+		fmt.Fprintf(a.stdout, "cosmovisor version: %s\n", release)
 	}
 	s, err := a.load(ctx, true)
 	if err != nil {
 		return err
 	}
 	v, err := s.layout.Current()
-	if errors.Is(err, upgrade.ErrNoLink) && !s.layout.SeenUpgrade() {
-		v, err = upgrade.Genesis, nil
+	if errors.Is(err, version.ErrNoLink) && !upgrade.Seen(s.layout) {
+		v, err = version.Genesis, nil
 	}
 	if err != nil {
 		return &hint.Error{Op: "ask the node for its version", Err: err, Hint: "supervisor doctor --fix-link"}
@@ -273,7 +274,7 @@ func (a *app) printVersion(ctx context.Context, asJSON, only bool, args []string
 	return s.nodeVersion(ctx, v, asJSON, args)
 }
 
-func (s *session) nodeVersion(ctx context.Context, v upgrade.Version, asJSON bool, args []string) error {
+func (s *session) nodeVersion(ctx context.Context, v version.Version, asJSON bool, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	argv := append([]string{"version"}, args...)
@@ -301,5 +302,5 @@ func (s *session) nodeVersion(ctx context.Context, v upgrade.Version, asJSON boo
 	return json.NewEncoder(s.stdout).Encode(struct {
 		Cosmovisor string          `json:"cosmovisor_version"`
 		App        json.RawMessage `json:"app_version"`
-	}{version, out})
+	}{release, out})
 }

@@ -25,6 +25,9 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 func newDoctor(a *app) *cobra.Command {
@@ -70,7 +73,7 @@ func (s *session) complete() {
 	}
 	s.log = slog.New(slog.DiscardHandler)
 	s.environ = s.app.environ
-	s.layout = upgrade.Layout{Home: s.cfg.Node.Home, Root: s.cfg.RootDir(), Node: s.cfg.Node.Name}
+	s.layout = version.Layout{Home: s.cfg.Node.Home, Root: s.cfg.RootDir(), Node: s.cfg.Node.Name}
 	if s.cfg.Upgrade.PlanFile != "" {
 		s.layout.Plan = s.cfg.UnderHome(s.cfg.Upgrade.PlanFile)
 	}
@@ -96,13 +99,13 @@ type examination struct {
 	engine   *upgrade.Engine
 	broken   error // why journal or schedule can't be trusted
 	batch    upgrade.Import
-	tracker  *upgrade.Tracker
-	checker  *upgrade.Checker
-	signer   int64  // the height in the signer's state, or upgrade.Unknown
+	tracker  *plan.Tracker
+	checker  *version.Checker
+	signer   int64  // the height in the signer's state, or plan.UnknownHeight
 	refused  string // why a start would be refused before it looks at plans; "" = it wouldn't
 	remedy   string // what would make it start
 	boss     int    // the Cosmovisor that runs the node now; 0 = none
-	seen     int64  // the height that was read from a running node, or upgrade.Unknown
+	seen     int64  // the height that was read from a running node, or plan.UnknownHeight
 	checks   []check
 }
 
@@ -153,7 +156,7 @@ func (x *examination) refuse(fix, format string, args ...any) {
 
 // examine makes all checks. Those that need only paths come first: they are made whatever the configuration is.
 func (x *examination) examine(ctx context.Context) {
-	x.signer, x.seen = upgrade.Unknown, upgrade.Unknown
+	x.signer, x.seen = plan.UnknownHeight, plan.UnknownHeight
 	x.configuration()
 	if !filepath.IsAbs(x.cfg.Node.Home) || x.cfg.Node.Name == "" {
 		x.unknown("next start", "", "nothing else was looked at: it isn't known which home and which node are meant")
@@ -359,7 +362,7 @@ func (x *examination) hold() *upgrade.Hold {
 		return x.live.Hold
 	case x.engine == nil:
 		return nil
-	case x.broken != nil && errors.Is(x.broken, upgrade.ErrJournal) && !errors.Is(x.broken, fs.ErrPermission):
+	case x.broken != nil && errors.Is(x.broken, state.ErrUntrusted) && !errors.Is(x.broken, fs.ErrPermission):
 		return holdOf(x.broken)
 	}
 	return x.engine.Journal().Hold

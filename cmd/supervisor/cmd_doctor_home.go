@@ -18,6 +18,8 @@ import (
 	"nodevisor/internal/proc"
 	"nodevisor/supervisor"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // takeover is the command that stops what an earlier supervisor left behind.
@@ -160,7 +162,7 @@ func (x *examination) state() {
 }
 
 // schedule is what operators want, with what the next start takes over from Cosmovisor.
-func (x *examination) schedule() upgrade.Schedule {
+func (x *examination) schedule() plan.Schedule {
 	s := x.engine.Schedule()
 	for _, p := range x.batch.Plans {
 		s.Add(p)
@@ -171,7 +173,7 @@ func (x *examination) schedule() upgrade.Schedule {
 // track brings together what is known of plans and heights.
 func (x *examination) track() {
 	x.tracker = x.fileTracker(x.schedule())
-	if x.seen != upgrade.Unknown {
+	if x.seen != plan.UnknownHeight {
 		x.tracker.SawHeight(x.seen)
 	}
 }
@@ -189,20 +191,20 @@ func (x *examination) currentLink() {
 		x.ok("current", "names %s", v.Name())
 	case lerr == nil && info.Mode()&fs.ModeSymlink == 0:
 		x.fail("current", fmt.Sprintf("mv %s %s.aside, then: %s", shellQuote(l.Link()), shellQuote(l.Link()), fix), "%s is no link", l.Link())
-	case !errors.Is(err, upgrade.ErrNoLink), l.SeenUpgrade():
+	case !errors.Is(err, version.ErrNoLink), upgrade.Seen(l):
 		x.fail("current", fix, "%v, and a start never guesses", err)
-	case l.HasBinary(upgrade.Genesis):
+	case l.HasBinary(version.Genesis):
 		x.ok("current", "missing; the first start links genesis")
 	default:
-		x.fail("current", "supervisor init BINARY", "missing, and there is no binary %s", l.Binary(upgrade.Genesis))
+		x.fail("current", "supervisor init BINARY", "missing, and there is no binary %s", l.Binary(version.Genesis))
 	}
 }
 
 // version is what a start would run, "" where that can't be told.
-func (x *examination) version() upgrade.Version {
+func (x *examination) version() version.Version {
 	v, err := x.layout.Current()
-	if err != nil && errors.Is(err, upgrade.ErrNoLink) && !x.layout.SeenUpgrade() && x.layout.HasBinary(upgrade.Genesis) {
-		return upgrade.Genesis
+	if err != nil && errors.Is(err, version.ErrNoLink) && !upgrade.Seen(x.layout) && x.layout.HasBinary(version.Genesis) {
+		return version.Genesis
 	}
 	return v
 }
@@ -226,14 +228,14 @@ func (x *examination) binary(ctx context.Context) {
 
 // tryBinary verifies a version without changing anything: a binary that lacks its executable bits would get them from the
 // checker, so it isn't judged. As root, another user's binary is looked at, and not executed.
-func (x *examination) tryBinary(ctx context.Context, v upgrade.Version) (r upgrade.Readiness, judged bool) {
+func (x *examination) tryBinary(ctx context.Context, v version.Version) (r version.Readiness, judged bool) {
 	if x.checker == nil {
 		probe := x.cfg.Upgrade.Probe
 		if x.distrust {
 			probe = nil
 		}
 		_, env := x.command(v)
-		x.checker = upgrade.NewChecker(x.layout, probe, env, x.log)
+		x.checker = version.NewChecker(x.layout, probe, env, x.log)
 	}
 	info, err := os.Stat(x.layout.Binary(v))
 	if errors.Is(err, fs.ErrPermission) || (err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0o111) {
@@ -242,7 +244,7 @@ func (x *examination) tryBinary(ctx context.Context, v upgrade.Version) (r upgra
 	return x.checker.Check(ctx, v), true
 }
 
-func (x *examination) untried(v upgrade.Version) string {
+func (x *examination) untried(v version.Version) string {
 	info, err := os.Stat(x.layout.Binary(v))
 	if err != nil {
 		return err.Error()
@@ -250,7 +252,7 @@ func (x *examination) untried(v upgrade.Version) string {
 	return fmt.Sprintf("not tried: its mode is %#o, the first use makes it executable for everyone", info.Mode().Perm())
 }
 
-func (x *examination) tryFix(v upgrade.Version) string {
+func (x *examination) tryFix(v version.Version) string {
 	if _, err := os.Stat(x.layout.Binary(v)); err != nil {
 		return asRightUser
 	}
@@ -270,9 +272,9 @@ func (x *examination) planFile() {
 		x.ok("plan file", "none is configured")
 		return
 	}
-	p, _, err := upgrade.ReadPlanFile(x.layout.Plan, x.cfg.Upgrade.Recase)
+	p, _, err := plan.ReadFile(x.layout.Plan, x.cfg.Upgrade.Recase)
 	switch {
-	case errors.Is(err, upgrade.ErrNoPlan):
+	case errors.Is(err, plan.ErrMissing):
 		x.ok("plan file", "there is none: nothing is announced")
 	case errors.Is(err, fs.ErrPermission):
 		x.failErr("plan file", err)

@@ -16,7 +16,7 @@ import (
 
 	"nodevisor/internal/fakenode/build"
 	"nodevisor/supervisor"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/version"
 )
 
 // running tells whether a supervisor says that its node runs.
@@ -70,9 +70,9 @@ func TestDoctorSaysWhoHoldsTheLock(t *testing.T) {
 
 func TestDoctorFindsAForeignNode(t *testing.T) {
 	p := newPatient(t)
-	build.Install(t, p.l.Binary(upgrade.Genesis), "v1")
+	build.Install(t, p.l.Binary(version.Genesis), "v1")
 	p.link("genesis")
-	pid := spawn(t, exec.Command(p.l.Binary(upgrade.Genesis), "start", "--home", p.home, "--block-time", "0")).Pid
+	pid := spawn(t, exec.Command(p.l.Binary(version.Genesis), "start", "--home", p.home, "--block-time", "0")).Pid
 	eventually(t, "the node holds its store", func() bool {
 		found, err := supervisor.FindForeign(p.l.Root, p.l.DataDir())
 		return err == nil && len(found) == 1
@@ -86,11 +86,11 @@ func TestDoctorFindsAForeignNode(t *testing.T) {
 // Beside a Cosmovisor at work nothing is wrong yet: what comes after its stop is foretold.
 func TestDoctorBesideCosmovisor(t *testing.T) {
 	p := newPatient(t)
-	build.Install(t, p.l.Binary(upgrade.Genesis), "v1")
+	build.Install(t, p.l.Binary(version.Genesis), "v1")
 	p.link("genesis")
 	old := filepath.Join(t.TempDir(), "cosmovisor")
 	require.NoError(t, os.WriteFile(old, fmt.Appendf(nil, "#!/bin/sh\ntrap 'kill $node; wait; exit' TERM\n%s start --home %s --block-time 0 &\nnode=$!\nwait\n",
-		p.l.Binary(upgrade.Genesis), p.home), 0o755))
+		p.l.Binary(version.Genesis), p.home), 0o755))
 	boss := exec.Command(old)
 	require.NoError(t, boss.Start())
 	t.Cleanup(func() { _ = boss.Process.Signal(unix.SIGTERM); _ = boss.Wait() })
@@ -108,7 +108,7 @@ func TestDoctorBesideCosmovisor(t *testing.T) {
 func TestDoctorBesideARun(t *testing.T) {
 	p := newPatient(t, "SUPERVISOR_NODE_STOP_TIMEOUT=5s", "FAKENODE_BLOCK_TIME=50ms", "GORACE=atexit_sleep_ms=0")
 	p.env = append(p.env, "FAKENODE_RPC=unix://"+filepath.Join(t.TempDir(), "rpc.sock"))
-	build.Install(t, p.l.Binary(upgrade.Genesis), "v1")
+	build.Install(t, p.l.Binary(version.Genesis), "v1")
 	program, err := exec.LookPath("supervisor") // the test binary under the program's name: see TestMain
 	require.NoError(t, err)
 	run := exec.Command(program, "run", "start", "--home", p.home)

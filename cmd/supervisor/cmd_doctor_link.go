@@ -14,12 +14,15 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 // linkChoice is what `current` should name, and why.
 type linkChoice struct {
-	Version upgrade.Version
+	Version version.Version
 	Why     string
 	height  int64 // of the plan that the version was switched to for, where a trace of it decided
 }
@@ -118,13 +121,13 @@ func (s *session) chooseLink() (linkChoice, error) {
 		return linkChoice{}, s.unclear(err)
 	}
 	if traced.Version == "" {
-		if l.SeenUpgrade() {
+		if upgrade.Seen(l) {
 			return linkChoice{}, s.unclear(errors.New("this home has seen an upgrade, and no version has a trace of a switch to it"))
 		}
-		if target, err := os.Readlink(l.Link()); err == nil && linkedVersion(target) != upgrade.Genesis {
+		if target, err := os.Readlink(l.Link()); err == nil && linkedVersion(target) != version.Genesis {
 			return linkChoice{}, s.unclear(fmt.Errorf("it leads to %s, which is missing", target))
 		}
-		return s.withBinary(linkChoice{Version: upgrade.Genesis, Why: "this home never saw an upgrade"})
+		return s.withBinary(linkChoice{Version: version.Genesis, Why: "this home never saw an upgrade"})
 	}
 	if err := errors.Join(s.contradictedByHistory(traced.Version), s.contradictedByFiles(traced, known)); err != nil {
 		return linkChoice{}, s.unclear(err)
@@ -141,10 +144,10 @@ func linkOfPhase(u *upgrade.Upgrade) linkChoice {
 	return linkChoice{Version: v, Why: fmt.Sprintf("the journal has the upgrade %s from %s to %s at the phase %s", u.Plan.Name, u.From.Name(), u.To.Name(), u.Phase)}
 }
 
-// knownHeight is the lower bound of the data's height by the record and the signer's state, or Unknown. A signer that has
+// knownHeight is the lower bound of the data's height by the record and the signer's state, or UnknownHeight. A signer that has
 // signed nothing says nothing.
 func (s *session) knownHeight() int64 {
-	known := upgrade.Unknown
+	known := plan.UnknownHeight
 	if r, ok, err := source.LoadRecord(s.layout.HeightPath()); err == nil && ok {
 		known = r.Height
 	}
@@ -157,46 +160,46 @@ func (s *session) knownHeight() int64 {
 // highestTrace finds the version that was switched to for the highest plan. A trace above the known height leaves it open
 // whether the height is merely old or the data was taken back: then there is no answer.
 func (s *session) highestTrace(known int64) (linkChoice, error) {
-	var best upgrade.Version
-	var plan upgrade.Plan
+	var best version.Version
+	var highest int64 // of its plan
 	twice := false
 	entries, err := os.ReadDir(filepath.Join(s.layout.Root, "upgrades"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return linkChoice{}, err
 	}
 	for _, e := range entries { // also those whose binary is lost
-		v := upgrade.Version("upgrades/" + e.Name())
-		p, _, err := upgrade.ReadPlanFile(s.layout.InfoPath(v), s.cfg.Upgrade.Recase)
+		v := version.Version("upgrades/" + e.Name())
+		p, _, err := plan.ReadFile(s.layout.InfoPath(v), s.cfg.Upgrade.Recase)
 		switch {
-		case strings.HasPrefix(e.Name(), "."), errors.Is(err, upgrade.ErrNoPlan):
+		case strings.HasPrefix(e.Name(), "."), errors.Is(err, plan.ErrMissing):
 			continue
 		case err != nil:
 			return linkChoice{}, fmt.Errorf("the trace %s can't be read: %w", s.layout.InfoPath(v), err)
-		case upgrade.VersionOf(p.Name) != v:
+		case version.Of(p.Name) != v:
 			return linkChoice{}, fmt.Errorf("the trace %s is of another version, %s", s.layout.InfoPath(v), p.Name)
-		case p.Height < plan.Height:
+		case p.Height < highest:
 			continue
 		}
-		twice = p.Height == plan.Height
-		best, plan = v, p
+		twice = p.Height == highest
+		best, highest = v, p.Height
 	}
 	switch {
 	case best == "":
 		return linkChoice{}, nil
 	case twice:
-		return linkChoice{}, fmt.Errorf("two versions were switched to at the height %d", plan.Height)
-	case known == upgrade.Unknown:
-		return linkChoice{}, fmt.Errorf("%s was switched to last, for the height %d, and it isn't known whether the data has come that far", best.Name(), plan.Height)
-	case plan.Height > known:
-		return linkChoice{}, fmt.Errorf("%s was switched to last, for the height %d, and the data is only known to have reached %d", best.Name(), plan.Height, known)
+		return linkChoice{}, fmt.Errorf("two versions were switched to at the height %d", highest)
+	case known == plan.UnknownHeight:
+		return linkChoice{}, fmt.Errorf("%s was switched to last, for the height %d, and it isn't known whether the data has come that far", best.Name(), highest)
+	case highest > known:
+		return linkChoice{}, fmt.Errorf("%s was switched to last, for the height %d, and the data is only known to have reached %d", best.Name(), highest, known)
 	}
-	why := fmt.Sprintf("it was switched to last, for the height %d, and the data has reached %d", plan.Height, known)
-	return linkChoice{Version: best, Why: why, height: plan.Height}, nil
+	why := fmt.Sprintf("it was switched to last, for the height %d, and the data has reached %d", highest, known)
+	return linkChoice{Version: best, Why: why, height: highest}, nil
 }
 
 // contradictedByHistory compares the traces with the history's last word: a rollback, a patch by hand and an `upgrade use` leave no
 // trace beside the versions.
-func (s *session) contradictedByHistory(traced upgrade.Version) error {
+func (s *session) contradictedByHistory(traced version.Version) error {
 	all, err := upgrade.LoadHistory(s.layout.HistoryDir())
 	if err != nil || len(all) == 0 {
 		return err
@@ -220,7 +223,7 @@ func (s *session) contradictedByFiles(c linkChoice, known int64) error {
 	if err == nil && linkedVersion(target) != c.Version {
 		return fmt.Errorf("%s was switched to for the highest plan, but the link leads to %s", c.Version.Name(), target)
 	}
-	p, _, err := upgrade.ReadPlanFile(s.layout.Plan, s.cfg.Upgrade.Recase)
+	p, _, err := plan.ReadFile(s.layout.Plan, s.cfg.Upgrade.Recase)
 	if err == nil && p.Height > c.height && p.Height < known {
 		return fmt.Errorf("the plan file has %s at %d, the data has passed it, and no version has a trace of a switch to it", p.Name, p.Height)
 	}
@@ -228,12 +231,12 @@ func (s *session) contradictedByFiles(c linkChoice, known int64) error {
 }
 
 // linkedVersion is the version that a link's text means, also where it is broken or was made in another place.
-func linkedVersion(target string) upgrade.Version {
+func linkedVersion(target string) version.Version {
 	dir, name := filepath.Split(filepath.Clean(target))
 	if filepath.Base(dir) == "upgrades" {
-		return upgrade.Version("upgrades/" + name)
+		return version.Version("upgrades/" + name)
 	}
-	return upgrade.Version(name)
+	return version.Version(name)
 }
 
 // withBinary refuses a version that can't be linked.
@@ -241,7 +244,7 @@ func (s *session) withBinary(c linkChoice) (linkChoice, error) {
 	if s.layout.HasBinary(c.Version) {
 		return c, nil
 	}
-	if c.Version == upgrade.Genesis {
+	if c.Version == version.Genesis {
 		return c, hint.New("link", s.layout.Link(), c.Why+", and there is no binary "+s.layout.Binary(c.Version), "supervisor init BINARY")
 	}
 	return c, hint.New("link", s.layout.Link(), fmt.Sprintf("it should name %s, because %s, but its binary is missing", c.Version.Name(), c.Why),
@@ -253,7 +256,7 @@ func (s *session) unclear(cause error) error {
 	var b strings.Builder
 	for _, v := range s.layout.Versions() {
 		b.WriteString("\n  " + v.Name())
-		if p, ok := s.layout.InstalledPlan(v, s.cfg.Upgrade.Recase); ok {
+		if p, ok := plan.Installed(s.layout, v, s.cfg.Upgrade.Recase); ok {
 			fmt.Fprintf(&b, " (switched to for the height %d)", p.Height)
 		}
 	}
@@ -262,7 +265,7 @@ func (s *session) unclear(cause error) error {
 		list = " none"
 	}
 	next := "supervisor upgrade use VERSION"
-	if errors.Is(cause, upgrade.ErrJournal) {
+	if errors.Is(cause, state.ErrUntrusted) {
 		next += " --force"
 	}
 	return &hint.Error{

@@ -12,21 +12,23 @@ import (
 
 	"nodevisor/supervisor"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // switched leaves what a switch to a version leaves: the binary, and the plan beside it.
 func (p *patient) switched(name string, height int64) {
 	p.t.Helper()
-	v := upgrade.VersionOf(name)
+	v := version.Of(name)
 	p.stage(v)
 	p.plan(p.l.InfoPath(v), name, height)
 }
 
 // history records an upgrade from genesis to a version, and how it ended.
-func (p *patient) history(to upgrade.Version, result upgrade.Result) {
+func (p *patient) history(to version.Version, result upgrade.Result) {
 	p.t.Helper()
 	data, err := json.Marshal(upgrade.Finished{Schema: 1, Result: result, At: time.Now(), Upgrade: upgrade.Upgrade{
-		Plan: upgrade.Plan{Name: to.Name(), Height: 200}, From: upgrade.Genesis, To: to,
+		Plan: plan.Plan{Name: to.Name(), Height: 200}, From: version.Genesis, To: to,
 	}})
 	require.NoError(p.t, err)
 	p.write(filepath.Join(p.l.HistoryDir(), "000001-"+to.Name()+".json"), string(data))
@@ -37,13 +39,13 @@ func TestWhichVersionCurrentShouldName(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		prepare func(p *patient)
-		want    upgrade.Version
+		want    version.Version
 		why     string // in the reason, or in the refusal
 	}{
-		{"a home that never saw an upgrade", func(*patient) {}, upgrade.Genesis, "never saw an upgrade"},
-		{"and a staged version", func(p *patient) { p.stage("upgrades/v2") }, upgrade.Genesis, "never saw an upgrade"},
+		{"a home that never saw an upgrade", func(*patient) {}, version.Genesis, "never saw an upgrade"},
+		{"and a staged version", func(p *patient) { p.stage("upgrades/v2") }, version.Genesis, "never saw an upgrade"},
 		{"a plan, and no trace of a switch", func(p *patient) { p.plan(p.l.Plan, "v2", 100) }, "", "no version has a trace"},
-		{"no genesis", func(p *patient) { require.NoError(p.t, os.Remove(p.l.Binary(upgrade.Genesis))) }, "", "no binary"},
+		{"no genesis", func(p *patient) { require.NoError(p.t, os.Remove(p.l.Binary(version.Genesis))) }, "", "no binary"},
 		{"the highest trace, by the signer", func(p *patient) { p.switched("v2", 100); p.switched("v3", 200); p.signer(200) }, "upgrades/v3", "for the height 200, and the data has reached 200"},
 		{"the highest trace, by the record", func(p *patient) { p.switched("v10", 100); p.switched("v9", 200); p.record(250, time.Now()) }, "upgrades/v9", "reached 250"},
 		{"the higher of record and signer", func(p *patient) { p.switched("v2", 100); p.record(90, time.Now()); p.signer(101) }, "upgrades/v2", "reached 101"},
@@ -136,7 +138,7 @@ func TestTheJournalSaysWhatCurrentShouldName(t *testing.T) {
 				p := newPatient(t)
 				p.switched("v2", 100)
 				p.journal(phase, nil)
-				want, other := upgrade.Genesis, "upgrades/v2"
+				want, other := version.Genesis, "upgrades/v2"
 				if phase.OnNew() {
 					want, other = "upgrades/v2", "genesis"
 				}
@@ -201,8 +203,8 @@ func TestFixLinkIsDoneUnderTheLock(t *testing.T) {
 
 func TestFixLinkRefusesABinaryThatCantRun(t *testing.T) {
 	p := newPatient(t)
-	p.write(p.l.Binary(upgrade.Genesis), "junk")
-	require.NoError(t, os.Chmod(p.l.Binary(upgrade.Genesis), 0o755))
+	p.write(p.l.Binary(version.Genesis), "junk")
+	require.NoError(t, os.Chmod(p.l.Binary(version.Genesis), 0o755))
 	code, _, errs := p.invoke("doctor", "--fix-link", "--yes")
 	assert.Equal(t, exitFailed, code)
 	assert.Contains(t, errs, "neither an ELF executable")

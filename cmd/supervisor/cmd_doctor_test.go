@@ -17,6 +17,8 @@ import (
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // patient is a home that commands are invoked on, in this process.
@@ -24,14 +26,14 @@ type patient struct {
 	t    *testing.T
 	home string
 	env  []string
-	l    upgrade.Layout
+	l    version.Layout
 }
 
 // newPatient makes a home whose node is a script, with genesis installed and no link yet.
 func newPatient(t *testing.T, env ...string) *patient {
 	t.Helper()
 	home := filepath.Join(t.TempDir(), "home")
-	p := &patient{t: t, home: home, l: upgrade.Layout{
+	p := &patient{t: t, home: home, l: version.Layout{
 		Home: home, Root: filepath.Join(home, "cosmovisor"), Node: "simd", Plan: filepath.Join(home, "data", "upgrade-info.json"),
 	}}
 	p.env = append([]string{
@@ -39,7 +41,7 @@ func newPatient(t *testing.T, env ...string) *patient {
 		"DAEMON_GRPC_ADDRESS=127.0.0.1:1", "SUPERVISOR_SNAPSHOT_MIN_FREE=0",
 	}, env...)
 	p.dir(p.l.DataDir())
-	p.stage(upgrade.Genesis)
+	p.stage(version.Genesis)
 	return p
 }
 
@@ -59,7 +61,7 @@ func (p *patient) write(path, text string) {
 }
 
 // stage installs a node that can do nothing, but can be run.
-func (p *patient) stage(versions ...upgrade.Version) {
+func (p *patient) stage(versions ...version.Version) {
 	p.t.Helper()
 	for _, v := range versions {
 		p.write(p.l.Binary(v), "#!/bin/sh\nexit 0\n")
@@ -95,7 +97,7 @@ func (p *patient) journal(phase upgrade.Phase, hold *upgrade.Hold) {
 	j := upgrade.Journal{Hold: hold}
 	if phase != "" {
 		j.Upgrade = &upgrade.Upgrade{
-			Plan: upgrade.Plan{Name: "v2", Height: 100, Source: upgrade.FromFile}, From: upgrade.Genesis, To: "upgrades/v2", Phase: phase,
+			Plan: plan.Plan{Name: "v2", Height: 100, Source: plan.FromFile}, From: version.Genesis, To: "upgrades/v2", Phase: phase,
 			Begun: time.Now().UTC(),
 		}
 	}
@@ -103,7 +105,7 @@ func (p *patient) journal(phase upgrade.Phase, hold *upgrade.Hold) {
 	require.NoError(p.t, j.Save(p.l.JournalPath(), atomicfile.Full))
 }
 
-func (p *patient) schedule(s upgrade.Schedule) {
+func (p *patient) schedule(s plan.Schedule) {
 	p.t.Helper()
 	p.dir(p.l.State())
 	require.NoError(p.t, s.Save(p.l.SchedulePath()))
@@ -268,7 +270,7 @@ func TestDoctorNeedsToKnowWhoIsMeant(t *testing.T) {
 func TestDoctorFindsWhatOthersMayChange(t *testing.T) {
 	p := newPatient(t)
 	p.link("genesis")
-	bin := filepath.Dir(p.l.Binary(upgrade.Genesis))
+	bin := filepath.Dir(p.l.Binary(version.Genesis))
 	require.NoError(t, os.Chmod(bin, 0o777))
 	d := p.doctor()
 	assert.Equal(t, exitFailed, d.code)
@@ -288,8 +290,8 @@ func TestDoctorOfAnotherUsersHome(t *testing.T) {
 	p := newPatient(t)
 	p.link("genesis")
 	marker := filepath.Join(t.TempDir(), "ran")
-	p.write(p.l.Binary(upgrade.Genesis), "#!/bin/sh\ntouch "+marker+"\n")
-	require.NoError(t, os.Chmod(p.l.Binary(upgrade.Genesis), 0o755))
+	p.write(p.l.Binary(version.Genesis), "#!/bin/sh\ntouch "+marker+"\n")
+	require.NoError(t, os.Chmod(p.l.Binary(version.Genesis), 0o755))
 	require.NoError(t, filepath.WalkDir(p.home, func(path string, _ fs.DirEntry, _ error) error { return os.Lchown(path, 4711, 4711) }))
 	d := p.doctor()
 	d.says("user", "ok", "root, for user 4711", "")
@@ -313,7 +315,7 @@ func TestDoctorOfTheLink(t *testing.T) {
 		{"a file", func(p *patient) { p.write(p.l.Link(), "") }, "FAIL", "is no link", "mv ", "FAIL", "holds"},
 		{"missing after an upgrade", func(p *patient) { p.plan(p.l.InfoPath("upgrades/v2"), "v2", 100) }, "FAIL", "current is missing", "doctor --fix-link", "FAIL", "holds: current is missing"},
 		{"missing with a plan", func(p *patient) { p.plan(p.l.Plan, "v2", 100) }, "FAIL", "current is missing", "doctor --fix-link", "FAIL", "holds"},
-		{"missing without a binary", func(p *patient) { require.NoError(p.t, os.Remove(p.l.Binary(upgrade.Genesis))) }, "FAIL", "no binary", "supervisor init BINARY", "FAIL", "there is no binary to run"},
+		{"missing without a binary", func(p *patient) { require.NoError(p.t, os.Remove(p.l.Binary(version.Genesis))) }, "FAIL", "no binary", "supervisor init BINARY", "FAIL", "there is no binary to run"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPatient(t)
@@ -335,7 +337,7 @@ func TestDoctorOfTheLink(t *testing.T) {
 func TestDoctorOfTheBinary(t *testing.T) {
 	p := newPatient(t)
 	p.link("genesis")
-	binary := p.l.Binary(upgrade.Genesis)
+	binary := p.l.Binary(version.Genesis)
 	require.NoError(t, os.Chmod(binary, 0o644))
 	d := p.doctor()
 	d.says("binary", "unknown", "its mode is 0644", "chmod a+x "+binary)

@@ -12,7 +12,9 @@ import (
 	"nodevisor/internal/fetch"
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/version"
 )
 
 // maxPlans is how many pending plans are looked at: the trial run of each takes up to ten seconds.
@@ -32,8 +34,8 @@ func (x *examination) plans(ctx context.Context) {
 	}
 }
 
-func (x *examination) plan(ctx context.Context, p upgrade.Plan) {
-	v := upgrade.VersionOf(p.Name)
+func (x *examination) plan(ctx context.Context, p plan.Plan) {
+	v := version.Of(p.Name)
 	what := fmt.Sprintf("%s at %s (%s)", p.Name, p.When(), p.Source)
 	fix := "supervisor upgrade add " + shellQuote(p.Name) + " BINARY"
 	if !x.layout.HasBinary(v) && x.layout.Similar(v) == "" && x.cfg.Upgrade.AllowDownload && strings.TrimSpace(p.Info) != "" {
@@ -67,14 +69,14 @@ func (x *examination) chain(ctx context.Context) {
 		x.ok("chain plan", "the chain has none")
 		return
 	}
-	v := upgrade.VersionOf(p.Name)
+	v := version.Of(p.Name)
 	what := fmt.Sprintf("%s at %s", p.Name, p.When())
 	fix := "supervisor upgrade add " + shellQuote(p.Name) + " BINARY"
 	similar := x.layout.Similar(v)
 	switch {
 	case x.tracker.Skips(*p):
 		x.ok("chain plan", "%s, which is on the skip list", what)
-	case x.tracker.Current == v || slices.ContainsFunc(x.tracker.Pending(), func(q upgrade.Plan) bool { return q.Name == p.Name }):
+	case x.tracker.Current == v || slices.ContainsFunc(x.tracker.Pending(), func(q plan.Plan) bool { return q.Name == p.Name }):
 		x.ok("chain plan", "%s", what)
 	case x.layout.HasBinary(v):
 		x.plan(ctx, *p)
@@ -226,7 +228,7 @@ func (x *examination) nextStart() {
 	v := x.version()
 	_, err := x.layout.Current()
 	switch {
-	case v == "" && errors.Is(err, upgrade.ErrNoLink) && !x.layout.SeenUpgrade():
+	case v == "" && errors.Is(err, version.ErrNoLink) && !upgrade.Seen(x.layout):
 		x.fail(name, "supervisor init BINARY", "refuses: there is no binary to run")
 		return
 	case v == "":
@@ -262,17 +264,17 @@ func (x *examination) resumption(name string, u *upgrade.Upgrade) {
 }
 
 // firstAct is what a start does where nothing is in flight.
-func (x *examination) firstAct(name string, v upgrade.Version) {
+func (x *examination) firstAct(name string, v version.Version) {
 	t := x.fileTracker(x.schedule()) // without the height that only a running node tells
 	if x.engine.Schedule().HaltDue(t.Known(), time.Now()) {
 		x.ok(name, "%shalts at once: the scheduled halt has come", x.once())
 		return
 	}
 	p, evidence, verdict := t.Ended(time.Now(), x.signer, false)
-	if verdict == upgrade.Due {
-		why := map[upgrade.Evidence]string{
-			upgrade.ByHeight: "the node is known to be at that height", upgrade.BySigner: "the signer's state is at exactly that height",
-			upgrade.ByTime: "its time has come",
+	if verdict == plan.Due {
+		why := map[plan.Evidence]string{
+			plan.ByHeight: "the node is known to be at that height", plan.BySigner: "the signer's state is at exactly that height",
+			plan.ByTime: "its time has come",
 		}[evidence]
 		if why == "" {
 			why = string(evidence)

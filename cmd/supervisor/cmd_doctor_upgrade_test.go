@@ -15,7 +15,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"nodevisor/internal/fetch"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 func (p *patient) config(text string) {
@@ -63,22 +64,22 @@ func TestDoctorForetellsTheUpgradeAtOnce(t *testing.T) {
 	p.record(100, time.Now().Add(-time.Hour))
 	p.doctor().says("next start", "ok", "upgrades to v2 (100) at once, because the node is known to be at that height", "")
 
-	p.schedule(upgrade.Schedule{Skip: []upgrade.Skip{{Name: "v2"}}})
+	p.schedule(plan.Schedule{Skip: []plan.Skip{{Name: "v2"}}})
 	d = p.doctor()
 	d.says("plan file", "ok", "on the skip list", "")
 	d.says("next start", "ok", "starts genesis", "")
 
-	p.schedule(upgrade.Schedule{Halt: &upgrade.Halt{Height: 50}})
+	p.schedule(plan.Schedule{Halt: &plan.Halt{Height: 50}})
 	p.doctor().says("next start", "ok", "halts at once", "")
 }
 
 func TestDoctorOfPlansWhoseBinaryIsNotReady(t *testing.T) {
 	p := newPatient(t)
 	p.link("genesis")
-	p.schedule(upgrade.Schedule{Plans: []upgrade.Plan{
-		{Name: "v2", Height: 100, Source: upgrade.FromOperator},
-		{Name: "v3 beta", Height: 200, Source: upgrade.FromOperator},
-		{Name: "v4", Time: time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), Source: upgrade.FromOperator},
+	p.schedule(plan.Schedule{Plans: []plan.Plan{
+		{Name: "v2", Height: 100, Source: plan.FromOperator},
+		{Name: "v3 beta", Height: 200, Source: plan.FromOperator},
+		{Name: "v4", Time: time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), Source: plan.FromOperator},
 	}})
 	p.stage("upgrades/V2")
 	p.write(p.l.Binary("upgrades/v4"), "junk")
@@ -89,7 +90,7 @@ func TestDoctorOfPlansWhoseBinaryIsNotReady(t *testing.T) {
 	d.says("plan", "FAIL", "v3 beta at 200 (operator) is not ready: no binary", "supervisor upgrade add 'v3 beta' BINARY")
 	d.says("plan", "FAIL", "v4 at 2040-01-01T00:00:00Z (operator) is not ready", "supervisor upgrade add v4 BINARY --force")
 
-	p.stage("upgrades/v2", upgrade.VersionOf("v3 beta"), "upgrades/v4")
+	p.stage("upgrades/v2", version.Of("v3 beta"), "upgrades/v4")
 	assert.Equal(t, exitOK, p.doctor().code)
 }
 
@@ -112,7 +113,7 @@ func TestDoctorOfADownload(t *testing.T) {
 func TestDoctorBeforeATakeover(t *testing.T) {
 	p := newPatient(t)
 	p.stage("upgrades/v2")
-	p.link(p.l.Dir(upgrade.Genesis))
+	p.link(p.l.Dir(version.Genesis))
 	p.write(p.l.BatchPath(), `[{"name":"v2","height":100},{"name":"v3","height":200},{"name":"v0","height":5}]`)
 	p.signer(10)
 	before := fingerprint(t, p.home)
@@ -163,14 +164,14 @@ func chainPlanOf(name string, height uint64) []byte {
 func TestDoctorAsksTheChain(t *testing.T) {
 	for _, c := range []struct {
 		plan                []byte
-		versions            []upgrade.Version
+		versions            []version.Version
 		result, detail, fix string
 		code                int
 	}{
 		{nil, nil, "ok", "the chain has none", "", exitOK},
 		{chainPlanOf("v2", 100), nil, "ok", "warning: v2 at 100: no version of that name is staged", "supervisor upgrade add v2 BINARY", exitOK},
-		{chainPlanOf("v2", 100), []upgrade.Version{"upgrades/v2"}, "ok", "v2 at 100, and a version of exactly that name", "", exitOK},
-		{chainPlanOf("V2", 100), []upgrade.Version{"upgrades/v-2"}, "FAIL", `no version has that exact name; there is "v-2"`, "supervisor upgrade add v2 BINARY", exitFailed},
+		{chainPlanOf("v2", 100), []version.Version{"upgrades/v2"}, "ok", "v2 at 100, and a version of exactly that name", "", exitOK},
+		{chainPlanOf("V2", 100), []version.Version{"upgrades/v-2"}, "FAIL", `no version has that exact name; there is "v-2"`, "supervisor upgrade add v2 BINARY", exitFailed},
 		{chainPlanOf("../evil", 100), nil, "unknown", "invalid name", "printable ASCII", exitOK},
 	} {
 		t.Run(string(c.plan), func(t *testing.T) {
@@ -191,7 +192,7 @@ func TestDoctorReadsTheHeight(t *testing.T) {
 	p.link("genesis")
 	p.stage("upgrades/v2")
 	p.config(fmt.Sprintf("[height]\nurl = %q\npath = \"height\"\n", node.URL))
-	p.schedule(upgrade.Schedule{Plans: []upgrade.Plan{{Name: "v2", Height: 5000, Source: upgrade.FromOperator}}})
+	p.schedule(plan.Schedule{Plans: []plan.Plan{{Name: "v2", Height: 5000, Source: plan.FromOperator}}})
 	d := p.doctor()
 	d.says("height", "ok", "4711, by url", "")
 	assert.NoFileExists(t, p.l.HeightPath())

@@ -13,7 +13,7 @@ import (
 	"nodevisor/snapshot"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 func newHalt(a *app) *cobra.Command {
@@ -79,13 +79,13 @@ func (o *offline) halt(ctx context.Context, r client.Request) (client.Reply, err
 	case o.broken != nil:
 		return client.Reply{}, o.broken
 	case r.Cancel:
-		return client.Reply{Message: "no halt is scheduled any more"}, o.engine.SetHalt(nil, upgrade.Unknown)
+		return client.Reply{Message: "no halt is scheduled any more"}, o.engine.SetHalt(nil, plan.UnknownHeight)
 	case r.Wait:
 		return client.Reply{}, hint.New("wait for the halt", "", "no supervisor is running", "start it, or leave --wait out")
 	case r.Now:
 		return o.haltNow(ctx)
 	}
-	h := &upgrade.Halt{Height: r.Height, Time: r.Time}
+	h := &plan.Halt{Height: r.Height, Time: r.Time}
 	return client.Reply{Message: "halting at " + h.When()}, o.engine.SetHalt(h, o.knownHeight())
 }
 
@@ -99,7 +99,7 @@ func (o *offline) haltNow(ctx context.Context) (client.Reply, error) {
 		return client.Reply{}, err
 	}
 	height := o.knownHeight()
-	if height != upgrade.Unknown {
+	if height != plan.UnknownHeight {
 		result.Height = &height
 	}
 	if err := o.takeHalted(ctx, height, &result); err != nil {

@@ -15,6 +15,7 @@ import (
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/version"
 )
 
 func newInit(a *app) *cobra.Command {
@@ -73,7 +74,7 @@ func (s *session) init(cmd *cobra.Command, binary string) error {
 	}
 	l := s.layout
 	s.log.Info("checking on the genesis/bin directory")
-	for _, dir := range []string{filepath.Dir(l.Binary(upgrade.Genesis)), filepath.Join(l.Root, "upgrades"), l.State()} {
+	for _, dir := range []string{filepath.Dir(l.Binary(version.Genesis)), filepath.Join(l.Root, "upgrades"), l.State()} {
 		if err := s.makeDir(dir); err != nil {
 			return err
 		}
@@ -105,7 +106,7 @@ func (s *session) sayNext(usable bool) {
 		s.say("  %s doctor\n      looks at everything that the first start needs, and changes nothing", self)
 		return
 	}
-	if bad := s.layout.Binary(upgrade.Genesis); !usable && v == upgrade.Genesis {
+	if bad := s.layout.Binary(version.Genesis); !usable && v == version.Genesis {
 		s.say("\nThe tree of %s is there, but its first binary can't run here. Next:\n", s.layout.Home)
 		s.say("  rm %s\n  %s init BINARY\n      installs another one; what else is there already stays", shellQuote(bad), self)
 		return
@@ -156,7 +157,7 @@ func (s *session) makeDir(dir string) error {
 }
 
 func (s *session) installGenesis(cmd *cobra.Command, binary string) error {
-	dst := s.layout.Binary(upgrade.Genesis)
+	dst := s.layout.Binary(version.Genesis)
 	s.log.Info("checking on the genesis/bin executable")
 	info, err := os.Stat(dst)
 	switch {
@@ -169,7 +170,7 @@ func (s *session) installGenesis(cmd *cobra.Command, binary string) error {
 		return nil
 	default:
 		s.log.Info(fmt.Sprintf("copying executable into place: %q", dst))
-		if _, err := upgrade.Place(cmd.Context(), s.layout, upgrade.Placement{Version: upgrade.Genesis, From: binary}); err != nil {
+		if _, err := version.Place(cmd.Context(), s.layout, version.Placement{Version: version.Genesis, From: binary}); err != nil {
 			return err
 		}
 	}
@@ -186,13 +187,13 @@ func (s *session) installGenesis(cmd *cobra.Command, binary string) error {
 // warnOfGenesis says at once what the first start would find: a text file, a binary for another machine. A binary that
 // isn't there is no unusable one.
 func (s *session) warnOfGenesis(ctx context.Context) (usable bool) {
-	if !s.layout.HasBinary(upgrade.Genesis) {
+	if !s.layout.HasBinary(version.Genesis) {
 		return true
 	}
-	ready := s.checker().Check(ctx, upgrade.Genesis)
+	ready := s.checker().Check(ctx, version.Genesis)
 	if !ready.Ready() {
 		s.log.Warn("the binary is installed, but it can't run here", "problem", ready.Problems[0],
-			"hint", "remove "+s.layout.Binary(upgrade.Genesis)+", then: supervisor init BINARY")
+			"hint", "remove "+s.layout.Binary(version.Genesis)+", then: supervisor init BINARY")
 	}
 	return ready.Ready()
 }
@@ -204,17 +205,17 @@ func (s *session) linkFirst() error {
 	v, err := l.Current()
 	switch {
 	case err == nil:
-	case !errors.Is(err, upgrade.ErrNoLink):
+	case !errors.Is(err, version.ErrNoLink):
 		return &hint.Error{Op: "use", Path: l.Link(), Err: err, Hint: "supervisor doctor --fix-link"}
-	case !l.HasBinary(upgrade.Genesis):
+	case !l.HasBinary(version.Genesis):
 		return nil
-	case l.SeenUpgrade():
+	case upgrade.Seen(l):
 		return hint.New("link", l.Link(), "it is missing, and this home has seen an upgrade", "supervisor doctor --fix-link, or: supervisor upgrade use VERSION")
 	default:
-		if err := l.SwitchTo(upgrade.Genesis); err != nil {
+		if err := l.SwitchTo(version.Genesis); err != nil {
 			return err
 		}
-		v = upgrade.Genesis
+		v = version.Genesis
 	}
 	s.log.Info(fmt.Sprintf("the current symlink points to: %q", l.Binary(v)))
 	return nil

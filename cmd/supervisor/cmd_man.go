@@ -71,7 +71,7 @@ func manName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandP
 func manPage(cmd *cobra.Command) string {
 	cmd.InitDefaultHelpFlag()
 	var b strings.Builder
-	fmt.Fprintf(&b, ".TH %q \"1\" \"\" %q \"Nodevisor\"\n", strings.ToUpper(manName(cmd)), "supervisor "+version)
+	fmt.Fprintf(&b, ".TH %q \"1\" \"\" %q \"Nodevisor\"\n", strings.ToUpper(manName(cmd)), "supervisor "+release)
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", roff(manName(cmd)), roff(cmd.Short))
 	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(cmd.UseLine()))
 	about := cmd.Long

@@ -16,7 +16,10 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 func newStatus(a *app) *cobra.Command {
@@ -80,20 +83,20 @@ func (s *session) addChainPlan(ctx context.Context, st *supervisor.Status) {
 	if err != nil || p == nil || (st.Version != nil && *st.Version == p.Name) {
 		return
 	}
-	height := upgrade.Unknown
+	height := plan.UnknownHeight
 	if st.Height != nil {
 		height = *st.Height
 	}
-	ready := s.checker().Check(ctx, upgrade.VersionOf(p.Name))
+	ready := s.checker().Check(ctx, version.Of(p.Name))
 	st.Plan = new(supervisor.DescribePlan(*p, false, ready, height, 0, time.Now()))
 }
 
 // view reads everything that a status is made of. It takes no lock: it only reads.
 func (s *session) view() (supervisor.View, error) {
-	v := supervisor.View{Layout: s.layout, Config: s.cfg.Upgrade, Ready: map[upgrade.Version]upgrade.Readiness{}}
+	v := supervisor.View{Layout: s.layout, Config: s.cfg.Upgrade, Ready: map[version.Version]version.Readiness{}}
 	engine := upgrade.NewEngine(upgrade.Options{Layout: s.layout, Config: s.cfg.Upgrade, Log: s.log})
 	loadErr := engine.Load()
-	if loadErr != nil && !errors.Is(loadErr, upgrade.ErrJournal) {
+	if loadErr != nil && !errors.Is(loadErr, state.ErrUntrusted) {
 		return v, loadErr
 	}
 	v.Journal, v.Schedule = engine.Journal(), engine.Schedule()
@@ -122,7 +125,7 @@ func (s *session) statusOfFiles(ctx context.Context) (*supervisor.Status, error)
 		}
 	}
 	st := v.Status(time.Now())
-	st.Supervisor = supervisor.Identity{Version: version, Home: s.cfg.Node.Home}
+	st.Supervisor = supervisor.Identity{Version: release, Home: s.cfg.Node.Home}
 	if s.origin.File != "" {
 		st.Supervisor.Config = &s.origin.File
 	}
@@ -144,22 +147,22 @@ func (s *session) statusOfFiles(ctx context.Context) (*supervisor.Status, error)
 }
 
 // fileTracker knows what the files say of plans and heights.
-func (s *session) fileTracker(schedule upgrade.Schedule) *upgrade.Tracker {
-	t := upgrade.NewTracker(upgrade.Unknown, time.Time{})
+func (s *session) fileTracker(schedule plan.Schedule) *plan.Tracker {
+	t := plan.NewTracker(plan.UnknownHeight, time.Time{})
 	if r, ok, err := source.LoadRecord(s.layout.HeightPath()); err == nil && ok {
-		t = upgrade.NewTracker(r.Height, r.At)
+		t = plan.NewTracker(r.Height, r.At)
 	}
 	t.SetSchedule(schedule)
 	if v, err := s.layout.Current(); err == nil {
-		p, ok := s.layout.InstalledPlan(v, s.cfg.Upgrade.Recase)
+		p, ok := plan.Installed(s.layout, v, s.cfg.Upgrade.Recase)
 		t.SetCurrent(v, p, ok)
 	}
-	t.SawFile(upgrade.LookAtPlanFile(s.layout.Plan, s.cfg.Upgrade.Recase), false)
+	t.SawFile(plan.LookAt(s.layout.Plan, s.cfg.Upgrade.Recase), false)
 	return t
 }
 
 // tracker is fileTracker with the engine's schedule.
-func (o *offline) tracker() *upgrade.Tracker { return o.fileTracker(o.engine.Schedule()) }
+func (o *offline) tracker() *plan.Tracker { return o.fileTracker(o.engine.Schedule()) }
 
 // plans lists what is to come; with the chain's own plan, which is asked once where gRPC answers.
 func (s *session) plans(ctx context.Context) ([]supervisor.PlanStatus, error) {

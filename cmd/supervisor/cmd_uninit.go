@@ -18,6 +18,7 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 func newUninit(a *app) *cobra.Command {
@@ -182,7 +183,7 @@ type currentReport struct {
 	Target  string `json:"target"`
 }
 
-func handOver(plans []upgrade.Plan) []handedOver {
+func handOver(plans []plan.Plan) []handedOver {
 	list := []handedOver{}
 	for _, p := range plans {
 		list = append(list, handedOver{p.Name, p.Height})

@@ -16,6 +16,8 @@ import (
 	"nodevisor/internal/fakenode/build"
 	"nodevisor/supervisor"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // lent is a home that has been a supervisor's for a while: scheduled, halted, snapshotted, with left-overs.
@@ -25,12 +27,12 @@ func lent(t *testing.T) *patient {
 	p.stage("upgrades/v2")
 	p.link("genesis")
 	p.write(filepath.Join(p.l.DataDir(), "app.db"), "data")
-	p.schedule(upgrade.Schedule{
-		Plans: []upgrade.Plan{
-			{Name: "v2", Height: 100, Source: upgrade.FromOperator},
-			{Name: "timed", Time: time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), Source: upgrade.FromOperator},
+	p.schedule(plan.Schedule{
+		Plans: []plan.Plan{
+			{Name: "v2", Height: 100, Source: plan.FromOperator},
+			{Name: "timed", Time: time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), Source: plan.FromOperator},
 		},
-		Skip: []upgrade.Skip{{Name: "bad"}},
+		Skip: []plan.Skip{{Name: "bad"}},
 	})
 	p.record(50, time.Now())
 	p.history("upgrades/v2", upgrade.ResultCancelled)
@@ -50,7 +52,7 @@ func TestUninitForetells(t *testing.T) {
 	assert.Equal(t, before, fingerprint(t, p.home))
 	assert.Contains(t, out, "hand over  v2 at 100, in "+p.l.BatchPath())
 	assert.Contains(t, out, "the plan timed at 2040-01-01T00:00:00Z: Cosmovisor has no place for it")
-	assert.Contains(t, out, "current -> "+p.l.Dir(upgrade.Genesis)+" (an absolute link")
+	assert.Contains(t, out, "current -> "+p.l.Dir(version.Genesis)+" (an absolute link")
 	assert.Contains(t, out, "nothing was changed")
 }
 
@@ -70,13 +72,13 @@ func TestUninitGivesTheHomeBack(t *testing.T) {
 	require.NoError(t, err)
 	assert.JSONEq(t, `[{"name":"v2","time":"0001-01-01T00:00:00Z","height":100}]`, string(batch))
 	assert.NoFileExists(t, p.l.Plan, "Cosmovisor's own watcher moves the next one there")
-	s, err := upgrade.LoadSchedule(p.l.SchedulePath())
+	s, err := plan.LoadSchedule(p.l.SchedulePath())
 	require.NoError(t, err)
 	assert.Empty(t, s.Plans)
 	assert.Len(t, s.Skip, 1)
 	target, err := os.Readlink(p.l.Link())
 	require.NoError(t, err)
-	assert.Equal(t, p.l.Dir(upgrade.Genesis), target, "Cosmovisor up to 1.6 can't run a relative one")
+	assert.Equal(t, p.l.Dir(version.Genesis), target, "Cosmovisor up to 1.6 can't run a relative one")
 	for _, gone := range []string{
 		p.l.HeightPath(), filepath.Join(p.l.Root, "upgrades", ".stage-123"), filepath.Join(p.l.Root, "upgrades", ".fetch-123"),
 		filepath.Join(p.l.State(), ".atomic-123"),
@@ -84,7 +86,7 @@ func TestUninitGivesTheHomeBack(t *testing.T) {
 		_, err := os.Lstat(gone)
 		assert.ErrorIs(t, err, os.ErrNotExist, gone)
 	}
-	for _, kept := range []string{p.l.Binary(upgrade.Genesis), p.l.Binary("upgrades/v2"), filepath.Join(p.l.DataDir(), "app.db")} {
+	for _, kept := range []string{p.l.Binary(version.Genesis), p.l.Binary("upgrades/v2"), filepath.Join(p.l.DataDir(), "app.db")} {
 		assert.FileExists(t, kept)
 	}
 	history, err := upgrade.LoadHistory(p.l.HistoryDir())
@@ -132,8 +134,8 @@ func TestUninitIsRefused(t *testing.T) {
 			require.NoError(p.t, lock.Close())
 		}, exitLocked, []string{"still runs", "Hint: stop it first: kill "}},
 		"a foreign node": {func(p *patient) {
-			build.Install(p.t, p.l.Binary(upgrade.Genesis), "v1")
-			spawn(p.t, exec.Command(p.l.Binary(upgrade.Genesis), "start", "--home", p.home, "--block-time", "0"))
+			build.Install(p.t, p.l.Binary(version.Genesis), "v1")
+			spawn(p.t, exec.Command(p.l.Binary(version.Genesis), "start", "--home", p.home, "--block-time", "0"))
 			eventually(p.t, "the node runs", func() bool {
 				found, err := supervisor.FindForeign(p.l.Root, p.l.DataDir())
 				return err == nil && len(found) == 1
@@ -162,7 +164,7 @@ func TestUninitIsRefused(t *testing.T) {
 func TestUninitAndARun(t *testing.T) {
 	p := newPatient(t, "SUPERVISOR_NODE_STOP_TIMEOUT=5s", "FAKENODE_BLOCK_TIME=50ms", "GORACE=atexit_sleep_ms=0")
 	p.env = append(p.env, "FAKENODE_RPC=unix://"+filepath.Join(t.TempDir(), "rpc.sock"))
-	build.Install(t, p.l.Binary(upgrade.Genesis), "v1")
+	build.Install(t, p.l.Binary(version.Genesis), "v1")
 	program, err := exec.LookPath("supervisor")
 	require.NoError(t, err)
 	start := func() *os.Process {

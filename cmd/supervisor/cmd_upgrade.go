@@ -15,6 +15,8 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 func newUpgrade(a *app) *cobra.Command {
@@ -92,11 +94,11 @@ func parseTime(s, now string) (time.Time, error) {
 
 // addUpgrade stages a binary and schedules its plan. The binary goes first: a plan without its binary is a trap.
 func (s *session) addUpgrade(ctx context.Context, add addition) error {
-	name, err := upgrade.NormaliseName(add.name, s.cfg.Upgrade.Recase)
+	name, err := version.NormaliseName(add.name, s.cfg.Upgrade.Recase)
 	if err != nil {
 		return err
 	}
-	to := upgrade.VersionOf(name)
+	to := version.Of(name)
 	if err := s.stage(ctx, to, add); err != nil {
 		return err
 	}
@@ -104,7 +106,7 @@ func (s *session) addUpgrade(ctx context.Context, add addition) error {
 	if !ready.Ready() {
 		s.log.Warn("the version is staged, but it can't run here", "version", name, "problem", ready.Problems[0])
 	}
-	p := upgrade.Plan{Name: name, Height: add.height, Time: add.at, Source: upgrade.FromOperator}
+	p := plan.Plan{Name: name, Height: add.height, Time: add.at, Source: plan.FromOperator}
 	if name != add.name {
 		p.RawName = add.name
 	}
@@ -121,11 +123,11 @@ func (s *session) addUpgrade(ctx context.Context, add addition) error {
 }
 
 // stage puts the binary into the tree: copied, or downloaded and verified.
-func (s *session) stage(ctx context.Context, to upgrade.Version, add addition) error {
+func (s *session) stage(ctx context.Context, to version.Version, add addition) error {
 	if u, err := url.Parse(add.from); err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http") {
 		if s.layout.HasBinary(to) && !add.force {
 			return &hint.Error{
-				Op: "add", Path: to.Name(), Err: fmt.Errorf("%w: file already exists at %s", upgrade.ErrExists, s.layout.Binary(to)),
+				Op: "add", Path: to.Name(), Err: fmt.Errorf("%w: file already exists at %s", version.ErrExists, s.layout.Binary(to)),
 				Hint: "add --force to replace it",
 			}
 		}
@@ -135,7 +137,7 @@ func (s *session) stage(ctx context.Context, to upgrade.Version, add addition) e
 	if add.strict && !add.force && s.layout.HasBinary(to) {
 		return &hint.Error{Op: "add", Path: to.Name(), Err: fmt.Errorf("file already exists at %s", s.layout.Binary(to)), Hint: "add --force to replace it"}
 	}
-	placed, err := upgrade.Place(ctx, s.layout, upgrade.Placement{Version: to, From: add.from, SHA256: add.sha256, Force: add.force})
+	placed, err := version.Place(ctx, s.layout, version.Placement{Version: to, From: add.from, SHA256: add.sha256, Force: add.force})
 	if err != nil {
 		return err
 	}
@@ -152,7 +154,7 @@ func (s *session) warnOfChainPlan(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(ctx, chainTimeout)
 	defer cancel()
 	p, err := s.chainPlan(ctx)
-	if err != nil || p == nil || p.Name == name || s.layout.HasBinary(upgrade.VersionOf(p.Name)) {
+	if err != nil || p == nil || p.Name == name || s.layout.HasBinary(version.Of(p.Name)) {
 		return
 	}
 	s.log.Warn("the chain's own plan has another name, and no version of that name is staged", "plan", p.Name, "height", p.Height,
@@ -268,7 +270,7 @@ func (a *app) loadWithName(ctx context.Context, raw string) (*session, string, e
 	if err != nil {
 		return nil, "", err
 	}
-	name, err := upgrade.NormaliseName(raw, s.cfg.Upgrade.Recase)
+	name, err := version.NormaliseName(raw, s.cfg.Upgrade.Recase)
 	return s, name, err
 }
 
@@ -309,7 +311,7 @@ func newUpgradeUse(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v, err := upgrade.ParseVersion(args[0], s.cfg.Upgrade.Recase)
+			v, err := version.Parse(args[0], s.cfg.Upgrade.Recase)
 			if err != nil {
 				return err
 			}
@@ -341,7 +343,7 @@ func (o *offline) knownHeight() int64 {
 	if t := o.tracker(); t != nil {
 		return t.Known()
 	}
-	return upgrade.Unknown
+	return plan.UnknownHeight
 }
 
 // heightOf finds the height of a pending plan by its name; 0 = none is known.

@@ -11,6 +11,7 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 func newUpgradeApply(a *app) *cobra.Command {
@@ -90,7 +91,7 @@ func (o *offline) apply(ctx context.Context, name string, force bool) (client.Re
 	}
 	err := errors.Join(o.engine.Allow(name, force), o.engine.Release())
 	if err == nil {
-		err = o.engine.Begin(p, upgrade.ByOperator, ready, o.knownHeight())
+		err = o.engine.Begin(p, plan.ByOperator, ready, o.knownHeight())
 	}
 	if err == nil {
 		err = o.engine.Carry(ctx)

@@ -11,6 +11,8 @@ import (
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/fetch"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 // fetcher is nil where downloads are off: then a missing binary is waited for.
@@ -23,7 +25,7 @@ func (s *session) fetcher() upgrade.Fetcher {
 
 // download places the binary that a plan's info names for this machine into the version's directory. It was verified
 // against the plan's checksum before it gets there, and is published by one rename.
-func (s *session) download(ctx context.Context, p upgrade.Plan, to upgrade.Version) error {
+func (s *session) download(ctx context.Context, p plan.Plan, to version.Version) error {
 	info := []byte(strings.TrimSpace(p.Info))
 	if u, err := url.ParseRequestURI(string(info)); err == nil && u.Host != "" {
 		if info, err = fetch.Info(ctx, string(info)); err != nil {
@@ -37,7 +39,7 @@ func (s *session) download(ctx context.Context, p upgrade.Plan, to upgrade.Versi
 	return s.downloadFrom(ctx, from, to)
 }
 
-func (s *session) downloadFrom(ctx context.Context, from string, to upgrade.Version) error {
+func (s *session) downloadFrom(ctx context.Context, from string, to version.Version) error {
 	dir := filepath.Join(s.layout.Root, "upgrades")
 	if err := atomicfile.MkdirAll(dir, 0o755); err != nil {
 		return err

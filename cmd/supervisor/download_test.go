@@ -22,6 +22,7 @@ import (
 
 	"nodevisor/internal/fakenode/build"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/version"
 )
 
 // downloads is a home with the real programs, supervisor and fetch side by side, and a server on the loopback address.
@@ -96,7 +97,7 @@ func TestAddFromAnAddress(t *testing.T) {
 
 	out, code = d.run("upgrade", "add", "v2", d.url+"?checksum=sha256:"+d.sum)
 	require.Zero(t, code, out)
-	have, err := upgrade.HashFile(t.Context(), d.binary())
+	have, err := version.HashFile(t.Context(), d.binary())
 	require.NoError(t, err)
 	assert.Equal(t, d.sum, have)
 }
@@ -128,7 +129,7 @@ func TestUpgradeByDownload(t *testing.T) {
 		out, _ := d.run("upgrade", "history", "--json")
 		return strings.Contains(out, fmt.Sprintf("%q", upgrade.ResultCommitted))
 	}, 60*time.Second, 200*time.Millisecond)
-	have, err := upgrade.HashFile(t.Context(), d.binary())
+	have, err := version.HashFile(t.Context(), d.binary())
 	require.NoError(t, err)
 	assert.Equal(t, d.sum, have)
 	assert.Equal(t, int64(1), d.asked.Load(), "downloaded once")

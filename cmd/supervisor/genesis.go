@@ -12,7 +12,7 @@ import (
 
 	"nodevisor/genesis"
 	"nodevisor/internal/atomicfile"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/version"
 )
 
 // exporter makes templates as [genesis] says. It is what upgrades, halts and stops ask for one.
@@ -53,7 +53,7 @@ type templateJob struct {
 	set      []assignment
 	frozen   bool            // of the snapshot itself, not of the node's state at rest
 	home     string          // where the snapshot's data was restored to; "" = the node's home
-	version  upgrade.Version // whose data it is; "" = the current one's
+	version  version.Version // whose data it is; "" = the current one's
 }
 
 // assignment is one --set.

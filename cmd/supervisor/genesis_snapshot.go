@@ -13,6 +13,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/manifest"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/version"
 )
 
 // ofSnapshot makes the template of a snapshot that has none, whether or not the node runs: a directory is restored beside
@@ -44,7 +45,7 @@ func (x *exporter) ofSnapshot(ctx context.Context, dir, id string, set []assignm
 }
 
 // versionOf is the version whose data a snapshot holds: another one would migrate it, refuse it, or read it wrongly.
-func (x *exporter) versionOf(m manifest.Manifest) (upgrade.Version, error) {
+func (x *exporter) versionOf(m manifest.Manifest) (version.Version, error) {
 	all, err := upgrade.LoadHistory(x.layout.HistoryDir())
 	if err != nil {
 		return "", err

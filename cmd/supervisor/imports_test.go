@@ -25,6 +25,9 @@ var forbidden = map[string][]string{
 	"nodevisor/snapshot/postgres/archive": {"nodevisor/snapshot/postgres", "github.com/jackc/pgx"},
 	"nodevisor/snapshot/postgres/server":  {"nodevisor/snapshot/postgres"},
 	"nodevisor/snapshot/postgres/kwildb":  {"nodevisor/snapshot/postgres/dump", "nodevisor/snapshot/postgres/rename"},
+	"nodevisor/upgrade/plan":              {"nodevisor/upgrade/source", "nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
+	"nodevisor/upgrade/version":           {"nodevisor/upgrade", "nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
+	"nodevisor/upgrade/state":             {"nodevisor/upgrade", "nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
 }
 
 func TestImportDirections(t *testing.T) {

@@ -20,8 +20,8 @@ import (
 	"nodevisor/upgrade"
 )
 
-// version is set by the build: -ldflags "-X main.version=…".
-var version = "dev"
+// release is what this program calls itself, set by the build: -ldflags "-X main.release=…".
+var release = "dev"
 
 // The exit codes of the commands; `run` has its own (package supervisor).
 const (

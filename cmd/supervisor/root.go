@@ -21,7 +21,7 @@ Exit codes: 0 ok; 1 failure; 2 usage or configuration; 3 held, needs an operator
 func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use: "supervisor", Short: "Runs one blockchain node and its upgrades", Long: rootLong,
-		SilenceErrors: true, SilenceUsage: true, TraverseChildren: true, Version: version,
+		SilenceErrors: true, SilenceUsage: true, TraverseChildren: true, Version: release,
 		Args: onlyCommands,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

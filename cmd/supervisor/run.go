@@ -23,6 +23,7 @@ import (
 	"nodevisor/systemd"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/version"
 )
 
 func newRun(a *app) *cobra.Command {
@@ -77,7 +78,7 @@ func (a *app) takeConfigFlag(args []string) (rest []string, err error) {
 }
 
 // command is what a version is started with: arguments and environment, the version's own over [node].
-func (s *session) command(v upgrade.Version) (args, env []string) {
+func (s *session) command(v version.Version) (args, env []string) {
 	args = s.args
 	if args == nil {
 		args = s.cfg.Node.Args
@@ -226,7 +227,7 @@ func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervi
 		SnapshotOn: s.snapshotOn, Room: l.made.Room, Fetch: l.made.Fetch, ChainPlan: s.chainPlan, Command: s.command,
 		Reload: l.reload, Event: l.alerts.Event, Told: l.alerts.Counts, Metrics: s.cfg.Metrics.Listen, Log: s.log,
 		Socket: host.ControlSocket(s.cfg, s.environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
-		Version: version, ConfigFile: s.origin.File, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
+		Version: release, ConfigFile: s.origin.File, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
 	}
 	if x := newExporter(s, store); x != nil {
 		o.Templates, o.TemplateOn, o.DescribeTemplate = x, s.templateOn, x.describe

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // ErrNotRegular means that the target exists and is not what would be replaced (a directory, a socket, a device ...).
@@ -140,6 +141,11 @@ func Rename(from, to string) error {
 		return nil
 	}
 	return SyncDir(filepath.Dir(from))
+}
+
+// Aside is the name beside path under which what it held is kept: path.before-<UTC time, to the millisecond>.
+func Aside(path string) string {
+	return path + ".before-" + time.Now().UTC().Format("20060102T150405.000")
 }
 
 // MkdirAll makes path and what is missing above it, and syncs the parent of each directory that it made.

@@ -6,6 +6,7 @@ package hint
 
 import (
 	"errors"
+	"io/fs"
 	"strings"
 )
 
@@ -74,4 +75,12 @@ func Split(err error) []error {
 // New is short for an *Error whose cause is a plain text.
 func New(op, path, cause, next string) *Error {
 	return &Error{Op: op, Path: path, Err: errors.New(cause), Hint: next}
+}
+
+// Cause returns what lies under a path error in err's chain, else err: for a message that names the path itself.
+func Cause(err error) error {
+	if pe := new(fs.PathError); errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
 }

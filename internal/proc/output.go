@@ -42,7 +42,7 @@ func (e *ExitError) Error() string {
 	if e.Result.Signal != 0 {
 		how = "ended by signal: " + e.Result.Signal.String()
 	}
-	if line := lastLine(e.Result.Stderr); line != "" {
+	if line := LastLine(e.Result.Stderr); line != "" {
 		how += ": " + line
 	}
 	return e.Program + ": " + how
@@ -178,7 +178,8 @@ func (w *tailWriter) Write(p []byte) (int, error) {
 
 func (w *tailWriter) bytes() []byte { return w.kept[max(0, len(w.kept)-stderrTail):] }
 
-func lastLine(b []byte) string {
+// LastLine is the last line of a program's error output, cut to 200 bytes, or "".
+func LastLine(b []byte) string {
 	const longest = 200
 	b = bytes.TrimSpace(b)
 	b = b[bytes.LastIndexByte(b, '\n')+1:]

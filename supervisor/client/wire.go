@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"time"
 
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 // The operations: POST /v1/<op>. The status is GET /v1/status.
@@ -25,7 +25,7 @@ const (
 
 // Request is the body of every operation; each uses the fields that it needs.
 type Request struct {
-	Plan       upgrade.Plan    `json:"plan,omitzero"`
+	Plan       plan.Plan       `json:"plan,omitzero"`
 	Name       string          `json:"name,omitempty"`
 	Height     int64           `json:"height,omitempty"`
 	Time       time.Time       `json:"time,omitzero"`

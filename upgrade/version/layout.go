@@ -1,4 +1,9 @@
-package upgrade
+// Package version is the tree of versions in a node's home, as Cosmovisor lays it out: genesis/bin/<node> and
+// upgrades/<name>/bin/<node>, beside the symlink `current` that names the version that runs.
+//
+// A Layout knows where everything lies, and moves the link. Place puts a binary into the tree, whole or not at all. A Checker
+// says whether a version could be switched to. Every name of a version comes through NormaliseName, so that none leaves the tree.
+package version
 
 import (
 	"errors"
@@ -20,13 +25,13 @@ type Version string
 // Genesis is the version that a chain starts with.
 const Genesis Version = "genesis"
 
-// VersionOf returns the version of a plan's (normalised) name.
-func VersionOf(name string) Version {
+// Of returns the version of a plan's (normalised) name.
+func Of(name string) Version {
 	return Version("upgrades/" + url.PathEscape(name))
 }
 
-// ParseVersion reads what an operator types: "genesis", "v2", "upgrades/v2".
-func ParseVersion(s string, recase bool) (Version, error) {
+// Parse reads what an operator types: "genesis", "v2", "upgrades/v2".
+func Parse(s string, recase bool) (Version, error) {
 	if s == string(Genesis) {
 		return Genesis, nil
 	}
@@ -34,7 +39,7 @@ func ParseVersion(s string, recase bool) (Version, error) {
 	if err != nil {
 		return "", err
 	}
-	return VersionOf(name), nil
+	return Of(name), nil
 }
 
 // Name is what people call the version: the plan's name, or "genesis".
@@ -77,6 +82,14 @@ func (l Layout) HistoryDir() string { return filepath.Join(l.State(), "history")
 
 // HeightPath is where the last height that was read is kept.
 func (l Layout) HeightPath() string { return filepath.Join(l.State(), "height") }
+
+// BatchPath is where Cosmovisor keeps what add-batch-upgrade scheduled; "" where no plan file is configured.
+func (l Layout) BatchPath() string {
+	if l.Plan == "" {
+		return ""
+	}
+	return l.Plan + ".batch"
+}
 
 // LockPath is the home's lock.
 func (l Layout) LockPath() string { return filepath.Join(l.State(), "lock") }
@@ -158,27 +171,6 @@ func (l Layout) SwitchTo(v Version) error {
 	return atomicfile.Symlink(string(v), l.Link())
 }
 
-// SeenUpgrade tells whether this home ever left genesis, by any trace: ours, or Cosmovisor's. Then a missing link is a
-// damage, not a first start.
-func (l Layout) SeenUpgrade() bool {
-	for _, e := range entries(filepath.Join(l.Root, "upgrades")) {
-		if _, err := os.Lstat(l.InfoPath(Version("upgrades/" + e.Name()))); err == nil {
-			return true
-		}
-	}
-	if names, err := historyFiles(l.HistoryDir()); err != nil || len(names) > 0 {
-		return true
-	}
-	if _, err := os.Lstat(l.JournalPath()); err == nil {
-		return true
-	}
-	if l.Plan == "" {
-		return false
-	}
-	_, err := os.Lstat(l.Plan)
-	return err == nil
-}
-
 // Tidy removes what interrupted writes of this package left. Only the holder of the home lock may call it.
 func (l Layout) Tidy() error {
 	dirs := []string{l.State(), l.HistoryDir(), l.Root}
@@ -230,10 +222,4 @@ func (l Layout) Similar(v Version) string {
 		}
 	}
 	return ""
-}
-
-// InstalledPlan reads the plan that a version was switched to for; ok is false where there is no (readable) trace.
-func (l Layout) InstalledPlan(v Version, recase bool) (p Plan, ok bool) {
-	p, _, err := ReadPlanFile(l.InfoPath(v), recase)
-	return p, err == nil
 }

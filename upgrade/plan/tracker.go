@@ -1,12 +1,18 @@
-package upgrade
+package plan
 
 import (
 	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
+	"syscall"
 	"time"
+
+	"nodevisor/upgrade/version"
 )
+
+// UnknownHeight stands for a height that nobody could read. It is not zero.
+const UnknownHeight int64 = -1
 
 // Evidence says why a plan's height has come.
 type Evidence string
@@ -32,54 +38,62 @@ const (
 	Unclear                // a plan is pending, and nothing says whether its height has come: hold, never switch
 )
 
-// PlanFile is one look at the node's plan file.
-type PlanFile struct {
+// File is one look at the node's plan file.
+type File struct {
 	Plan Plan
-	Err  error // ErrNoPlan, ErrInvalidPlan
-	id   identity
+	Err  error // ErrMissing, ErrInvalid
+	id   content
 	at   time.Time // when the content came to be there (ctime)
 }
 
-// LookAtPlanFile reads the node's plan file.
-func LookAtPlanFile(path string, recase bool) PlanFile {
+// LookAt reads the node's plan file.
+func LookAt(path string, recase bool) File {
 	if path == "" {
-		return PlanFile{Err: ErrNoPlan}
+		return File{Err: ErrMissing}
 	}
-	p, info, err := ReadPlanFile(path, recase)
-	f := PlanFile{Plan: p, Err: err}
+	p, info, err := ReadFile(path, recase)
+	f := File{Plan: p, Err: err}
 	if info != nil {
-		f.id = identify(info)
-		f.at = changed(info)
+		f.id, f.at = identify(info)
 	}
 	return f
 }
 
-func changed(info fs.FileInfo) time.Time {
-	if id := identify(info); id.ctime != 0 {
-		return time.Unix(0, id.ctime)
+// content is what every write of a file changes. A changed owner or mode moves only its ctime.
+type content struct {
+	dev, ino    uint64
+	size, mtime int64
+}
+
+// identify tells the file's content from what was there before, and says when it came to be there.
+func identify(info fs.FileInfo) (content, time.Time) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return content{size: info.Size(), mtime: info.ModTime().UnixNano()}, info.ModTime()
 	}
-	return info.ModTime()
+	dev := uint64(st.Dev) //nolint:unconvert // its type differs by architecture
+	return content{dev: dev, ino: st.Ino, size: st.Size, mtime: st.Mtim.Nano()}, time.Unix(0, st.Ctim.Nano())
 }
 
 // Tracker holds what is known of plans and heights and says which plan is next, whether its height has come, and what
 // the node's end means. It is pure: no I/O, no clock, no goroutine. The rules are in docs/architecture.md, "Plans".
 type Tracker struct {
-	Current   Version
+	Current   version.Version
 	Installed Key  // the plan that current was switched to for, by its upgrade-info.json
 	HasPlan   bool // whether Installed is known
 
-	file     PlanFile
+	file     File
 	seenFile bool
 	last     Plan // the last plan that the file held; kept while the file is torn or missing
 	appeared bool // the file's content came while our node ran, and no height has contradicted it since
 	unjudged bool // it changed while no node ran, and the end of the last one hasn't been judged yet
 	schedule Schedule
 	chain    *Plan
-	record   int64     // the last height read in an earlier life of ours; Unknown = none
+	record   int64     // the last height read in an earlier life of ours; UnknownHeight = none
 	recorded time.Time // when
 
-	height  int64          // the last height read since the node's last start; Unknown = none
-	before  int64          // the last height read before height became Unknown again; Unknown = none
+	height  int64          // the last height read since the node's last start; UnknownHeight = none
+	before  int64          // the last height read before height became UnknownHeight again; UnknownHeight = none
 	highest int64          // the highest since the file appeared, in this life of the data
 	fresh   bool           // the node's first height of this start is still to come
 	stale   bool           // no height was read since the file appeared
@@ -88,9 +102,9 @@ type Tracker struct {
 	unsafe  map[int64]bool // heights that the node itself is told to pass over (--unsafe-skip-upgrades)
 }
 
-// NewTracker makes a tracker. record is the recorded height and its time (Unknown where there is none).
+// NewTracker makes a tracker. record is the recorded height and its time (UnknownHeight where there is none).
 func NewTracker(record int64, at time.Time) *Tracker {
-	return &Tracker{record: record, recorded: at, height: Unknown, before: Unknown, highest: Unknown, fresh: true}
+	return &Tracker{record: record, recorded: at, height: UnknownHeight, before: UnknownHeight, highest: UnknownHeight, fresh: true}
 }
 
 // SetSchedule replaces what operators want.
@@ -117,15 +131,15 @@ func (t *Tracker) Skips(p Plan) bool {
 func (t *Tracker) SetChain(p *Plan) { t.chain = p }
 
 // SetCurrent tells which version current names, and what it was switched to for.
-func (t *Tracker) SetCurrent(v Version, installed Plan, ok bool) {
+func (t *Tracker) SetCurrent(v version.Version, installed Plan, ok bool) {
 	t.Current, t.Installed, t.HasPlan = v, installed.Key(), ok
 }
 
 // SawFile takes one look at the plan file. running tells whether our node ran when the content changed. It returns
 // whether the content is news.
-func (t *Tracker) SawFile(f PlanFile, running bool) bool {
+func (t *Tracker) SawFile(f File, running bool) bool {
 	first := !t.seenFile
-	if !first && f.id.sameContent(t.file.id) && (f.Err == nil) == (t.file.Err == nil) {
+	if !first && f.id == t.file.id && (f.Err == nil) == (t.file.Err == nil) {
 		// A look that was asked for while the node ran may be answered after its end: the node wrote it all the same.
 		if running && t.unjudged {
 			t.unjudged, t.appeared = false, f.Err == nil && !t.scheduled(f.Plan)
@@ -142,18 +156,12 @@ func (t *Tracker) SawFile(f PlanFile, running bool) bool {
 		t.unjudged = false
 		return false // touched, copied over itself: a plan that is done isn't undone by that
 	}
-	t.highest, t.stale, t.failed = Unknown, true, 0
+	t.highest, t.stale, t.failed = UnknownHeight, true, 0
 	if running {
 		t.highest = t.height // a height only rises while a node runs
 	}
 	t.appeared = !first && running && !t.scheduled(f.Plan)
 	return true
-}
-
-// sameContent tells whether the file was written since. A changed owner or mode moves only the ctime.
-func (a identity) sameContent(b identity) bool {
-	a.ctime, b.ctime = 0, 0
-	return a == b
 }
 
 // scheduled tells whether an operator's schedule holds the plan: then the file isn't the node's own word.
@@ -197,18 +205,18 @@ func (t *Tracker) HeightFailed() {
 }
 
 func (t *Tracker) forgetHeight() {
-	if t.height != Unknown {
-		t.before, t.height = t.height, Unknown
+	if t.height != UnknownHeight {
+		t.before, t.height = t.height, UnknownHeight
 	}
 }
 
-// Height is the last height read in this life of the node, or Unknown.
+// Height is the last height read in this life of the node, or UnknownHeight.
 func (t *Tracker) Height() int64 { return t.height }
 
 // Known is the best lower bound of the data's height: this start's, else that of the start before it, else the record's.
 func (t *Tracker) Known() int64 {
 	for _, h := range []int64{t.height, t.before} {
-		if h != Unknown {
+		if h != UnknownHeight {
 			return h
 		}
 	}
@@ -217,7 +225,7 @@ func (t *Tracker) Known() int64 {
 
 // FileError says what is wrong with the plan file; nil where it is missing or fine.
 func (t *Tracker) FileError() error {
-	if t.file.Err == nil || t.file.Err == ErrNoPlan { //nolint:errorlint // ReadPlanFile returns it bare
+	if t.file.Err == nil || t.file.Err == ErrMissing { //nolint:errorlint // ReadFile returns it bare
 		return nil
 	}
 	return t.file.Err
@@ -234,7 +242,7 @@ func (t *Tracker) FilePlan() (Plan, bool) {
 // Done tells whether p needs nothing any more: current is its version, or was switched to for it, or the node itself,
 // on this data and since the file appeared, showed a height above the plan's. History alone never makes a plan done.
 func (t *Tracker) Done(p Plan) bool {
-	if t.Current == VersionOf(p.Name) || (t.HasPlan && t.Installed == p.Key()) {
+	if t.Current == version.Of(p.Name) || (t.HasPlan && t.Installed == p.Key()) {
 		return true
 	}
 	if p.Source == FromOperator || p.Height == 0 {
@@ -287,10 +295,10 @@ func (t *Tracker) NextPlan() (*Plan, error) {
 }
 
 // PendingVersions lists the versions of the pending plans, the next one first.
-func (t *Tracker) PendingVersions() []Version {
-	var all []Version
+func (t *Tracker) PendingVersions() []version.Version {
+	var all []version.Version
 	for _, p := range t.Pending() {
-		all = append(all, VersionOf(p.Name))
+		all = append(all, version.Of(p.Name))
 	}
 	return all
 }
@@ -310,7 +318,7 @@ func (t *Tracker) ahead(p Plan) bool { return !t.stale && t.below(p) }
 
 // below tells whether the height that was read last is well below the plan's. One block of slack: some nodes answer with
 // the last block that was applied, and that one is below the plan's.
-func (t *Tracker) below(p Plan) bool { return t.height != Unknown && t.height < p.Height-1 }
+func (t *Tracker) below(p Plan) bool { return t.height != UnknownHeight && t.height < p.Height-1 }
 
 // FarAhead returns the file's plan where the running node's height contradicts it: then it is an operator's schedule
 // that another tool wrote there, not the node's word.
@@ -340,9 +348,9 @@ func (t *Tracker) evidence(p Plan, clock time.Time) Evidence {
 		return ByLog // not against the node's own height: what peers and users send can end up in a log
 	case p.Source == FromFile && t.appeared && !t.scheduled(p) && !t.ahead(p) && !t.NeedsHeight():
 		return ByFile
-	case t.height != Unknown && t.height >= p.Height && p.Source != FromChain:
+	case t.height != UnknownHeight && t.height >= p.Height && p.Source != FromChain:
 		return ByHeight
-	case t.height == Unknown && t.before == Unknown && t.record == p.Height && !t.recorded.IsZero():
+	case t.height == UnknownHeight && t.before == UnknownHeight && t.record == p.Height && !t.recorded.IsZero():
 		return ByHeight
 	}
 	return None
@@ -353,9 +361,9 @@ func (t *Tracker) evidence(p Plan, clock time.Time) Evidence {
 const nearBlocks = 100
 
 // Ended says what the end of the node means, or what is known before its first start: signer is the height in the
-// signer's state (Unknown where there is none).
+// signer's state (UnknownHeight where there is none).
 func (t *Tracker) Ended(clock time.Time, signer int64, started bool) (Plan, Evidence, Verdict) {
-	if p, ok := t.FilePlan(); ok && started && t.appeared && t.stale && !t.scheduled(p) && t.height != Unknown && p.Height-t.height <= nearBlocks {
+	if p, ok := t.FilePlan(); ok && started && t.appeared && t.stale && !t.scheduled(p) && t.height != UnknownHeight && p.Height-t.height <= nearBlocks {
 		return p, ByFile, Due // it wrote the plan and was gone: the height that was read before is older than the file
 	}
 	t.stale, t.unjudged = false, false // nobody can be asked for a fresh height any more: what was read last stands
@@ -377,7 +385,7 @@ func (t *Tracker) Ended(clock time.Time, signer int64, started bool) (Plan, Evid
 	switch {
 	case t.FileError() != nil && started:
 		return Plan{}, None, Unclear
-	case !ok, !started, t.Scheduled(p), t.height != Unknown && t.height < p.Height:
+	case !ok, !started, t.Scheduled(p), t.height != UnknownHeight && t.height < p.Height:
 		return Plan{}, None, Crash
 	}
 	return p, None, Unclear

@@ -1,4 +1,4 @@
-package upgrade
+package version
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -81,7 +80,7 @@ func keepInside(l Layout, v Version) error {
 	}
 	defer root.Close()
 	if _, err := root.Stat(filepath.Join(string(v), "bin")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return hint.New("add", v.Name(), rootCause(err).Error(), "remove the link "+l.Dir(v))
+		return hint.New("add", v.Name(), hint.Cause(err).Error(), "remove the link "+l.Dir(v))
 	}
 	return nil
 }
@@ -90,7 +89,7 @@ func keepInside(l Layout, v Version) error {
 func findBinary(l Layout, from string) (path string, isDir bool, err error) {
 	info, err := os.Stat(from)
 	if err != nil {
-		return "", false, &hint.Error{Op: "add", Path: from, Err: fmt.Errorf("invalid executable path: %w", rootCause(err)), Hint: "check the path"}
+		return "", false, &hint.Error{Op: "add", Path: from, Err: fmt.Errorf("invalid executable path: %w", hint.Cause(err)), Hint: "check the path"}
 	}
 	if info.Mode().IsRegular() {
 		return from, false, nil
@@ -113,7 +112,7 @@ func placeFile(ctx context.Context, src, dst, sum string) error {
 	}
 	kept := ""
 	if _, err := os.Lstat(dst); err == nil {
-		kept = aside(dst)
+		kept = atomicfile.Aside(dst)
 		if err := os.Link(dst, kept); err != nil {
 			return fmt.Errorf("cannot keep %s aside: %w", dst, err)
 		}
@@ -123,10 +122,6 @@ func placeFile(ctx context.Context, src, dst, sum string) error {
 		os.Remove(kept) //nolint:errcheck // a second name of what is still in its place
 	}
 	return err
-}
-
-func aside(path string) string {
-	return path + ".before-" + time.Now().UTC().Format("20060102T150405.000")
 }
 
 // copyTo copies a file; sum is the digest that was verified, "" = none.
@@ -194,7 +189,7 @@ func placeTree(ctx context.Context, l Layout, p Placement, sum string) error {
 		return fmt.Errorf("cannot replace %s: %w", dir, err)
 	}
 	mine = false
-	return atomicfile.Rename(stage, filepath.Join(filepath.Dir(dir), aside("."+short(filepath.Base(dir)))))
+	return atomicfile.Rename(stage, filepath.Join(filepath.Dir(dir), atomicfile.Aside("."+short(filepath.Base(dir)))))
 }
 
 // copyTree copies directories, regular files and the links that stay inside; anything else has no place in a version.

@@ -1,4 +1,4 @@
-package upgrade
+package plan
 
 import (
 	"os"
@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"nodevisor/internal/hint"
+	"nodevisor/upgrade/version"
 )
 
 const zeroTime = `"0001-01-01T00:00:00Z"`
@@ -35,7 +35,7 @@ func TestParsePlanTakesWhatNodesWrite(t *testing.T) {
 		"escaped name":      {`{"name":"\u0076\u0032","height":32}`, Plan{Name: "v2", Height: 32}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := ParsePlan([]byte(c.doc), true)
+			p, err := Parse([]byte(c.doc), true)
 			require.NoError(t, err)
 			c.want.Source = FromFile
 			assert.Equal(t, c.want, p)
@@ -81,69 +81,41 @@ func TestParsePlanRefusesWhatTwoToolsCouldReadDifferently(t *testing.T) {
 		"a path":              `{"name":"../../evil","height":32}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := ParsePlan([]byte(doc), true)
-			require.ErrorIs(t, err, ErrInvalidPlan)
+			p, err := Parse([]byte(doc), true)
+			require.ErrorIs(t, err, ErrInvalid)
 			assert.Zero(t, p, "nothing of an invalid plan is handed out")
 		})
 	}
 	almost := `{"name":"v2","height":32,"info":"` + strings.Repeat("x", 1<<20-40) + `"}`
-	_, err := ParsePlan([]byte(almost), true)
+	_, err := Parse([]byte(almost), true)
 	require.NoError(t, err, "the cap is 1 MiB, not less")
-}
-
-func TestNormaliseName(t *testing.T) {
-	for in, want := range map[string]string{
-		"v2": "v2", "V2-Demo": "v2-demo", "Sei v6.3.0": "sei v6.3.0", "a~b:c@d": "a~b:c@d", "v2.": "v2.", "genesis": "genesis",
-		strings.Repeat("X", 255): strings.Repeat("x", 255),
-	} {
-		got, err := NormaliseName(in, true)
-		require.NoError(t, err, in)
-		assert.Equal(t, want, got)
-		got, err = NormaliseName(in, false)
-		require.NoError(t, err, in)
-		assert.Equal(t, in, got, "without recase the name stays as it is")
-	}
-	for what, in := range map[string]string{
-		"empty": "", "dot": ".", "dots": "..", "hidden": ".stage", "up": "../../evil", "absolute": "/abs", "inner slash": "a/b",
-		"backslash": `a\b`, "NUL": "a\x00b", "newline": "a\nb", "tab": "a\tb", "DEL": "a\x7fb", "escaped dots": "%2e%2e", "percent": "a%b",
-		"leading blank": " v2", "trailing blank": "v2 ", "256 bytes": strings.Repeat("x", 256),
-		"255 bytes only before escaping": strings.Repeat("x", 253) + " y", "cyrillic": "v\u0435rsion", "full width": "\uff56\uff12",
-		"Kelvin sign, which lower-cases to k": "\u212aava", "dotted I": "\u0130con", "no UTF-8": "v\xff2", "joiner": "v\u200d2",
-	} {
-		for _, recase := range []bool{true, false} {
-			_, err := NormaliseName(in, recase)
-			require.ErrorIs(t, err, ErrInvalidName, "%s: %q", what, in)
-			assert.NotEmpty(t, hint.Of(err))
-			assert.Less(t, len(err.Error()), 200, "a hostile name fills no log")
-		}
-	}
 }
 
 func TestReadPlanFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "upgrade-info.json")
-	_, _, err := ReadPlanFile(path, true)
-	require.ErrorIs(t, err, ErrNoPlan)
-	_, _, err = ReadPlanFile("", true)
-	require.ErrorIs(t, err, ErrNoPlan)
+	_, _, err := ReadFile(path, true)
+	require.ErrorIs(t, err, ErrMissing)
+	_, _, err = ReadFile("", true)
+	require.ErrorIs(t, err, ErrMissing)
 
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
-	_, info, err := ReadPlanFile(path, true)
-	require.ErrorIs(t, err, ErrInvalidPlan)
+	_, info, err := ReadFile(path, true)
+	require.ErrorIs(t, err, ErrInvalid)
 	assert.NotNil(t, info, "an unusable file has an identity all the same: a change of it is seen")
 
 	require.NoError(t, os.Remove(path))
 	require.NoError(t, os.Mkdir(path, 0o755))
-	_, _, err = ReadPlanFile(path, true)
-	require.ErrorIs(t, err, ErrInvalidPlan, "a directory")
+	_, _, err = ReadFile(path, true)
+	require.ErrorIs(t, err, ErrInvalid, "a directory")
 
 	require.NoError(t, os.Remove(path))
 	require.NoError(t, unix.Mkfifo(path, 0o600))
 	done := make(chan error, 1)
-	go func() { _, _, err := ReadPlanFile(path, true); done <- err }()
+	go func() { _, _, err := ReadFile(path, true); done <- err }()
 	select {
 	case err := <-done:
-		require.ErrorIs(t, err, ErrInvalidPlan)
+		require.ErrorIs(t, err, ErrInvalid)
 	case <-time.After(5 * time.Second):
 		require.Fail(t, "a FIFO in the place of the plan file blocks the reader")
 	}
@@ -170,10 +142,10 @@ func TestPlanKeyTitleAndMerge(t *testing.T) {
 
 func TestPlanDocumentIsReadBack(t *testing.T) {
 	p := Plan{Name: "v2", RawName: "V2", Height: 100, Info: `{"binaries":{}}`, Source: FromOperator}
-	doc, err := planDocument(p, p.Title())
+	doc, err := p.Document(p.Title())
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"name":"V2","time":"0001-01-01T00:00:00Z","height":100,"info":"{\"binaries\":{}}"}`, string(doc))
-	back, err := ParsePlan(doc, true)
+	back, err := Parse(doc, true)
 	require.NoError(t, err)
 	assert.Equal(t, p.Key(), back.Key())
 }
@@ -188,45 +160,43 @@ func FuzzParsePlan(f *testing.F) {
 		f.Add([]byte(doc), false)
 	}
 	f.Fuzz(func(t *testing.T, doc []byte, recase bool) {
-		p, err := ParsePlan(doc, recase)
+		p, err := Parse(doc, recase)
 		if err != nil {
-			require.ErrorIs(t, err, ErrInvalidPlan)
+			require.ErrorIs(t, err, ErrInvalid)
 			return
 		}
 		require.Positive(t, p.Height)
 		requireInside(t, p.Name)
-		again, err := planDocument(p, p.Title())
+		again, err := p.Document(p.Title())
 		require.NoError(t, err)
-		back, err := ParsePlan(again, recase)
-		if len(again) <= maxPlanBytes {
+		back, err := Parse(again, recase)
+		if len(again) <= maxBytes {
 			require.NoError(t, err)
 			require.Equal(t, p.Key(), back.Key())
 		}
 	})
 }
 
-func FuzzNormaliseName(f *testing.F) {
-	for _, name := range []string{"v2", "V2 x", "..", "a/../b", "\u212a", "%2e", "a\x00"} {
-		f.Add(name, true)
-	}
-	f.Fuzz(func(t *testing.T, name string, recase bool) {
-		got, err := NormaliseName(name, recase)
-		if err != nil {
-			return
-		}
-		requireInside(t, got)
-		again, err := NormaliseName(got, recase)
-		require.NoError(t, err)
-		require.Equal(t, got, again)
-		require.Equal(t, got, VersionOf(got).Name())
-	})
-}
-
 func requireInside(t *testing.T, name string) {
 	t.Helper()
-	l := layoutOf("/home")
-	dir := l.Dir(VersionOf(name))
+	l := version.Layout{Root: "/home/cosmovisor"}
+	dir := l.Dir(version.Of(name))
 	require.Equal(t, filepath.Join(l.Root, "upgrades"), filepath.Dir(dir))
 	require.LessOrEqual(t, len(filepath.Base(dir)), 255)
-	require.True(t, filepath.IsLocal(string(VersionOf(name))))
+	require.True(t, filepath.IsLocal(string(version.Of(name))))
+}
+
+func TestInstalled(t *testing.T) {
+	l := version.Layout{Root: t.TempDir()}
+	require.NoError(t, os.MkdirAll(l.Dir("upgrades/v2"), 0o755))
+	write := func(text string) { require.NoError(t, os.WriteFile(l.InfoPath("upgrades/v2"), []byte(text), 0o644)) }
+	_, ok := Installed(l, "upgrades/v2", true)
+	assert.False(t, ok)
+	write("")
+	_, ok = Installed(l, "upgrades/v2", true)
+	assert.False(t, ok, "an empty trace, as a killed Cosmovisor leaves it")
+	write(`{"name":"v2","height":100}`)
+	p, ok := Installed(l, "upgrades/v2", true)
+	assert.True(t, ok)
+	assert.Equal(t, int64(100), p.Height)
 }

@@ -1,10 +1,9 @@
-package upgrade
+package version
 
 import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -13,16 +12,16 @@ import (
 )
 
 func TestVersionNames(t *testing.T) {
-	assert.Equal(t, Version("upgrades/my%20upgrade"), VersionOf("my upgrade"))
-	assert.Equal(t, "my upgrade", VersionOf("my upgrade").Name())
+	assert.Equal(t, Version("upgrades/my%20upgrade"), Of("my upgrade"))
+	assert.Equal(t, "my upgrade", Of("my upgrade").Name())
 	assert.Equal(t, "genesis", Genesis.Name())
 	for in, want := range map[string]Version{"genesis": Genesis, "V2": "upgrades/v2", "upgrades/v2": "upgrades/v2", "my upgrade": "upgrades/my%20upgrade"} {
-		got, err := ParseVersion(in, true)
+		got, err := Parse(in, true)
 		require.NoError(t, err, in)
 		assert.Equal(t, want, got)
 	}
 	for _, in := range []string{"", "..", "upgrades/..", "upgrades/../genesis", "upgrades/", "../genesis"} {
-		_, err := ParseVersion(in, true)
+		_, err := Parse(in, true)
 		require.ErrorIs(t, err, ErrInvalidName, in)
 	}
 }
@@ -165,33 +164,6 @@ func TestSwitchToIsAtomicForReaders(t *testing.T) {
 	assert.Zero(t, <-gaps)
 }
 
-func TestSeenUpgrade(t *testing.T) {
-	for name, leave := range map[string]func(h *home){
-		"the node's plan":          func(h *home) { h.announce("v2", 100) },
-		"Cosmovisor's trace":       func(h *home) { h.write(h.l.InfoPath("upgrades/v2"), "{}") },
-		"trace of a blank":         func(h *home) { h.write(h.l.InfoPath("upgrades/my%20upgrade"), "") },
-		"our history":              func(h *home) { h.write(filepath.Join(h.l.HistoryDir(), "000001-v2.json"), "{}") },
-		"our journal":              func(h *home) { h.write(h.l.JournalPath(), "") },
-		"a history without rights": func(h *home) { h.write(h.l.HistoryDir(), "a file in its place") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			h := newHome(t)
-			h.stage("upgrades/v2", "") // staged alone is no upgrade
-			require.False(t, h.l.SeenUpgrade())
-			leave(h)
-			assert.True(t, h.l.SeenUpgrade())
-		})
-	}
-	// A path is a path: what looks like a pattern in it is none.
-	strange := layoutOf(filepath.Join(t.TempDir(), "[node]*?"))
-	require.NoError(t, os.MkdirAll(strange.Dir("upgrades/v2"), 0o755))
-	assert.False(t, strange.SeenUpgrade())
-	require.NoError(t, os.WriteFile(strange.InfoPath("upgrades/v2"), nil, 0o644))
-	assert.True(t, strange.SeenUpgrade())
-	strange.Plan = ""
-	assert.True(t, strange.SeenUpgrade())
-}
-
 func TestVersionsAndSimilar(t *testing.T) {
 	h := newHome(t)
 	for _, v := range []Version{"upgrades/v3", "upgrades/v2-demo", "upgrades/my%20upgrade"} {
@@ -203,22 +175,9 @@ func TestVersionsAndSimilar(t *testing.T) {
 	assert.True(t, h.l.HasBinary("upgrades/v3"))
 	assert.False(t, h.l.HasBinary("upgrades/empty"))
 
-	assert.Equal(t, "v2-demo", h.l.Similar(VersionOf("V2_Demo")))
+	assert.Equal(t, "v2-demo", h.l.Similar(Of("V2_Demo")))
 	assert.Empty(t, h.l.Similar("upgrades/v2-demo"), "itself is not similar")
-	assert.Empty(t, h.l.Similar(VersionOf("v4")))
-}
-
-func TestInstalledPlan(t *testing.T) {
-	h := newHome(t)
-	_, ok := h.l.InstalledPlan("upgrades/v2", true)
-	assert.False(t, ok)
-	h.write(h.l.InfoPath("upgrades/v2"), "")
-	_, ok = h.l.InstalledPlan("upgrades/v2", true)
-	assert.False(t, ok, "an empty trace, as a killed Cosmovisor leaves it")
-	h.write(h.l.InfoPath("upgrades/v2"), `{"name":"v2","height":100}`)
-	p, ok := h.l.InstalledPlan("upgrades/v2", true)
-	assert.True(t, ok)
-	assert.Equal(t, int64(100), p.Height)
+	assert.Empty(t, h.l.Similar(Of("v4")))
 }
 
 func TestTidyRemovesOnlyInterruptedWrites(t *testing.T) {
@@ -235,17 +194,4 @@ func TestTidyRemovesOnlyInterruptedWrites(t *testing.T) {
 		assert.FileExists(t, filepath.Join(dir, "kept"))
 	}
 	require.NoError(t, layoutOf(filepath.Join(t.TempDir(), "none")).Tidy())
-}
-
-func TestHaltDue(t *testing.T) {
-	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	assert.False(t, Schedule{}.HaltDue(5, at))
-	s := Schedule{Halt: &Halt{Height: 10}}
-	assert.False(t, s.HaltDue(Unknown, at), "unknown is not a height")
-	assert.False(t, s.HaltDue(9, at))
-	assert.True(t, s.HaltDue(10, at))
-	s = Schedule{Halt: &Halt{Time: at}}
-	assert.False(t, s.HaltDue(1<<40, at.Add(-time.Second)))
-	assert.True(t, s.HaltDue(Unknown, at))
-	assert.Equal(t, "2026-03-01T12:00:00Z", s.Halt.When())
 }

@@ -1,4 +1,4 @@
-package upgrade
+package version
 
 import (
 	"bufio"
@@ -13,12 +13,16 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/internal/proc"
 )
 
 // probeTimeout bounds the trial run of a binary. One that takes longer is stopped and counts as able to run: the probe
@@ -168,12 +172,12 @@ func (c *Checker) inspect(v Version, path string) (fs.FileInfo, error) {
 	}
 	defer root.Close()
 	if _, err := root.Stat(filepath.Join(string(v), "bin")); err != nil {
-		return nil, fmt.Errorf("no binary %s: %w", path, rootCause(err))
+		return nil, fmt.Errorf("no binary %s: %w", path, hint.Cause(err))
 	}
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("no binary %s: %w", path, rootCause(err))
+		return nil, fmt.Errorf("no binary %s: %w", path, hint.Cause(err))
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	case info.Size() == 0:
@@ -183,18 +187,11 @@ func (c *Checker) inspect(v Version, path string) (fs.FileInfo, error) {
 	}
 	if want := info.Mode().Perm() | 0o111; info.Mode().Perm() != want {
 		if err := os.Chmod(path, want); err != nil {
-			return nil, fmt.Errorf("%s is not executable: %w", path, rootCause(err))
+			return nil, fmt.Errorf("%s is not executable: %w", path, hint.Cause(err))
 		}
 		return os.Stat(path)
 	}
 	return info, nil
-}
-
-func rootCause(err error) error {
-	if pe := new(fs.PathError); errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }
 
 // HashFile returns the hex SHA-256 of a file.
@@ -302,29 +299,30 @@ func (c *Checker) trial(ctx context.Context, path string) error {
 	}
 	bounded, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	res, err := runProgram(bounded, program{path: path, args: c.probe, env: c.env, dir: c.layout.Root})
+	cmd := exec.Command(path, c.probe...)
+	cmd.Env, cmd.Dir = c.env, c.layout.Root
+	res, err := proc.Output(bounded, cmd, 0)
+	ended := new(proc.ExitError)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case bounded.Err() != nil:
 		c.log.Warn("the trial run of a binary took too long and was stopped", "binary", path, "args", c.probe)
 		return nil
-	case err != nil:
-		return fmt.Errorf("%s can't be executed: %w", path, rootCause(err))
+	case err != nil && !errors.As(err, &ended):
+		return fmt.Errorf("%s can't be executed: %w", path, hint.Cause(err))
+	}
+	how := ""
+	switch {
 	case res.Signal != 0:
-		return fmt.Errorf("%s %s was ended by %s%s", path, strings.Join(c.probe, " "), res.Signal, tail(res.Stderr))
+		how = "was ended by " + res.Signal.String()
 	case res.Code == 126 || res.Code == 127:
-		return fmt.Errorf("%s %s ended with %d%s", path, strings.Join(c.probe, " "), res.Code, tail(res.Stderr))
+		how = fmt.Sprintf("ended with %d", res.Code)
+	default:
+		return nil
 	}
-	return nil
-}
-
-// tail renders the last line that a program wrote to stderr, for an error message.
-func tail(stderr []byte) string {
-	lines := bytes.Split(bytes.TrimSpace(stderr), []byte("\n"))
-	last := strings.TrimSpace(string(lines[len(lines)-1]))
-	if last == "" {
-		return ""
+	if line := proc.LastLine(res.Stderr); line != "" {
+		how += ": " + line
 	}
-	return ": " + short(last)
+	return fmt.Errorf("%s %s %s", path, strings.Join(c.probe, " "), how)
 }

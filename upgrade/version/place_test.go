@@ -1,4 +1,4 @@
-package upgrade
+package version
 
 import (
 	"bytes"
@@ -126,7 +126,7 @@ func TestPlaceADirectory(t *testing.T) {
 func TestPlaceADirectoryOfTheLongestName(t *testing.T) {
 	h := newHome(t)
 	from := t.TempDir()
-	v := VersionOf(strings.Repeat("x", maxNameBytes))
+	v := Of(strings.Repeat("x", maxNameBytes))
 	for _, content := range []string{"one", "two"} {
 		h.write(filepath.Join(from, "simd"), "#!/bin/sh\n# "+content+"\n") // at the top: it is put into bin
 		_, err := Place(t.Context(), h.l, Placement{Version: v, From: from, Force: true})
@@ -222,7 +222,7 @@ func TestPlaceOnAFullDisk(t *testing.T) {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.CommandContext(t.Context(), self)
-	cmd.Env = append(os.Environ(), actEnv+"=full-disk", homeEnv+"="+dir)
+	cmd.Env = append(os.Environ(), fullDiskEnv+"="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},

@@ -1,4 +1,4 @@
-package upgrade
+package plan
 
 import (
 	"cmp"
@@ -12,6 +12,8 @@ import (
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/state"
+	"nodevisor/upgrade/version"
 )
 
 // Schedule is <home>/supervisor/schedule.json: what operators want, and what they want passed over. It is kept whole:
@@ -45,11 +47,23 @@ type Halt struct {
 // When renders the halt's height or time.
 func (h Halt) When() string { return Plan{Height: h.Height, Time: h.Time}.When() }
 
-// LoadSchedule reads the schedule; a missing file is an empty one. An unusable one is ErrJournal: plans of an operator
+// HaltDue tells whether the scheduled halt has come.
+func (s Schedule) HaltDue(height int64, clock time.Time) bool {
+	switch h := s.Halt; {
+	case h == nil:
+		return false
+	case !h.Time.IsZero():
+		return !clock.Before(h.Time)
+	default:
+		return height != UnknownHeight && height >= h.Height
+	}
+}
+
+// LoadSchedule reads the schedule; a missing file is an empty one. An unusable one is state.ErrUntrusted: plans of an operator
 // that can't be read are no reason to go on without them.
 func LoadSchedule(path string) (Schedule, error) {
-	s := Schedule{Schema: journalSchema}
-	data, err := readState(path)
+	s := Schedule{Schema: state.Schema}
+	data, err := state.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
@@ -62,7 +76,7 @@ func LoadSchedule(path string) (Schedule, error) {
 	}
 	if err != nil {
 		return s, &hint.Error{
-			Op: "read the schedule", Path: path, Err: fmt.Errorf("%w: %w", ErrJournal, err),
+			Op: "read the schedule", Path: path, Err: fmt.Errorf("%w: %w", state.ErrUntrusted, err),
 			Hint: "mend or move away " + path + ", then schedule again with: supervisor upgrade add",
 		}
 	}
@@ -71,11 +85,11 @@ func LoadSchedule(path string) (Schedule, error) {
 
 // check refuses what another version of the program wrote, and names that could leave the tree: people edit this file.
 func (s Schedule) check() error {
-	if s.Schema != journalSchema {
-		return fmt.Errorf("its schema is %d, this program knows %d", s.Schema, journalSchema)
+	if s.Schema != state.Schema {
+		return fmt.Errorf("its schema is %d, this program knows %d", s.Schema, state.Schema)
 	}
 	for _, p := range s.Plans {
-		if _, err := NormaliseName(p.Name, false); err != nil {
+		if _, err := version.NormaliseName(p.Name, false); err != nil {
 			return err
 		}
 		if p.Height < 0 {
@@ -87,8 +101,8 @@ func (s Schedule) check() error {
 
 // Save writes the schedule durably.
 func (s Schedule) Save(path string) error {
-	s.Schema = journalSchema
-	data, err := encodeState(s)
+	s.Schema = state.Schema
+	data, err := state.Encode(s)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package upgrade
+package version
 
 import (
 	"context"
@@ -13,14 +13,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-const staged = Version("upgrades/v2")
-
-// checker makes a checker that knows nothing yet.
-func (h *home) checker() *Checker {
-	h.t.Helper()
-	return h.unloaded().Checker
-}
 
 // settled waits until the binary is old enough for its verification to be remembered.
 func (h *home) settled(v Version) {
@@ -116,12 +108,6 @@ func TestCheckFindsWhatWouldFailAtTheHalt(t *testing.T) {
 	}
 }
 
-func (h *home) link(path, target string) {
-	h.t.Helper()
-	require.NoError(h.t, os.MkdirAll(filepath.Dir(path), 0o755))
-	require.NoError(h.t, os.Symlink(target, path))
-}
-
 func TestCheckAcceptsWhatRuns(t *testing.T) {
 	for name, make := range map[string]func(h *home){
 		"a script":            func(h *home) { h.stage(staged, "exit 0") },
@@ -172,7 +158,7 @@ func TestCheckMakesExecutableAsCosmovisorDoes(t *testing.T) {
 func TestCheckNamesASimilarVersion(t *testing.T) {
 	h := newHome(t)
 	h.stage("upgrades/V2-Demo", "exit 0") // prepared without recasing
-	r := h.checker().Check(t.Context(), VersionOf("v2-demo"))
+	r := h.checker().Check(t.Context(), Of("v2-demo"))
 	require.Len(t, r.Problems, 2)
 	assert.Contains(t, r.Problems[1], `"V2-Demo" is there`)
 }

@@ -1,4 +1,4 @@
-package upgrade
+package plan
 
 import (
 	"testing"
@@ -6,6 +6,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/upgrade/version"
 )
 
 // noon is when the stories of this file begin; day is when files and records of "yesterday" are from.
@@ -18,12 +20,12 @@ var (
 type story struct {
 	*Tracker
 	t    *testing.T
-	file PlanFile
+	file File
 }
 
-// tell begins a story on the version v, with the recorded height (Unknown = none) of that time.
-func tell(t *testing.T, v Version, record int64, at time.Time) *story {
-	s := &story{Tracker: NewTracker(record, at), t: t, file: PlanFile{Err: ErrNoPlan}}
+// tell begins a story on the version v, with the recorded height (UnknownHeight = none) of that time.
+func tell(t *testing.T, v version.Version, record int64, at time.Time) *story {
+	s := &story{Tracker: NewTracker(record, at), t: t, file: File{Err: ErrMissing}}
 	s.SetCurrent(v, Plan{}, false)
 	return s
 }
@@ -37,13 +39,12 @@ func (s *story) writes(name string, height int64, at time.Time) *story {
 // rewritten changes what the file's identity is made of, as every write does.
 func (s *story) rewritten(at time.Time) *story {
 	s.file.id.mtime++
-	s.file.id.ctime++
 	s.file.at = at
 	return s
 }
 
 func (s *story) tears(at time.Time) *story {
-	s.file.Plan, s.file.Err = Plan{}, ErrInvalidPlan
+	s.file.Plan, s.file.Err = Plan{}, ErrInvalid
 	return s.rewritten(at)
 }
 
@@ -97,56 +98,56 @@ func want(t *testing.T, verdict Verdict, ev Evidence) func(Plan, Evidence, Verdi
 // Cosmovisor's crash loop (cosmos-sdk issue 22731): the node is gone at H, its plan is written, and no RPC answers.
 func TestTheNodeIsGoneAtItsHeight(t *testing.T) {
 	t.Run("it writes the plan and exits, no height was ever read", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{})
-		want(t, Crash, None)(s.boots(Unknown))
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+		want(t, Crash, None)(s.boots(UnknownHeight))
 		s.runs()
 		s.writes("v2", 100, noon)
-		want(t, Due, ByFile)(s.ends(Unknown))
+		want(t, Due, ByFile)(s.ends(UnknownHeight))
 	})
 	t.Run("the height was read just below", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{})
-		s.boots(Unknown)
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+		s.boots(UnknownHeight)
 		s.runs(98, 99).writes("v2", 100, noon)
-		want(t, Due, ByFile)(s.ends(Unknown))
+		want(t, Due, ByFile)(s.ends(UnknownHeight))
 	})
 	t.Run("at start-up, the signer is at exactly the height", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{}).writes("v2", 100, noon.Add(-day))
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{}).writes("v2", 100, noon.Add(-day))
 		want(t, Due, BySigner)(s.boots(100))
 	})
 	t.Run("at start-up, the recorded height is the plan's", func(t *testing.T) {
-		s := tell(t, Genesis, 100, noon.Add(-day)).writes("v2", 100, noon.Add(-day))
-		want(t, Due, ByHeight)(s.boots(Unknown))
+		s := tell(t, version.Genesis, 100, noon.Add(-day)).writes("v2", 100, noon.Add(-day))
+		want(t, Due, ByHeight)(s.boots(UnknownHeight))
 	})
 	t.Run("at start-up, nothing says so: current is started once, writes its plan again and ends", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{}).writes("v2", 100, noon.Add(-day))
-		want(t, Crash, None)(s.boots(Unknown))
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{}).writes("v2", 100, noon.Add(-day))
+		want(t, Crash, None)(s.boots(UnknownHeight))
 		s.runs().notDue("a file that was found says nothing of the height")
 		s.rewritten(noon)
-		want(t, Due, ByFile)(s.ends(Unknown))
+		want(t, Due, ByFile)(s.ends(UnknownHeight))
 	})
 	t.Run("at start-up, started once: its line says so", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{}).writes("v2", 100, noon.Add(-day))
-		s.boots(Unknown)
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{}).writes("v2", 100, noon.Add(-day))
+		s.boots(UnknownHeight)
 		s.runs()
 		s.SawLine("v2", 100)
-		want(t, Due, ByLog)(s.ends(Unknown))
+		want(t, Due, ByLog)(s.ends(UnknownHeight))
 	})
 	t.Run("at start-up, started once: still nothing", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{}).writes("v2", 100, noon.Add(-day))
-		s.boots(Unknown)
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{}).writes("v2", 100, noon.Add(-day))
+		s.boots(UnknownHeight)
 		s.runs()
-		want(t, Unclear, None)(s.ends(Unknown))
+		want(t, Unclear, None)(s.ends(UnknownHeight))
 		assert.Contains(t, s.Describe(), "v2 at 100")
 	})
 	t.Run("a signer one beside the height says nothing", func(t *testing.T) {
-		for _, signer := range []int64{0, 99, 101, Unknown} {
-			s := tell(t, Genesis, Unknown, time.Time{}).writes("v2", 100, noon.Add(-day))
+		for _, signer := range []int64{0, 99, 101, UnknownHeight} {
+			s := tell(t, version.Genesis, UnknownHeight, time.Time{}).writes("v2", 100, noon.Add(-day))
 			want(t, Crash, None)(s.boots(signer))
 		}
 	})
 	t.Run("it stays alive and answers", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{})
-		s.boots(Unknown)
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+		s.boots(UnknownHeight)
 		s.runs(99).notDue("no plan")
 		s.writes("v2", 100, noon).look()
 		s.due("v2", ByFile)
@@ -157,16 +158,16 @@ func TestTheNodeIsGoneAtItsHeight(t *testing.T) {
 
 // The look that the node's last write asked for may be answered between its end and the verdict on it.
 func TestTheLastWriteIsSeenAfterTheEnd(t *testing.T) {
-	s := tell(t, Genesis, Unknown, time.Time{})
-	s.boots(Unknown)
+	s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+	s.boots(UnknownHeight)
 	s.runs().writes("v2", 100, noon)
 	s.SawFile(s.file, false)
-	want(t, Due, ByFile)(s.ends(Unknown))
+	want(t, Due, ByFile)(s.ends(UnknownHeight))
 
-	s = tell(t, Genesis, Unknown, time.Time{})
-	s.boots(Unknown)
+	s = tell(t, version.Genesis, UnknownHeight, time.Time{})
+	s.boots(UnknownHeight)
 	s.runs()
-	want(t, Crash, None)(s.ends(Unknown))
+	want(t, Crash, None)(s.ends(UnknownHeight))
 	s.writes("v2", 100, noon) // by an operator, in the pause before the restart
 	s.SawFile(s.file, false)
 	s.runs().notDue("what came while no node ran is not the node's word")
@@ -174,7 +175,7 @@ func TestTheLastWriteIsSeenAfterTheEnd(t *testing.T) {
 
 // A hand patch: v3.0.1 runs over the plan v3. The stale file must not undo it, whatever happens to node and file.
 func TestAStaleFileUnderAHandPatch(t *testing.T) {
-	const patched = Version("upgrades/v3.0.1")
+	const patched = version.Version("upgrades/v3.0.1")
 	stale := func(t *testing.T, record int64, at time.Time) *story {
 		return tell(t, patched, record, at).writes("v3", 100, noon.Add(-2*day))
 	}
@@ -185,7 +186,7 @@ func TestAStaleFileUnderAHandPatch(t *testing.T) {
 		want(t, Crash, None)(s.ends(5001))
 	})
 	t.Run("a crash after a height was read, no record", func(t *testing.T) {
-		s := stale(t, Unknown, time.Time{})
+		s := stale(t, UnknownHeight, time.Time{})
 		want(t, Crash, None)(s.boots(5001))
 		s.runs(5000)
 		want(t, Crash, None)(s.ends(5001))
@@ -193,7 +194,7 @@ func TestAStaleFileUnderAHandPatch(t *testing.T) {
 		want(t, Crash, None)(s.ends(5001))
 	})
 	t.Run("a crash before any height, no record: held, not switched", func(t *testing.T) {
-		s := stale(t, Unknown, time.Time{})
+		s := stale(t, UnknownHeight, time.Time{})
 		want(t, Crash, None)(s.boots(5001))
 		s.runs()
 		want(t, Unclear, None)(s.ends(5001))
@@ -206,15 +207,15 @@ func TestAStaleFileUnderAHandPatch(t *testing.T) {
 	})
 	for name, change := range map[string]func(s *story){
 		"touched":                   func(s *story) { s.rewritten(noon) },
-		"given to another owner":    func(s *story) { s.file.id.ctime++; s.file.at = noon },
+		"given to another owner":    func(s *story) { s.file.at = noon },
 		"copied over itself, torn":  func(s *story) { s.tears(noon).look(); s.writes("v3", 100, noon) },
-		"moved away and back":       func(s *story) { s.file.Err = ErrNoPlan; s.rewritten(noon).look(); s.writes("v3", 100, noon) },
+		"moved away and back":       func(s *story) { s.file.Err = ErrMissing; s.rewritten(noon).look(); s.writes("v3", 100, noon) },
 		"emptied twice in between":  func(s *story) { s.tears(noon).look(); s.rewritten(noon).look(); s.writes("v3", 100, noon) },
 		"replaced by an older plan": func(s *story) { s.writes("v2", 50, noon) },
 	} {
 		t.Run(name+" while the node runs", func(t *testing.T) {
-			s := stale(t, Unknown, time.Time{})
-			s.boots(Unknown)
+			s := stale(t, UnknownHeight, time.Time{})
+			s.boots(UnknownHeight)
 			s.runs(5000).notDue("done")
 			change(s)
 			s.look()
@@ -228,7 +229,7 @@ func TestAStaleFileUnderAHandPatch(t *testing.T) {
 		}
 		t.Run(name+" while the node runs, no height, a newer record", func(t *testing.T) {
 			s := stale(t, 5000, noon.Add(-day))
-			s.boots(Unknown)
+			s.boots(UnknownHeight)
 			s.runs().notDue("done, by the record")
 			change(s)
 			s.file.at = noon.Add(-2 * day) // whatever the time stamps, done stays done
@@ -244,7 +245,7 @@ func TestAStaleFileUnderAHandPatch(t *testing.T) {
 		want(t, Crash, None)(s.ends(5001))
 	})
 	t.Run("current/upgrade-info.json names it", func(t *testing.T) {
-		s := stale(t, Unknown, time.Time{})
+		s := stale(t, UnknownHeight, time.Time{})
 		s.SetCurrent(patched, Plan{Name: "v3", Height: 100}, true)
 		want(t, Crash, None)(s.boots(100))
 		s.runs()
@@ -256,8 +257,8 @@ func TestAStaleFileUnderAHandPatch(t *testing.T) {
 func TestAFutureHeightInTheFileAndAKill(t *testing.T) {
 	const far = 9000
 	t.Run("written while the node runs, killed at once", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{})
-		s.boots(Unknown)
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+		s.boots(UnknownHeight)
 		s.runs(4000).writes("v2", far, noon).look()
 		assert.True(t, s.NeedsHeight(), "a node that can be asked is asked")
 		s.notDue("its height may contradict")
@@ -272,45 +273,45 @@ func TestAFutureHeightInTheFileAndAKill(t *testing.T) {
 		s.due("v2", ByHeight)
 	})
 	t.Run("contradicted by a fresh height, then killed, then no height", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{})
-		s.boots(Unknown)
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+		s.boots(UnknownHeight)
 		s.runs(4000).writes("v2", far, noon).look()
 		s.SawHeight(4001)
-		want(t, Crash, None)(s.ends(Unknown))
+		want(t, Crash, None)(s.ends(UnknownHeight))
 		s.runs().notDue("contradicted once is contradicted")
-		want(t, Unclear, None)(s.ends(Unknown))
+		want(t, Unclear, None)(s.ends(UnknownHeight))
 	})
 	t.Run("imported, then killed", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{}).writes("v2", far, noon.Add(-day))
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{}).writes("v2", far, noon.Add(-day))
 		s.SetSchedule(Schedule{Plans: []Plan{{Name: "v2", Height: far, Source: FromOperator}}})
-		want(t, Crash, None)(s.boots(Unknown))
+		want(t, Crash, None)(s.boots(UnknownHeight))
 		s.runs()
-		want(t, Crash, None)(s.ends(Unknown))
+		want(t, Crash, None)(s.ends(UnknownHeight))
 		s.runs().rewritten(noon).look()
 		s.notDue("an imported schedule wrote it")
-		want(t, Crash, None)(s.ends(Unknown))
+		want(t, Crash, None)(s.ends(UnknownHeight))
 	})
 	t.Run("imported while it runs, the next life has no height yet", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{})
-		s.boots(Unknown)
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+		s.boots(UnknownHeight)
 		s.runs().writes("v2", far, noon)
 		s.SetSchedule(Schedule{Plans: []Plan{{Name: "v2", Height: far, Source: FromOperator}}})
 		s.look()
 		s.notDue("scheduled")
-		want(t, Crash, None)(s.ends(Unknown))
+		want(t, Crash, None)(s.ends(UnknownHeight))
 		s.runs().notDue("still scheduled")
 		s.SetSchedule(Schedule{})
 		s.notDue("cancelled: what was an operator's is not the node's word now")
 	})
 	t.Run("found at the start, then killed", func(t *testing.T) {
-		s := tell(t, Genesis, 3000, noon.Add(-day)).writes("v2", far, noon.Add(-day))
+		s := tell(t, version.Genesis, 3000, noon.Add(-day)).writes("v2", far, noon.Add(-day))
 		want(t, Crash, None)(s.boots(3001))
 		s.runs(4000)
 		want(t, Crash, None)(s.ends(4001))
 	})
 	t.Run("one read fails", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{})
-		s.boots(Unknown)
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+		s.boots(UnknownHeight)
 		s.runs(4000).writes("v2", far, noon).look()
 		s.HeightFailed()
 		s.notDue("a busy node misses a question")
@@ -321,8 +322,8 @@ func TestAFutureHeightInTheFileAndAKill(t *testing.T) {
 		s.notDue("and was contradicted since")
 	})
 	t.Run("all reads fail: the RPC went with the consensus", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{})
-		s.boots(Unknown)
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+		s.boots(UnknownHeight)
 		s.runs(4000).writes("v2", 4010, noon).look()
 		for range maxFailed - 1 {
 			s.HeightFailed()
@@ -332,26 +333,26 @@ func TestAFutureHeightInTheFileAndAKill(t *testing.T) {
 		s.due("v2", ByFile)
 	})
 	t.Run("a line in the log against the node's own height", func(t *testing.T) {
-		s := tell(t, Genesis, Unknown, time.Time{}).writes("v2", far, noon.Add(-day))
-		s.boots(Unknown)
+		s := tell(t, version.Genesis, UnknownHeight, time.Time{}).writes("v2", far, noon.Add(-day))
+		s.boots(UnknownHeight)
 		s.runs(4000)
 		s.SawLine("v2", far) // what peers and users send can end up there
 		s.notDue("contradicted")
-		want(t, Crash, None)(s.ends(Unknown))
+		want(t, Crash, None)(s.ends(UnknownHeight))
 	})
 }
 
 // A node that syncs fast is far below when it was read last, writes its plan and exits: after one more start it says so.
 func TestAFastSyncConverges(t *testing.T) {
-	s := tell(t, Genesis, Unknown, time.Time{})
-	s.boots(Unknown)
+	s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+	s.boots(UnknownHeight)
 	s.runs(4000).writes("v2", 5000, noon)
-	want(t, Crash, None)(s.ends(Unknown))
+	want(t, Crash, None)(s.ends(UnknownHeight))
 	s.runs().rewritten(noon.Add(time.Second)) // at H again: it writes its plan again
-	want(t, Due, ByFile)(s.ends(Unknown))
+	want(t, Due, ByFile)(s.ends(UnknownHeight))
 
-	s = tell(t, Genesis, Unknown, time.Time{})
-	s.boots(Unknown)
+	s = tell(t, version.Genesis, UnknownHeight, time.Time{})
+	s.boots(UnknownHeight)
 	s.runs(4000).writes("v2", 5000, noon)
 	want(t, Due, BySigner)(s.ends(5000))
 }
@@ -359,27 +360,27 @@ func TestAFastSyncConverges(t *testing.T) {
 // At rest a height is read every five seconds: a node that wrote its plan and was gone is believed, although the height
 // that was read before is some blocks below. One that was read after the plan was written is not overruled.
 func TestAPlanThatWasWrittenLast(t *testing.T) {
-	s := tell(t, Genesis, Unknown, time.Time{})
-	s.boots(Unknown)
+	s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+	s.boots(UnknownHeight)
 	s.runs(80).writes("v2", 100, noon)
-	want(t, Due, ByFile)(s.ends(Unknown))
+	want(t, Due, ByFile)(s.ends(UnknownHeight))
 
-	s = tell(t, Genesis, Unknown, time.Time{})
-	s.boots(Unknown)
+	s = tell(t, version.Genesis, UnknownHeight, time.Time{})
+	s.boots(UnknownHeight)
 	s.runs(80).writes("v2", 100, noon).look()
 	s.SawHeight(81)
-	want(t, Crash, None)(s.ends(Unknown))
+	want(t, Crash, None)(s.ends(UnknownHeight))
 }
 
 // The signer's state outlives the data: after a resync it may stand at a plan's height while the node is far below.
 func TestTheSignerAheadOfTheData(t *testing.T) {
-	s := tell(t, Genesis, Unknown, time.Time{})
+	s := tell(t, version.Genesis, UnknownHeight, time.Time{})
 	s.boots(100)
 	s.SetChain(&Plan{Name: "v2", Height: 100, Source: FromChain})
 	s.runs(40, 60)
 	want(t, Crash, None)(s.ends(100))
 
-	s = tell(t, Genesis, Unknown, time.Time{}).writes("v2", 100, noon.Add(-day))
+	s = tell(t, version.Genesis, UnknownHeight, time.Time{}).writes("v2", 100, noon.Add(-day))
 	s.SawFile(s.file, false)
 	s.runs(40, 60)
 	want(t, Crash, None)(s.ends(100))

@@ -1,4 +1,10 @@
-package upgrade
+// Package plan says what is to happen to a node, and whether its time has come.
+//
+// A Plan is announced by the node's own file, by the chain or by an operator; the same name and height is the same plan,
+// whoever announced it. The Schedule is the durable part: what operators want, and what they want passed over. The Tracker
+// joins all of it with the heights that were read, and says which plan is next, which is done, which is due, and what the node's
+// end means. It never guesses: what only may be due is Unclear.
+package plan
 
 import (
 	"bytes"
@@ -8,14 +14,13 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"nodevisor/internal/hint"
+	"nodevisor/upgrade/version"
 )
 
 // Source says where a plan is known from.
@@ -67,11 +72,11 @@ func (p Plan) Title() string {
 
 // To is the version that p leads to. An operator who applies "genesis" means the first version; a chain's plan of that
 // name is its own.
-func (p Plan) To() Version {
-	if p.Immediate && p.Name == string(Genesis) {
-		return Genesis
+func (p Plan) To() version.Version {
+	if p.Immediate && p.Name == string(version.Genesis) {
+		return version.Genesis
 	}
-	return VersionOf(p.Name)
+	return version.Of(p.Name)
 }
 
 // When renders the height or the time of p.
@@ -90,104 +95,55 @@ func (p Plan) Merge(other Plan) Plan {
 	return p
 }
 
-// Limits of a plan file. A governance proposal's info is far below; the cap keeps a hostile file from being parsed at all.
-const (
-	maxPlanBytes = 1 << 20
-	maxNameBytes = 255 // a file name's limit on Linux (NAME_MAX), counted after escaping
-)
+// maxBytes caps a plan file. A governance proposal's info is far below; the cap keeps a hostile file from being parsed at all.
+const maxBytes = 1 << 20
 
-// Errors of plan files and names.
+// Errors of plan files.
 var (
-	ErrNoPlan      = errors.New("no plan")          // the file is missing
-	ErrInvalidPlan = errors.New("invalid plan")     // the file is there and says nothing usable (yet)
-	ErrInvalidName = errors.New("invalid name")     // a name that could leave the tree of versions
-	ErrPlanChanged = errors.New("the plan changed") // between the trigger and the stop
+	ErrMissing = errors.New("no plan")      // the file is missing
+	ErrInvalid = errors.New("invalid plan") // the file is there and says nothing usable (yet)
 )
 
-// NormaliseName is the one place where a plan's name becomes the name of a version. With recase it is lower-cased, as
-// Cosmovisor does. Allowed is printable ASCII without "/", "\" and "%", not starting with a dot, at most 255 bytes after
-// URL path escaping: everything else could name a path outside the tree, or two versions by names that look the same.
-func NormaliseName(name string, recase bool) (string, error) {
-	bad := func(why string) (string, error) {
-		return "", &hint.Error{
-			Op: "use the name", Path: strconv.Quote(short(name)), Err: fmt.Errorf("%w: %s", ErrInvalidName, why),
-			Hint: "a version's name is printable ASCII without / \\ % and does not start with a dot",
-		}
-	}
-	switch {
-	case name == "":
-		return bad("it is empty")
-	case name[0] == '.':
-		return bad("it starts with a dot")
-	case name != strings.TrimSpace(name):
-		return bad("it starts or ends with white space")
-	}
-	for _, r := range name {
-		switch {
-		case r == '/' || r == '\\':
-			return bad("it holds a path separator")
-		case r == '%':
-			return bad("it holds a %")
-		case r < 0x20 || r > 0x7e:
-			return bad("it holds a character that is not printable ASCII")
-		}
-	}
-	if len(url.PathEscape(name)) > maxNameBytes {
-		return bad("it is longer than 255 bytes")
-	}
-	if recase { // last: lower-casing makes ASCII of some look-alikes (the Kelvin sign becomes a k)
-		name = strings.ToLower(name)
-	}
-	return name, nil
-}
-
-func short(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "…"
-	}
-	return s
-}
-
-// ReadPlanFile reads what the node announced. A missing file is ErrNoPlan; one that is empty, half-written or otherwise
-// unusable is ErrInvalidPlan: look again later, the node may still be writing.
-func ReadPlanFile(path string, recase bool) (Plan, fs.FileInfo, error) {
+// ReadFile reads what the node announced. A missing file is ErrMissing; one that is empty, half-written or otherwise
+// unusable is ErrInvalid: look again later, the node may still be writing.
+func ReadFile(path string, recase bool) (Plan, fs.FileInfo, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO in its place must not block
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
-		return Plan{}, nil, ErrNoPlan
+		return Plan{}, nil, ErrMissing
 	}
 	if err != nil {
-		return Plan{}, nil, fmt.Errorf("%w: %w", ErrInvalidPlan, err)
+		return Plan{}, nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return Plan{}, nil, fmt.Errorf("%w: %w", ErrInvalidPlan, err)
+		return Plan{}, nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if !info.Mode().IsRegular() {
-		return Plan{}, info, fmt.Errorf("%w: not a regular file", ErrInvalidPlan)
+		return Plan{}, info, fmt.Errorf("%w: not a regular file", ErrInvalid)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxPlanBytes+1))
+	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
 	if err != nil {
-		return Plan{}, info, fmt.Errorf("%w: %w", ErrInvalidPlan, err)
+		return Plan{}, info, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	p, err := ParsePlan(data, recase)
+	p, err := Parse(data, recase)
 	return p, info, err
 }
 
-// ParsePlan reads a plan as x/upgrade writes it (encoding/json: height is a number; or jsonpb: height is a string).
+// Parse reads a plan as x/upgrade writes it (encoding/json: height is a number; or jsonpb: height is a string).
 // encoding/json alone would take the last of duplicate keys and ignore what follows the document; both are refused
 // here, because two tools that read the same bytes must see the same plan.
-func ParsePlan(data []byte, recase bool) (Plan, error) {
+func Parse(data []byte, recase bool) (Plan, error) {
 	p, err := parsePlan(data, recase)
 	if err != nil {
-		return Plan{}, fmt.Errorf("%w: %w", ErrInvalidPlan, err)
+		return Plan{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return p, nil
 }
 
 func parsePlan(data []byte, recase bool) (Plan, error) {
 	switch {
-	case len(data) > maxPlanBytes:
+	case len(data) > maxBytes:
 		return Plan{}, errors.New("larger than 1 MiB")
 	case len(bytes.TrimSpace(data)) == 0:
 		return Plan{}, errors.New("empty")
@@ -203,7 +159,7 @@ func parsePlan(data []byte, recase bool) (Plan, error) {
 			return Plan{}, fmt.Errorf("name: %w", err)
 		}
 	}
-	if p.Name, err = NormaliseName(name, recase); err != nil {
+	if p.Name, err = version.NormaliseName(name, recase); err != nil {
 		return Plan{}, err
 	}
 	if p.Name != name {
@@ -279,18 +235,24 @@ func parseHeight(raw json.RawMessage) (int64, error) {
 	}
 	h, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || h == 0 || h > math.MaxInt64 {
-		return 0, fmt.Errorf("%s is no positive whole number", short(string(raw)))
+		return 0, fmt.Errorf("%.64s is no positive whole number", raw)
 	}
 	return int64(h), nil
 }
 
-// planDocument renders p under that name as x/upgrade writes its file, so that a node's store loader and Cosmovisor can
+// Document renders p under that name as x/upgrade writes its file, so that a node's store loader and Cosmovisor can
 // read it.
-func planDocument(p Plan, name string) ([]byte, error) {
+func (p Plan) Document(name string) ([]byte, error) {
 	return json.Marshal(struct {
 		Name   string    `json:"name"`
 		Time   time.Time `json:"time"`
 		Height int64     `json:"height,omitempty"`
 		Info   string    `json:"info,omitempty"`
 	}{Name: name, Height: p.Height, Info: p.Info})
+}
+
+// Installed reads the plan that a version was switched to for; ok is false where there is no (readable) trace.
+func Installed(l version.Layout, v version.Version, recase bool) (p Plan, ok bool) {
+	p, _, err := ReadFile(l.InfoPath(v), recase)
+	return p, err == nil
 }

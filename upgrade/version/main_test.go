@@ -1,0 +1,146 @@
+package version
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// fullDiskEnv names the directory on which a re-executed test process tries a full disk instead of running the tests.
+const fullDiskEnv = "VERSION_TEST_FULL_DISK"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(fullDiskEnv); dir != "" {
+		if err := fullDisk(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// staged is the version that the tests place, check and switch to.
+const staged = Version("upgrades/v2")
+
+// home is a node's home with a tree of versions.
+type home struct {
+	t     testing.TB
+	l     Layout
+	probe []string
+}
+
+// newHome makes a home whose node is called simd, with the version genesis and the link to it.
+func newHome(t testing.TB) *home {
+	t.Helper()
+	h := &home{t: t, l: layoutOf(t.TempDir())}
+	for _, dir := range []string{h.l.DataDir(), h.l.State()} {
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+	}
+	h.stage(Genesis, "exit 0")
+	require.NoError(t, os.Symlink("genesis", h.l.Link()))
+	return h
+}
+
+func layoutOf(dir string) Layout {
+	return Layout{Home: dir, Root: filepath.Join(dir, "cosmovisor"), Node: "simd", Plan: filepath.Join(dir, "data", "upgrade-info.json")}
+}
+
+func (h *home) write(path, text string) {
+	h.t.Helper()
+	require.NoError(h.t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(h.t, os.WriteFile(path, []byte(text), 0o644))
+}
+
+func (h *home) read(path string) string {
+	h.t.Helper()
+	data, err := os.ReadFile(path)
+	require.NoError(h.t, err)
+	return string(data)
+}
+
+func (h *home) link(path, target string) {
+	h.t.Helper()
+	require.NoError(h.t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(h.t, os.Symlink(target, path))
+}
+
+// stage puts a shell script in the place of the version's binary. It is made aside and renamed, as a binary that is
+// written in place could be busy in another test's fork.
+func (h *home) stage(v Version, body string) {
+	h.t.Helper()
+	script(h.t, h.l.Binary(v), body)
+}
+
+func script(t testing.TB, path, body string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path+".new", []byte("#!/bin/sh\n"+body+"\n"), 0o755))
+	require.NoError(t, os.Rename(path+".new", path))
+}
+
+// current reads the link.
+func (h *home) current() Version {
+	h.t.Helper()
+	v, err := h.l.Current()
+	require.NoError(h.t, err)
+	return v
+}
+
+// checker makes a checker that knows nothing yet.
+func (h *home) checker() *Checker {
+	return NewChecker(h.l, h.probe, os.Environ(), slog.New(slog.DiscardHandler))
+}
+
+// lines counts the lines of a file; a missing one has none.
+func lines(path string) int {
+	data, _ := os.ReadFile(path) //nolint:errcheck // said above
+	return strings.Count(string(data), "\n")
+}
+
+// within waits for a fact.
+func within(t testing.TB, d time.Duration, fact func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(d); !fact(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			require.Fail(t, "in vain")
+		}
+	}
+}
+
+// fullDisk replaces a binary on a disk that has room for the old one alone.
+func fullDisk(dir string) error {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	l := layoutOf(dir)
+	old := "#!/bin/sh\n" + strings.Repeat("#", 100<<10)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(l.Binary("upgrades/v2")), 0o755), os.WriteFile(l.Binary("upgrades/v2"), []byte(old), 0o755)); err != nil {
+		return err
+	}
+	self, err := os.Executable() // megabytes
+	if err != nil {
+		return err
+	}
+	_, err = Place(context.Background(), l, Placement{Version: "upgrades/v2", From: self, Force: true})
+	if !errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("want ENOSPC, got %w", err)
+	}
+	if data, err := os.ReadFile(l.Binary("upgrades/v2")); err != nil || string(data) != old {
+		return fmt.Errorf("the old binary is gone: %w", err)
+	}
+	left, err := os.ReadDir(filepath.Dir(l.Binary("upgrades/v2")))
+	if err != nil || len(left) != 1 {
+		return fmt.Errorf("left over: %v %w", left, err)
+	}
+	return nil
+}
