@@ -83,20 +83,3 @@ func TestRedact(t *testing.T) {
 		assert.Equal(t, want, Redact(raw))
 	}
 }
-
-func FuzzParseChecksum(f *testing.F) {
-	f.Add("https://h/simd?checksum=sha256:" + strings.Repeat("a1", 32))
-	f.Add("https://h/simd?a=1&checksum=md5:x;checksum=")
-	f.Fuzz(func(t *testing.T, raw string) {
-		algo, sum, clean, err := ParseChecksum(raw)
-		if err != nil {
-			return
-		}
-		h, err := newHash(algo)
-		require.NoError(t, err)
-		assert.Len(t, sum, 2*h.Size())
-		u, err := url.Parse(clean)
-		require.NoError(t, err)
-		assert.False(t, u.Query().Has("checksum"), clean)
-	})
-}

@@ -51,13 +51,11 @@ func signedHeight(data []byte, err error) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var state struct {
-		Height any `json:"height"` // a string, as CometBFT's JSON writes every int64
-	}
+	var state map[string]any // not a struct, whose keys package json would take in any case: CometBFT knows them as spelt
 	if err := json.Unmarshal(data, &state); err != nil {
 		return 0, err
 	}
-	text, ok := state.Height.(string)
+	text, ok := state["height"].(string) // as CometBFT's JSON writes every int64
 	if !ok {
 		return 0, errors.New(`"height" is missing or no string`)
 	}
