@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"nodevisor/supervisor/child"
 )
 
 // Config is the table [node]: what the node is and how its process is kept.
@@ -54,7 +56,7 @@ func DefaultConfig() Config {
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("[node] "+format, args...)) }
-	if _, err := ParseSignal(c.StopSignal); err != nil {
+	if _, err := child.ParseSignal(c.StopSignal); err != nil {
 		bad("stop_signal: %v", err)
 	}
 	switch c.Restart {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/child"
 	"nodevisor/upgrade"
 )
 
@@ -18,13 +19,13 @@ const settle = time.Second
 // ending is an end of the node that nobody asked for, until it is known what it means. Whoever acts in its place (an
 // upgrade that goes on, a new start, a stop) sets Supervisor.ending to nil: an end is charged to nobody twice.
 type ending struct {
-	exit  Exit
+	exit  child.Exit
 	lived time.Duration
 	then  func() // what the end asks for, where a stop request may still come before it; nil = not known yet
 }
 
 // ended takes the end of the node: of the process, its group, and what it left behind.
-func (s *Supervisor) ended(exit Exit) {
+func (s *Supervisor) ended(exit child.Exit) {
 	lived := exit.At.Sub(s.child.StartedAt())
 	s.child, s.exited = nil, nil
 	s.live.Store(nil)
@@ -46,7 +47,7 @@ func (s *Supervisor) ended(exit Exit) {
 	s.judge(s.ending)
 }
 
-func describeExit(exit Exit, v upgrade.Version) *ExitStatus {
+func describeExit(exit child.Exit, v upgrade.Version) *ExitStatus {
 	e := &ExitStatus{At: exit.At.UTC(), Version: v.Name(), Forced: exit.Forced}
 	if exit.Signal != 0 {
 		e.Signal = new(exit.Signal.String())
@@ -153,7 +154,7 @@ func (s *Supervisor) settled() {
 }
 
 // byHand tells whether an exit looks like an answer to a signal.
-func byHand(exit Exit) bool {
+func byHand(exit child.Exit) bool {
 	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL, syscall.SIGHUP, syscall.SIGQUIT}
 	codes := []int{0, 128 + int(syscall.SIGTERM), 128 + int(syscall.SIGINT)}
 	if exit.Signal != 0 {
@@ -173,7 +174,7 @@ func (s *Supervisor) unclear(p upgrade.Plan) {
 }
 
 // crashed applies the restart policy.
-func (s *Supervisor) crashed(exit Exit, lived time.Duration) {
+func (s *Supervisor) crashed(exit child.Exit, lived time.Duration) {
 	was := s.policy.CrashLoop()
 	d := s.policy.Next(exit, lived)
 	then := func() {

@@ -7,6 +7,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/child"
 	"nodevisor/upgrade"
 )
 
@@ -26,7 +27,7 @@ func (s *Supervisor) atRest(next func(begun time.Time)) {
 		next(begun)
 		return
 	}
-	s.onExit = func(exit Exit) {
+	s.onExit = func(exit child.Exit) {
 		if exit.Forced {
 			s.log.Warn("the node did not stop in time and was killed", "timeout", s.o.Config.StopTimeout)
 		}

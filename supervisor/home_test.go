@@ -20,6 +20,7 @@ import (
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -232,7 +233,7 @@ func (r *run) cleanUp() {
 		_ = syscall.Kill(r.cmd.Process.Pid, syscall.SIGKILL)
 		<-r.ended
 	}
-	if info, err := ReadLock(r.h.layout().LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
+	if info, err := home.ReadLock(r.h.layout().LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
 		r.h.Errorf("node %d was left behind", info.Node.Pid)
 		_ = syscall.Kill(info.Node.Pid, syscall.SIGKILL)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/child"
 	"nodevisor/upgrade"
 )
 
@@ -55,7 +56,7 @@ func newTally() *tally {
 }
 
 // countRestart counts a restart after an end that nobody asked for.
-func (s *Supervisor) countRestart(exit *Exit, trial bool) {
+func (s *Supervisor) countRestart(exit *child.Exit, trial bool) {
 	reason := afterExit
 	switch {
 	case trial:

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -37,7 +39,7 @@ func (s *Supervisor) start() {
 	}
 	s.restartTimer.Stop()
 	s.state = Starting
-	var started *Child
+	var started *child.Process
 	version := s.version
 	restores := false
 	tee := s.wantsLines()
@@ -70,14 +72,14 @@ func (s *Supervisor) start() {
 }
 
 // startNode runs in the job. The look for foreign nodes and the journal's fsync go side by side.
-func (s *Supervisor) startNode(ctx context.Context, tee bool) (*Child, upgrade.Version, error) {
+func (s *Supervisor) startNode(ctx context.Context, tee bool) (*child.Process, upgrade.Version, error) {
 	l, e := s.o.Layout, s.o.Engine
 	version, err := l.Current()
 	if err != nil {
 		return nil, version, &hint.Error{Op: "start the node", Err: err, Hint: "supervisor doctor --fix-link"}
 	}
 	foreign := make(chan error, 1)
-	s.spawn(func() { foreign <- WaitNoForeign(ctx, l.Root, l.DataDir(), foreignPatience) })
+	s.spawn(func() { foreign <- home.WaitNoForeign(ctx, l.Root, l.DataDir(), foreignPatience) })
 	if u := e.InFlight(); u != nil && u.Phase != upgrade.Planned {
 		if err := e.Attempt(); err != nil {
 			<-foreign //nolint:errcheck // the attempt's error comes first
@@ -92,31 +94,31 @@ func (s *Supervisor) startNode(ctx context.Context, tee bool) (*Child, upgrade.V
 	}
 	spec := s.spec(version, tee)
 	s.log.Info("running app", "path", spec.Path, "args", spec.Args)
-	child, err := s.fork(spec)
+	c, err := s.fork(spec)
 	if err != nil {
 		return nil, version, err
 	}
-	e.Started(child.StartedAt())
-	if err := s.o.Lock.SetNode(child.Pid()); err != nil {
+	e.Started(c.StartedAt())
+	if err := s.o.Lock.SetNode(c.Pid()); err != nil {
 		s.log.Warn("cannot note the node's pid in the lock", "error", err)
 	}
-	return child, version, nil
+	return c, version, nil
 }
 
 // fork starts the node's process, and makes it known before the loop hears of it: a SIGABRT may come in between.
-func (s *Supervisor) fork(spec ChildSpec) (*Child, error) {
+func (s *Supervisor) fork(spec child.Spec) (*child.Process, error) {
 	s.starting.Lock()
 	defer s.starting.Unlock()
-	child, err := StartChild(spec)
+	c, err := child.Start(spec)
 	if err == nil {
-		s.live.Store(child)
+		s.live.Store(c)
 	}
-	return child, err
+	return c, err
 }
 
-func (s *Supervisor) spec(v upgrade.Version, tee bool) ChildSpec {
+func (s *Supervisor) spec(v upgrade.Version, tee bool) child.Spec {
 	args, env := s.o.Command(v)
-	spec := ChildSpec{
+	spec := child.Spec{
 		Path: s.o.Layout.Binary(v), Args: args, Env: env, Dir: s.o.Layout.Root,
 		Stdin: s.o.Stdin, Stdout: s.o.Stdout, Stderr: s.o.Stderr, Lock: s.o.Lock.File(),
 		NotifySocket: s.o.NodeSocket,
@@ -137,7 +139,7 @@ func (s *Supervisor) wantsLines() bool {
 	return s.o.LinesFor || (pending && s.journal.Upgrade == nil)
 }
 
-func (s *Supervisor) started(c *Child) {
+func (s *Supervisor) started(c *child.Process) {
 	s.child, s.exited = c, c.Exited()
 	s.life, s.endLife = context.WithCancel(s.ctx)
 	s.began, s.ending, s.completing = true, nil, false
@@ -166,10 +168,10 @@ func (s *Supervisor) started(c *Child) {
 func (s *Supervisor) startFailed(err error) {
 	u := s.journal.Upgrade
 	switch {
-	case errors.Is(err, ErrForeign) && !s.began:
+	case errors.Is(err, home.ErrForeign) && !s.began:
 		s.log.Error(err.Error(), "hint", hint.Of(err))
 		s.finish(ExitLocked)
-	case errors.Is(err, ErrForeign):
+	case errors.Is(err, home.ErrForeign):
 		s.log.Error(err.Error(), "hint", hint.Of(err))
 		s.restartIn(s.o.Config.BackoffMax, "a foreign node runs")
 	case errors.Is(err, errUnrecorded):

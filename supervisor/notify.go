@@ -3,8 +3,9 @@ package supervisor
 import (
 	"fmt"
 	"strings"
-	"syscall"
 	"time"
+
+	"nodevisor/supervisor/child"
 )
 
 // Notifier is told what systemd wants to know. Package systemd satisfies it. The loop calls it: none of it blocks.
@@ -40,14 +41,14 @@ const (
 
 // telling is what the service manager was told, and what is known for it of the node.
 type telling struct {
-	timer     *time.Timer // of the next sign of life
-	ready     bool        // READY=1 was sent
-	what      string      // the part of the status that was told at once
-	text      string      // the whole of it
-	at        time.Time   // when
-	healthy   *Child      // the node whose height was read, or that said that it is ready
-	nodeReady *Child      // the node that said READY=1 (node_notify)
-	nodeText  string      // what that node says of itself
+	timer     *time.Timer    // of the next sign of life
+	ready     bool           // READY=1 was sent
+	what      string         // the part of the status that was told at once
+	text      string         // the whole of it
+	at        time.Time      // when
+	healthy   *child.Process // the node whose height was read, or that said that it is ready
+	nodeReady *child.Process // the node that said READY=1 (node_notify)
+	nodeText  string         // what that node says of itself
 }
 
 // tell tells the service manager what is new. It is called before the loop waits.
@@ -128,7 +129,7 @@ func (s *Supervisor) NodeSaid(pid int, ready bool, status string) {
 	s.starting.Lock()
 	c := s.live.Load()
 	s.starting.Unlock()
-	if c == nil || !c.has(pid) {
+	if c == nil || !c.Has(pid) {
 		s.log.Warn("a message for systemd is not passed on: it doesn't come from the node", "pid", pid)
 		return
 	}
@@ -141,7 +142,7 @@ func (s *Supervisor) NodeSaid(pid int, ready bool, status string) {
 	})
 }
 
-func (s *Supervisor) nodeSaid(c *Child, ready bool, status string) {
+func (s *Supervisor) nodeSaid(c *child.Process, ready bool, status string) {
 	if s.child != c {
 		return
 	}
@@ -153,16 +154,6 @@ func (s *Supervisor) nodeSaid(c *Child, ready bool, status string) {
 		s.log.Info("the node says that it is ready", "pid", c.Pid())
 		s.becameHealthy()
 	}
-}
-
-// has tells whether a living process is the node's: its main process, or of its group. In a terminal the group is ours,
-// too, and only the main process counts.
-func (c *Child) has(pid int) bool {
-	if pid == c.pid || c.shares {
-		return pid == c.pid
-	}
-	group, err := syscall.Getpgid(pid)
-	return err == nil && group == c.pid
 }
 
 // statusLine is what `systemctl status` shows.

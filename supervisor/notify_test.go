@@ -15,6 +15,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
+	"nodevisor/supervisor/child"
 	"nodevisor/upgrade"
 )
 
@@ -131,7 +132,7 @@ func TestIsReady(t *testing.T) {
 		s := &Supervisor{state: state}
 		assert.Equal(t, want, s.isReady(), state)
 	}
-	s := &Supervisor{state: Running, child: &Child{}}
+	s := &Supervisor{state: Running, child: &child.Process{}}
 	assert.True(t, s.isReady())
 	s.o.ReadyWhen = ReadyHealthy
 	assert.False(t, s.isReady())
@@ -139,14 +140,14 @@ func TestIsReady(t *testing.T) {
 	assert.True(t, s.isReady())
 	s.o.NodeSocket = "/run/x"
 	assert.False(t, s.isReady())
-	s.tale.nodeReady = &Child{}
+	s.tale.nodeReady = &child.Process{}
 	assert.False(t, s.isReady(), "an earlier node said so")
 	s.tale.nodeReady = s.child
 	assert.True(t, s.isReady())
 }
 
 func TestExtension(t *testing.T) {
-	c := &Child{}
+	c := &child.Process{}
 	ready := telling{ready: true}
 	for name, s := range map[string]*Supervisor{
 		"at rest":               {tale: ready, child: c, state: Running},
@@ -157,7 +158,7 @@ func TestExtension(t *testing.T) {
 	}
 	for name, s := range map[string]*Supervisor{
 		"stopping":     {tale: ready, stopping: true},
-		"for upgrade":  {tale: ready, onExit: func(Exit) {}},
+		"for upgrade":  {tale: ready, onExit: func(child.Exit) {}},
 		"a long job":   {tale: ready, job: &job{long: true}},
 		"other units":  {tale: ready, acting: 1},
 		"not ready":    {child: c},
@@ -170,7 +171,7 @@ func TestExtension(t *testing.T) {
 }
 
 func TestStatusLine(t *testing.T) {
-	s := &Supervisor{child: &Child{}}
+	s := &Supervisor{child: &child.Process{}}
 	st := &Status{Message: "running"}
 	assert.Equal(t, "running", s.statusLine(st))
 	st.Version, st.Height = new("v2"), new(int64(1234))

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"nodevisor/supervisor/child"
 )
 
 // crashLoopAfter is how many short lives in a row are called a crash loop.
@@ -32,14 +34,14 @@ func NewRestarts(config Config, random *rand.Rand) Restarts {
 }
 
 // restarts tells whether an end like this one is followed by a restart.
-func (p RestartPolicy) restarts(exit Exit) bool {
+func (p RestartPolicy) restarts(exit child.Exit) bool {
 	return p == RestartAlways || (p == RestartOnFailure && !exit.Success())
 }
 
 // Next decides what follows an end of the node after the given life. The wait doubles with each end, from backoff to
 // backoff_max, and gets up to 10 % longer by chance, so that nodes which fail together don't come back together;
 // backoff_max is never exceeded. A life of backoff_reset starts the waits anew.
-func (r *Restarts) Next(exit Exit, lived time.Duration) Decision {
+func (r *Restarts) Next(exit child.Exit, lived time.Duration) Decision {
 	what := fmt.Sprintf("%s after %s", exit, lived.Round(time.Millisecond))
 	switch policy := r.config.Restart; {
 	case policy.restarts(exit):

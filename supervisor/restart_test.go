@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+
+	"nodevisor/supervisor/child"
 )
 
 func restartsWith(policy RestartPolicy, limit int) Restarts {
@@ -16,10 +18,10 @@ func restartsWith(policy RestartPolicy, limit int) Restarts {
 }
 
 func TestRestartPolicies(t *testing.T) {
-	ok, failed, killed := Exit{}, Exit{Code: 1}, Exit{Code: -1, Signal: syscall.SIGSEGV}
+	ok, failed, killed := child.Exit{}, child.Exit{Code: 1}, child.Exit{Code: -1, Signal: syscall.SIGSEGV}
 	for _, tc := range []struct {
 		policy  RestartPolicy
-		exit    Exit
+		exit    child.Exit
 		restart bool
 		reason  string
 	}{
@@ -48,11 +50,11 @@ func TestBackoffDoublesUpToItsMaximum(t *testing.T) {
 	r := restartsWith(RestartOnFailure, 0)
 	var got []time.Duration
 	for range 9 {
-		got = append(got, r.Next(Exit{Code: 1}, time.Second).Delay/time.Second)
+		got = append(got, r.Next(child.Exit{Code: 1}, time.Second).Delay/time.Second)
 	}
 	assert.Equal(t, []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60}, got)
 	for range 10_000 {
-		assert.Equal(t, time.Minute, r.Next(Exit{Code: 1}, time.Second).Delay, "it must not overflow, nor give up")
+		assert.Equal(t, time.Minute, r.Next(child.Exit{Code: 1}, time.Second).Delay, "it must not overflow, nor give up")
 	}
 	assert.Equal(t, 10_009, r.Count())
 }
@@ -60,25 +62,25 @@ func TestBackoffDoublesUpToItsMaximum(t *testing.T) {
 func TestBackoffStartsAnewAfterALongLife(t *testing.T) {
 	r := restartsWith(RestartOnFailure, 0)
 	for range 5 {
-		r.Next(Exit{Code: 1}, time.Second)
+		r.Next(child.Exit{Code: 1}, time.Second)
 	}
 	assert.True(t, r.CrashLoop())
-	assert.Equal(t, 32*time.Second, r.Next(Exit{Code: 1}, 10*time.Minute-1).Delay)
-	assert.Equal(t, time.Second, r.Next(Exit{Code: 1}, 10*time.Minute).Delay)
+	assert.Equal(t, 32*time.Second, r.Next(child.Exit{Code: 1}, 10*time.Minute-1).Delay)
+	assert.Equal(t, time.Second, r.Next(child.Exit{Code: 1}, 10*time.Minute).Delay)
 	assert.False(t, r.CrashLoop())
-	assert.Equal(t, 2*time.Second, r.Next(Exit{Code: 1}, 0).Delay)
+	assert.Equal(t, 2*time.Second, r.Next(child.Exit{Code: 1}, 0).Delay)
 	r.Reset()
-	assert.Equal(t, time.Second, r.Next(Exit{Code: 1}, 0).Delay)
+	assert.Equal(t, time.Second, r.Next(child.Exit{Code: 1}, 0).Delay)
 	assert.Equal(t, 9, r.Count())
 }
 
 func TestCrashLoopAfterThreeShortLives(t *testing.T) {
 	r := restartsWith(RestartOnFailure, 0)
 	for range crashLoopAfter - 1 {
-		r.Next(Exit{Code: 1}, time.Second)
+		r.Next(child.Exit{Code: 1}, time.Second)
 		assert.False(t, r.CrashLoop())
 	}
-	r.Next(Exit{Code: 1}, time.Second)
+	r.Next(child.Exit{Code: 1}, time.Second)
 	assert.True(t, r.CrashLoop())
 	r.Reset()
 	assert.False(t, r.CrashLoop())
@@ -86,11 +88,11 @@ func TestCrashLoopAfterThreeShortLives(t *testing.T) {
 
 func TestBackoffLimit(t *testing.T) {
 	r := restartsWith(RestartOnFailure, 2)
-	assert.True(t, r.Next(Exit{Code: 1}, 0).Restart)
-	assert.True(t, r.Next(Exit{Code: 1}, 0).Restart)
-	d := r.Next(Exit{Code: 7}, 0)
+	assert.True(t, r.Next(child.Exit{Code: 1}, 0).Restart)
+	assert.True(t, r.Next(child.Exit{Code: 1}, 0).Restart)
+	d := r.Next(child.Exit{Code: 7}, 0)
 	assert.Equal(t, Decision{GiveUp: true, Reason: "exit code 7 after 0s, given up after 2 restarts in vain"}, d)
-	assert.True(t, r.Next(Exit{Code: 1}, time.Hour).Restart, "a long life earns new tries")
+	assert.True(t, r.Next(child.Exit{Code: 1}, time.Hour).Restart, "a long life earns new tries")
 }
 
 func TestJitterIsUpToATenthAndNeverAboveTheMaximum(t *testing.T) {
@@ -98,16 +100,16 @@ func TestJitterIsUpToATenthAndNeverAboveTheMaximum(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for seed := range uint64(200) {
 		r := NewRestarts(c, rand.New(rand.NewPCG(seed, 1)))
-		d := r.Next(Exit{Code: 1}, 0).Delay
+		d := r.Next(child.Exit{Code: 1}, 0).Delay
 		assert.GreaterOrEqual(t, d, time.Second)
 		assert.LessOrEqual(t, d, 1100*time.Millisecond)
 		seen[d] = true
 		for range 10 {
-			assert.LessOrEqual(t, r.Next(Exit{Code: 1}, 0).Delay, time.Minute)
+			assert.LessOrEqual(t, r.Next(child.Exit{Code: 1}, 0).Delay, time.Minute)
 		}
 	}
 	assert.Greater(t, len(seen), 100, "it isn't by chance")
 
 	a, b := NewRestarts(c, rand.New(rand.NewPCG(1, 2))), NewRestarts(c, rand.New(rand.NewPCG(1, 2)))
-	assert.Equal(t, a.Next(Exit{Code: 1}, 0), b.Next(Exit{Code: 1}, 0), "same source, same answer")
+	assert.Equal(t, a.Next(child.Exit{Code: 1}, 0), b.Next(child.Exit{Code: 1}, 0), "same source, same answer")
 }

@@ -15,6 +15,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/snapshot"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -53,7 +54,7 @@ func helperRun() int {
 	s, closeAll, err := c.open(slog.New(slog.NewTextHandler(os.Stderr, nil)), os.Stdin, os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "Error: %v\nHint: %s\n", err, hint.Of(err))
-		if errors.Is(err, ErrLocked) {
+		if errors.Is(err, home.ErrLocked) {
 			return ExitLocked
 		}
 		return ExitConfig
@@ -68,7 +69,7 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 	if err := atomicfile.MkdirAll(l.State(), 0o750); err != nil {
 		return nil, nil, err
 	}
-	lock, err := AcquireLock(l.LockPath())
+	lock, err := home.AcquireLock(l.LockPath())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/fakenode/trace"
 )
@@ -189,4 +190,21 @@ func TestStdinAtItsEnd(t *testing.T) {
 		require.Fail(t, "the end of stdin doesn't reach the node")
 	}
 	run.stop()
+}
+
+// fill makes a pipe full without blocking.
+func fill(w *os.File) error {
+	conn, err := w.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return conn.Control(func(fd uintptr) {
+		for {
+			fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+			if n, _ := unix.Poll(fds, 0); n == 0 {
+				return
+			}
+			_, _ = unix.Write(int(fd), make([]byte, 4096)) // a pipe that polls as writable takes so much at once
+		}
+	})
 }

@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 	"syscall"
 	"time"
+
+	"nodevisor/supervisor/child"
 )
 
 // dumpPatience is how long the end of `run` waits for stacks to be written; a node may end faster than they are.
@@ -95,7 +97,7 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 	if s.child == nil {
 		return
 	}
-	s.onExit = func(exit Exit) {
+	s.onExit = func(exit child.Exit) {
 		if exit.Forced {
 			s.log.Error("the node did not stop in time and was killed", "timeout", s.o.Config.StopTimeout)
 		}

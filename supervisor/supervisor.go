@@ -21,6 +21,8 @@ import (
 
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -53,7 +55,7 @@ type Options struct {
 	Lines            *source.Lines
 	LinesFor         bool // the node's lines are always read: a height comes from its log
 	Recorder         *source.Recorder
-	Lock             *Lock
+	Lock             *home.Lock
 	Snapshots        Snapshots // nil: there is nothing to snapshot
 	SnapshotOn       func(event string) bool
 	Templates        upgrade.Exporter                                 // nil: no genesis templates are made
@@ -90,7 +92,7 @@ type Supervisor struct {
 	log    *slog.Logger
 	recase bool // of the configuration; fixed, for every comparison of names must be the same
 	status atomic.Pointer[Status]
-	live   atomic.Pointer[Child] // for the goroutine that handles SIGABRT
+	live   atomic.Pointer[child.Process] // for the goroutine that handles SIGABRT
 
 	starting sync.Mutex // held while the node is forked; and for good once the end of the process has begun
 
@@ -110,12 +112,12 @@ type Supervisor struct {
 	done    bool
 	code    int
 
-	child    *Child
-	exited   <-chan Exit // nil while there is no child
-	endLife  func()      // ends what is asked of the node that lives now
+	child    *child.Process
+	exited   <-chan child.Exit // nil while there is no child
+	endLife  func()            // ends what is asked of the node that lives now
 	life     context.Context
-	onExit   func(Exit) // what follows the end of the node, where we stopped it
-	ending   *ending    // an end that nobody asked for, not judged yet
+	onExit   func(child.Exit) // what follows the end of the node, where we stopped it
+	ending   *ending          // an end that nobody asked for, not judged yet
 	version  upgrade.Version
 	lastExit *ExitStatus
 	restarts int
@@ -154,10 +156,10 @@ type Supervisor struct {
 	imported   upgrade.Key   // the plan of the file that was last tried to be taken over
 	tale       telling
 
-	leaving     *Child        // the node whose stop has begun
-	down        bool          // the units of a stop were acted upon, or will be, since a node was last started
-	acting      int           // how many moments of other units are being acted on beside the loop
-	unitsOver   chan struct{} // closed when the latest of them is over; nil = there was none
+	leaving     *child.Process // the node whose stop has begun
+	down        bool           // the units of a stop were acted upon, or will be, since a node was last started
+	acting      int            // how many moments of other units are being acted on beside the loop
+	unitsOver   chan struct{}  // closed when the latest of them is over; nil = there was none
 	unitsCtx    context.Context
 	cancelUnits context.CancelFunc
 
@@ -272,7 +274,7 @@ func (s *Supervisor) Status() *Status { return s.status.Load() }
 
 // stopSignal is the configured one; Validate has seen that it is a signal.
 func (s *Supervisor) stopSignal() syscall.Signal {
-	sig, err := ParseSignal(s.o.Config.StopSignal)
+	sig, err := child.ParseSignal(s.o.Config.StopSignal)
 	if err != nil {
 		return syscall.SIGTERM
 	}

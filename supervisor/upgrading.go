@@ -7,6 +7,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/child"
 	"nodevisor/upgrade"
 )
 
@@ -145,7 +146,7 @@ func atHeight(h int64) string {
 // attemptEnded counts a start of the new version that ended by itself. Whether it is started again at once is the restart
 // policy's to say, as for any other end; where it isn't, the next `run` goes on with the next attempt. exit is nil where it
 // could not even be started.
-func (s *Supervisor) attemptEnded(why string, reached int64, exit *Exit) {
+func (s *Supervisor) attemptEnded(why string, reached int64, exit *child.Exit) {
 	s.countFailure()
 	s.log.Error("the new version ended on probation", "reason", why, "attempt", s.journal.Upgrade.Attempts)
 	s.state = Backoff

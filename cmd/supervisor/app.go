@@ -14,8 +14,8 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/internal/progress"
 	"nodevisor/snapshot"
-	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -208,13 +208,13 @@ type offline struct {
 	engine  *upgrade.Engine
 	checker *upgrade.Checker
 	store   *snapshots
-	lock    *supervisor.Lock
+	lock    *home.Lock
 	broken  error // why the journal can't be trusted; nil = it can
 }
 
 // underLock takes the home lock, loads the engine's state and lets work use it.
 func (s *session) underLock(ctx context.Context, work func(*offline) error) error {
-	lock, err := supervisor.AcquireLock(s.layout.LockPath())
+	lock, err := home.AcquireLock(s.layout.LockPath())
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (s *session) underLock(ctx context.Context, work func(*offline) error) erro
 // atRest makes sure that no node runs where no supervisor does: the lock is free, but a node that another tool started, or
 // left behind, holds none of ours. The data of a running node is never copied, replaced or handed to another version.
 func (o *offline) atRest(ctx context.Context) error {
-	return supervisor.WaitNoForeign(ctx, o.layout.Root, o.layout.DataDir(), 0)
+	return home.WaitNoForeign(ctx, o.layout.Root, o.layout.DataDir(), 0)
 }
 
 // operate does one operation: through the running supervisor where there is one, else by itself under the lock.

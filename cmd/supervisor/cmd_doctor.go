@@ -21,6 +21,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 )
 
@@ -89,7 +90,7 @@ type examination struct {
 	distrust bool               // we are root and the tree isn't root's: nothing of it is executed
 	live     *supervisor.Status // what the running supervisor says; nil = none runs
 	silent   error              // why a supervisor that may be there can't be asked
-	holders  supervisor.LockInfo
+	holders  home.LockInfo
 	engine   *upgrade.Engine
 	broken   error // why journal or schedule can't be trusted
 	batch    upgrade.Import

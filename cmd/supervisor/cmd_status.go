@@ -14,6 +14,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -135,7 +136,7 @@ func (s *session) statusOfFiles(ctx context.Context) (*supervisor.Status, error)
 			st.Warnings = append(st.Warnings, err.Error())
 		}
 	}
-	if info, err := supervisor.ReadLock(s.layout.LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
+	if info, err := home.ReadLock(s.layout.LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
 		st.PID = &info.Node.Pid
 		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: supervisor --takeover run", info.Node.Pid))
 	}

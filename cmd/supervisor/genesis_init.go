@@ -20,7 +20,7 @@ import (
 	"nodevisor/internal/fetch"
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/postgres"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/home"
 )
 
 const (
@@ -200,7 +200,7 @@ func (i *rootInit) write(ctx context.Context, target *postgres.GenesisTarget, fi
 	if err := atomicfile.MkdirAll(filepath.Join(i.f.root, "supervisor"), 0o750); err != nil {
 		return err
 	}
-	lock, err := supervisor.AcquireLock(filepath.Join(i.f.root, "supervisor", "lock"))
+	lock, err := home.AcquireLock(filepath.Join(i.f.root, "supervisor", "lock"))
 	if err != nil {
 		return err
 	}

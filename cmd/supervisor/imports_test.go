@@ -11,14 +11,16 @@ import (
 // forbidden names, for each part of the tree, what it must not reach: the import directions of docs/architecture.md, and
 // the weight that must stay out of the process that sits beside a validator's keys.
 var forbidden = map[string][]string{
-	"nodevisor/internal/...":   {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/snapshot", "nodevisor/cmd"},
-	"nodevisor/upgrade/source": {"nodevisor/upgrade", "nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
-	"nodevisor/upgrade":        {"nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
-	"nodevisor/snapshot/...":   {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/cmd"},
-	"nodevisor/systemd":        {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/snapshot", "nodevisor/cmd"},
-	"nodevisor/genesis/...":    {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/snapshot", "nodevisor/cmd"},
-	"nodevisor/supervisor/...": {"nodevisor/snapshot", "nodevisor/systemd", "nodevisor/cmd", "github.com/spf13/cobra"},
-	"nodevisor/cmd/supervisor": {"github.com/hashicorp/go-getter", "google.golang.org/grpc", "cloud.google.com/go", "github.com/aws/aws-sdk-go-v2"},
+	"nodevisor/internal/...":     {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/snapshot", "nodevisor/cmd"},
+	"nodevisor/upgrade/source":   {"nodevisor/upgrade", "nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
+	"nodevisor/upgrade":          {"nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
+	"nodevisor/snapshot/...":     {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/cmd"},
+	"nodevisor/systemd":          {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/snapshot", "nodevisor/cmd"},
+	"nodevisor/genesis/...":      {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/snapshot", "nodevisor/cmd"},
+	"nodevisor/supervisor/child": {"nodevisor/supervisor", "nodevisor/upgrade"},
+	"nodevisor/supervisor/home":  {"nodevisor/supervisor", "nodevisor/upgrade"},
+	"nodevisor/supervisor/...":   {"nodevisor/snapshot", "nodevisor/systemd", "nodevisor/cmd", "github.com/spf13/cobra"},
+	"nodevisor/cmd/supervisor":   {"github.com/hashicorp/go-getter", "google.golang.org/grpc", "cloud.google.com/go", "github.com/aws/aws-sdk-go-v2"},
 }
 
 func TestImportDirections(t *testing.T) {
