@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -80,7 +81,7 @@ func (s *Supervisor) newSnapshot(event string) string {
 // where a service manager hears of us, it is asked for more time for as long as this takes (Notifier.Alive); else what the
 // stop of the node has left of stop_timeout must do. What is forecast to take longer, by the last snapshot's time, isn't
 // begun, and what takes longer is broken off, as it is by a second request. Neither is a failure of the stop.
-func (s *Supervisor) takeAtStop(ctx context.Context, was *stopped, last *LastSnapshot) {
+func (s *Supervisor) takeAtStop(ctx context.Context, was *stopped, last *status.LastSnapshot) {
 	if !s.takenOn(atStop) {
 		return
 	}

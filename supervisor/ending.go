@@ -9,6 +9,7 @@ import (
 
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -47,8 +48,8 @@ func (s *Supervisor) ended(exit child.Exit) {
 	s.judge(s.ending)
 }
 
-func describeExit(exit child.Exit, v upgrade.Version) *ExitStatus {
-	e := &ExitStatus{At: exit.At.UTC(), Version: v.Name(), Forced: exit.Forced}
+func describeExit(exit child.Exit, v upgrade.Version) *status.Exit {
+	e := &status.Exit{At: exit.At.UTC(), Version: v.Name(), Forced: exit.Forced}
 	if exit.Signal != 0 {
 		e.Signal = new(exit.Signal.String())
 	} else {
@@ -59,7 +60,7 @@ func describeExit(exit child.Exit, v upgrade.Version) *ExitStatus {
 
 // judge finds out what an end that nobody asked for means. What the node wrote last is read first.
 func (s *Supervisor) judge(e *ending) {
-	s.state = Backoff
+	s.state = status.Backoff
 	s.whenIdle(func() {
 		if s.ending != e || s.stopping {
 			return

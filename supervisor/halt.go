@@ -13,6 +13,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -204,9 +205,9 @@ func (s *Supervisor) opHalt(r request) {
 		case h == nil:
 			finishRequest(r, nil, "no halt is scheduled any more")
 			s.answerHalted(HaltResult{}, errHaltCancelled)
-		case r.body.Now && s.state != Held:
+		case r.body.Now && s.state != status.Held:
 			s.halt(func(result HaltResult, err error) { answerHalt(r, result, err) })
-		case r.body.Wait && s.state != Held:
+		case r.body.Wait && s.state != status.Held:
 			s.readHeight()
 			s.halted = append(s.halted, func(result HaltResult, err error) { answerHalt(r, result, err) })
 		default:

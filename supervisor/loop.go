@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"nodevisor/internal/proc"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -120,7 +121,7 @@ func (s *Supervisor) decide() {
 			s.endRun()
 		}
 	case s.onExit != nil, s.child == nil, s.due != nil: // a waiting plan has a timer of its own
-	case s.state != Running && s.state != Starting:
+	case s.state != status.Running && s.state != status.Starting:
 	case s.journal.Upgrade != nil:
 		s.probation()
 	default:
@@ -155,7 +156,7 @@ func (s *Supervisor) armClock(clock time.Time) {
 	if s.schedule.Halt != nil {
 		consider(s.schedule.Halt.Time)
 	}
-	if s.state == Starting {
+	if s.state == status.Starting {
 		consider(s.child.StartedAt().Add(okayAfter))
 	}
 	if s.journal.Upgrade != nil {
@@ -187,8 +188,8 @@ func (s *Supervisor) finish(code int) {
 	}
 	s.done, s.code = true, code
 	s.breakTidying()
-	if s.state != Held {
-		s.state = Stopped
+	if s.state != status.Held {
+		s.state = status.Stopped
 	}
 	s.breakTidying()
 }

@@ -11,6 +11,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/child"
 	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -30,7 +31,7 @@ var errUnrecorded = errors.New("the attempt can't be recorded")
 
 // start starts the version that current names. During an upgrade it counts the attempt first.
 func (s *Supervisor) start() {
-	if s.stopping || s.done || s.child != nil || s.state == Held {
+	if s.stopping || s.done || s.child != nil || s.state == status.Held {
 		return
 	}
 	if s.job != nil {
@@ -38,7 +39,7 @@ func (s *Supervisor) start() {
 		return
 	}
 	s.restartTimer.Stop()
-	s.state = Starting
+	s.state = status.Starting
 	var started *child.Process
 	version := s.version
 	restores := false
@@ -201,7 +202,7 @@ func passing(err error) bool {
 }
 
 func (s *Supervisor) restartIn(d time.Duration, why string) {
-	s.state = Backoff
+	s.state = status.Backoff
 	s.log.Warn("restarting the node after a pause", "reason", why, "pause", d.Round(time.Millisecond))
 	s.restartTimer.Reset(d)
 }

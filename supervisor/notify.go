@@ -1,11 +1,10 @@
 package supervisor
 
 import (
-	"fmt"
-	"strings"
 	"time"
 
 	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/status"
 )
 
 // Notifier is told what systemd wants to know. Package systemd satisfies it. The loop calls it: none of it blocks.
@@ -52,7 +51,7 @@ type telling struct {
 }
 
 // tell tells the service manager what is new. It is called before the loop waits.
-func (s *Supervisor) tell(st *Status) {
+func (s *Supervisor) tell(st *status.Document) {
 	if s.o.Notify == nil {
 		return
 	}
@@ -60,7 +59,7 @@ func (s *Supervisor) tell(st *Status) {
 		s.tale.ready = true
 		s.o.Notify.Ready()
 	}
-	text := s.statusLine(st)
+	text := st.Line(s.nodeText())
 	if text == s.tale.text {
 		return
 	}
@@ -76,11 +75,11 @@ func (s *Supervisor) tell(st *Status) {
 // take the wait for a start that hangs.
 func (s *Supervisor) isReady() bool {
 	switch s.state {
-	case Held:
+	case status.Held:
 		return s.o.Config.Hold == HoldWait
-	case Upgrading, WaitingForBinary:
+	case status.Upgrading, status.WaitingForBinary:
 		return true
-	case Running:
+	case status.Running:
 		return s.child != nil && (s.o.ReadyWhen != ReadyHealthy || s.heightFrom != "") &&
 			(s.o.NodeSocket == "" || s.tale.nodeReady == s.child)
 	}
@@ -156,44 +155,10 @@ func (s *Supervisor) nodeSaid(c *child.Process, ready bool, status string) {
 	}
 }
 
-// statusLine is what `systemctl status` shows.
-func (s *Supervisor) statusLine(st *Status) string {
-	if st.Hold != nil {
-		return st.Message
+// nodeText is what the node that runs says of itself.
+func (s *Supervisor) nodeText() string {
+	if s.child == nil {
+		return ""
 	}
-	parts := []string{st.Message}
-	if st.Version != nil {
-		parts[0] += ", version " + *st.Version
-	}
-	if st.Height != nil {
-		parts[0] += fmt.Sprintf(", height %d", *st.Height)
-	}
-	if p := st.Progress; p != nil {
-		parts = append(parts, progressText(*p))
-	}
-	if s.tale.nodeText != "" && s.child != nil {
-		parts = append(parts, "the node: "+s.tale.nodeText)
-	}
-	return strings.Join(parts, "; ")
-}
-
-// progressText is "snapshot 43 % of 12.4 GB".
-func progressText(p ProgressStatus) string {
-	if p.Total <= 0 {
-		return fmt.Sprintf("%s %s", p.Phase, byteText(p.Done))
-	}
-	return fmt.Sprintf("%s %d %% of %s", p.Phase, min(100, 100*p.Done/p.Total), byteText(p.Total))
-}
-
-// byteText renders a size with decimal units, as disks are sold.
-func byteText(n int64) string {
-	const units = "kMGTPE"
-	if n < 1000 {
-		return fmt.Sprintf("%d B", n)
-	}
-	size, i := float64(n)/1000, 0
-	for ; size >= 999.95 && i < len(units)-1; i++ {
-		size /= 1000
-	}
-	return fmt.Sprintf("%.1f %cB", size, units[i])
+	return s.tale.nodeText
 }

@@ -11,6 +11,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -22,8 +23,8 @@ func TestWaitingForTheNetwork(t *testing.T) {
 	h.setOf("v2", "STALL_AT", "5")
 	r := h.start()
 	h.await(trace.FirstBlock, "v2")
-	st := h.awaitStatus("probation", func(st *Status) bool {
-		return st.State == Running && st.Upgrade != nil && st.Height != nil && time.Since(*st.StartedAt) > time.Second
+	st := h.awaitStatus("probation", func(st *status.Document) bool {
+		return st.State == status.Running && st.Upgrade != nil && st.Height != nil && time.Since(*st.StartedAt) > time.Second
 	})
 	assert.Equal(t, upgrade.OnProbation, st.Upgrade.Phase)
 	assert.Contains(t, st.Message, "waiting for the network")
@@ -44,7 +45,7 @@ func TestCommitNeedsAHeight(t *testing.T) {
 	h.set("RPC", "off")
 	r := h.start()
 	h.await(trace.FirstBlock, "v2")
-	h.awaitStatus("up for long", func(st *Status) bool { return st.StartedAt != nil && time.Since(*st.StartedAt) > time.Second })
+	h.awaitStatus("up for long", func(st *status.Document) bool { return st.StartedAt != nil && time.Since(*st.StartedAt) > time.Second })
 	assert.Equal(t, upgrade.OnProbation, h.journal().Upgrade.Phase)
 	r.stop()
 	h.Upgrade.Probation.HeightAbovePlan = false
@@ -73,7 +74,7 @@ func TestAttemptsAreUsedUp(t *testing.T) {
 	h.Node.Hold = HoldWait
 	h.EnvOf = nil // the fixed version
 	r = h.start()
-	h.awaitState(Held)
+	h.awaitState(status.Held)
 	_, err := h.do(client.OpResume, client.Request{Restore: true})
 	require.NoError(t, err)
 	h.awaitResult(upgrade.ResultCommitted)
@@ -114,7 +115,7 @@ func TestRollbackByPolicy(t *testing.T) {
 	h.await(trace.Start, "v2")
 	before := h.signerHeight()
 	h.awaitResult(upgrade.ResultRolledBack)
-	h.awaitStatus("a crash loop", func(st *Status) bool { return st.CrashLoop })
+	h.awaitStatus("a crash loop", func(st *status.Document) bool { return st.CrashLoop })
 	assert.GreaterOrEqual(t, h.count(trace.Start, "v1"), 4)
 	assert.Equal(t, "genesis", h.current())
 	assert.GreaterOrEqual(t, h.signerHeight(), before)
@@ -220,7 +221,7 @@ func TestLateBinary(t *testing.T) {
 	h := newHome(t)
 	h.set("UPGRADE", "v2@4")
 	r := h.start()
-	st := h.awaitState(WaitingForBinary)
+	st := h.awaitState(status.WaitingForBinary)
 	assert.NotNil(t, st.PID, "the node isn't stopped for a version that isn't there")
 	assert.Equal(t, upgrade.Planned, h.journal().Upgrade.Phase)
 	info, err := os.Stat(h.layout().JournalPath())

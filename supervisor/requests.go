@@ -8,6 +8,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -109,7 +110,7 @@ func (s *Supervisor) dropDue(name string) {
 	case s.due == nil || s.due.plan.Name != name:
 		return
 	case s.child != nil:
-		s.state = Running
+		s.state = status.Running
 	case s.ending == nil:
 		s.start()
 	}
@@ -186,7 +187,7 @@ func (s *Supervisor) opResume(r request) {
 			return
 		}
 		s.commit(func(err error) { finishRequest(r, err, "%s is committed", u.Plan.Name) })
-	case s.state == Held:
+	case s.state == status.Held:
 		s.resume(r, func(context.Context) error { return nil })
 	case s.due != nil:
 		finishRequest(r, nil, "looking for the binary of %s again", s.due.plan.Name)

@@ -16,6 +16,7 @@ import (
 	"nodevisor/internal/proc"
 	"nodevisor/snapshot"
 	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -176,9 +177,9 @@ func (s *testStore) Restore(ctx context.Context, id, once string) error {
 	return err
 }
 
-func (s *testStore) Summary(context.Context) (SnapshotStatus, DiskStatus, error) {
+func (s *testStore) Summary(context.Context) (status.Snapshots, status.Disk, error) {
 	all, err := s.List()
-	return SnapshotStatus{Count: len(all)}, DiskStatus{}, err
+	return status.Snapshots{Count: len(all)}, status.Disk{}, err
 }
 
 func (s *testStore) Tidy(ctx context.Context, _ string) error {

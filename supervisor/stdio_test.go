@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/fakenode/trace"
+	"nodevisor/supervisor/status"
 )
 
 // script makes the node of a home a shell script.
@@ -93,7 +94,9 @@ func TestStdoutIsTheNodes(t *testing.T) {
 			cmd.Stdout = out
 			r := h.startCommand(cmd)
 			if tee {
-				h.awaitStatus("a height", func(st *Status) bool { return st.HeightSource != nil && *st.HeightSource == "log" && *st.Height == 7 })
+				h.awaitStatus("a height", func(st *status.Document) bool {
+					return st.HeightSource != nil && *st.HeightSource == "log" && *st.Height == 7
+				})
 			}
 			h.write("end", "")
 			require.Equal(t, 5, r.exit())
@@ -127,7 +130,7 @@ func TestStdoutGone(t *testing.T) {
 			if !tee { // the node itself gets the broken pipe, and dies of it as without a supervisor
 				h.awaitCount(2, trace.Start, "v1")
 			} else {
-				h.awaitState(Running)
+				h.awaitState(status.Running)
 				assert.Equal(t, 1, h.count(trace.Start, ""))
 			}
 			run.stop()

@@ -23,6 +23,8 @@ import (
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/child"
 	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/metrics"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -37,7 +39,7 @@ const (
 // Snapshots is what the run loop needs of the store of snapshots, besides what an upgrade does with it.
 type Snapshots interface {
 	// Summary is what the status shows of the snapshots and of the room for them.
-	Summary(ctx context.Context) (SnapshotStatus, DiskStatus, error)
+	Summary(ctx context.Context) (status.Snapshots, status.Disk, error)
 	// Tidy completes sealed snapshots and prunes, while the node runs. keep is the id that an upgrade in flight needs.
 	Tidy(ctx context.Context, keep string) error
 	// Do carries out an operator's request. atRest tells that the node doesn't run.
@@ -90,9 +92,9 @@ type Options struct {
 type Supervisor struct {
 	o      Options
 	log    *slog.Logger
-	recase bool // of the configuration; fixed, for every comparison of names must be the same
-	status atomic.Pointer[Status]
-	live   atomic.Pointer[child.Process] // for the goroutine that handles SIGABRT
+	recase bool                           // of the configuration; fixed, for every comparison of names must be the same
+	sample atomic.Pointer[metrics.Sample] // the latest status, with what only the metrics tell
+	live   atomic.Pointer[child.Process]  // for the goroutine that handles SIGABRT
 
 	starting sync.Mutex // held while the node is forked; and for good once the end of the process has begun
 
@@ -108,7 +110,7 @@ type Supervisor struct {
 	cancel  context.CancelFunc
 	tracker *upgrade.Tracker
 	policy  Restarts
-	state   State
+	state   status.State
 	done    bool
 	code    int
 
@@ -119,7 +121,7 @@ type Supervisor struct {
 	onExit   func(child.Exit) // what follows the end of the node, where we stopped it
 	ending   *ending          // an end that nobody asked for, not judged yet
 	version  upgrade.Version
-	lastExit *ExitStatus
+	lastExit *status.Exit
 	restarts int
 	began    bool // the node was started once in this life of ours
 	trial    bool // the node that was started last is on probation
@@ -135,12 +137,12 @@ type Supervisor struct {
 	journal    upgrade.Journal
 	schedule   upgrade.Schedule
 	ready      map[upgrade.Version]upgrade.Readiness
-	last       *LastUpgrade
-	snapshots  SnapshotStatus
-	disk       DiskStatus
-	progress   *ProgressStatus
+	last       *status.LastUpgrade
+	snapshots  status.Snapshots
+	disk       status.Disk
+	progress   *status.Progress
 	since      time.Time
-	tally      *tally
+	tally      *metrics.Tally
 	observed   *observer // nil: nobody can ask for metrics
 	watcher    *source.Watcher
 	lowDisk    bool                      // the operator was told
@@ -198,11 +200,11 @@ func New(o Options) *Supervisor {
 	}
 	return &Supervisor{
 		o: o, log: o.Log, recase: o.Upgrade.Recase, stops: make(chan os.Signal, 4), passed: make(chan os.Signal, 64), posts: make(chan func(), 16),
-		requests: make(chan request), over: make(chan struct{}), state: Stopped, ready: map[upgrade.Version]upgrade.Readiness{},
+		requests: make(chan request), over: make(chan struct{}), state: status.Stopped, ready: map[upgrade.Version]upgrade.Readiness{},
 		policy:      NewRestarts(o.Config, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		heightTimer: idle(), restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
 		tale:      telling{timer: idle()},
-		roomTimer: idle(), tidyTimer: idle(), since: time.Now(), tally: newTally(),
+		roomTimer: idle(), tidyTimer: idle(), since: time.Now(), tally: metrics.NewTally(),
 	}
 }
 
@@ -258,19 +260,19 @@ func (s *Supervisor) spawn(f func()) {
 
 // Observe is where long phases report to.
 func (s *Supervisor) Observe(e progress.Event) {
-	s.post(func() { s.progress = &ProgressStatus{Phase: e.Phase, Done: e.Done, Total: e.Total} })
+	s.post(func() { s.progress = &status.Progress{Phase: e.Phase, Done: e.Done, Total: e.Total} })
 }
 
 // ObservePhase is where the engine reports to, out of a job.
 func (s *Supervisor) ObservePhase(u upgrade.Upgrade) {
 	s.post(func() {
 		s.journal.Upgrade = &u
-		s.countPhase(u)
+		s.tally = s.tally.Phase(u)
 	})
 }
 
-// Status returns the latest status. It may be called from any goroutine.
-func (s *Supervisor) Status() *Status { return s.status.Load() }
+// Status returns the latest status. It may be called from any goroutine, once Run has begun to serve.
+func (s *Supervisor) Status() *status.Document { return s.sample.Load().Document }
 
 // stopSignal is the configured one; Validate has seen that it is a signal.
 func (s *Supervisor) stopSignal() syscall.Signal {

@@ -8,6 +8,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -22,7 +23,7 @@ func (s *Supervisor) stopForUpgrade() {
 // carry runs the phases that need the node at rest, then starts the new version. down is the old node's end; zero = not
 // known.
 func (s *Supervisor) carry(down time.Time) {
-	s.state = Upgrading
+	s.state = status.Upgrading
 	s.do("upgrade", s.unitsDown(s.afterTidying(unlessCancelled(func(ctx context.Context) error {
 		if !down.IsZero() {
 			s.o.Engine.StoppedAt(down)
@@ -78,7 +79,7 @@ func (s *Supervisor) recoverUpgrade() {
 			s.start()
 		})
 	default:
-		s.state = Upgrading
+		s.state = status.Upgrading
 		s.do("recover", func(context.Context) error { return s.o.Engine.Recover() }, func(err error) {
 			switch {
 			case s.stopping:
@@ -149,7 +150,7 @@ func atHeight(h int64) string {
 func (s *Supervisor) attemptEnded(why string, reached int64, exit *child.Exit) {
 	s.countFailure()
 	s.log.Error("the new version ended on probation", "reason", why, "attempt", s.journal.Upgrade.Attempts)
-	s.state = Backoff
+	s.state = status.Backoff
 	s.do("attempt", func(context.Context) error { return s.o.Engine.Ended(why, reached) }, func(err error) {
 		if err != nil {
 			s.log.Error("cannot record the failed attempt", "error", err)
@@ -208,7 +209,7 @@ func (s *Supervisor) rollBackByPolicy(why string) {
 
 // rollBack undoes the upgrade in flight while the node is at rest. One of next and failed is called, unless a stop came.
 func (s *Supervisor) rollBack(binaryOnly bool, next func(), failed func(error)) {
-	s.state = Upgrading
+	s.state = status.Upgrading
 	work := func(ctx context.Context) error { return s.o.Engine.RollBack(ctx, binaryOnly) }
 	s.do("rollback", s.unitsDown(s.afterTidying(unlessCancelled(work))), func(err error) {
 		switch {

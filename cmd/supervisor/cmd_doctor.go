@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/hint"
-	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -85,11 +85,11 @@ type check struct {
 // examination is one run of the doctor.
 type examination struct {
 	*session
-	bad      *ConfigError       // the mistakes of the configuration
-	other    bool               // we are neither root nor the node's user: what we see of rights isn't what the node sees
-	distrust bool               // we are root and the tree isn't root's: nothing of it is executed
-	live     *supervisor.Status // what the running supervisor says; nil = none runs
-	silent   error              // why a supervisor that may be there can't be asked
+	bad      *ConfigError     // the mistakes of the configuration
+	other    bool             // we are neither root nor the node's user: what we see of rights isn't what the node sees
+	distrust bool             // we are root and the tree isn't root's: nothing of it is executed
+	live     *status.Document // what the running supervisor says; nil = none runs
+	silent   error            // why a supervisor that may be there can't be asked
 	holders  home.LockInfo
 	engine   *upgrade.Engine
 	broken   error // why journal or schedule can't be trusted
@@ -335,7 +335,7 @@ func (x *examination) askLive(ctx context.Context) {
 	raw, err := client.New(x.cfg.ControlSocket(x.environ)).Status(ctx)
 	switch {
 	case err == nil:
-		st := &supervisor.Status{}
+		st := &status.Document{}
 		if err := json.Unmarshal(raw, st); err != nil {
 			x.fail("supervisor", "restart it with this program's version", "its answer can't be read: %v", err)
 			return

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/term"
 
 	"nodevisor/internal/progress"
-	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 )
 
 // meter shows a person how far a long command is: a bar on a terminal, elsewhere a log line now and then. What is over
@@ -204,7 +204,7 @@ func (m *meter) follow(ctx context.Context, c *client.Client) (stop func()) {
 			case <-time.After(pollInterval):
 			}
 			raw, err := c.Status(ctx)
-			var st struct{ Progress *supervisor.ProgressStatus }
+			var st struct{ Progress *status.Progress }
 			if err == nil && json.Unmarshal(raw, &st) == nil && st.Progress != nil {
 				m.Observe(progress.Event{Phase: st.Progress.Phase, Done: st.Progress.Done, Total: st.Progress.Total})
 			}
