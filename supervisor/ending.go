@@ -9,6 +9,7 @@ import (
 
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
@@ -188,7 +189,7 @@ func (s *Supervisor) crashed(exit child.Exit, lived time.Duration) {
 			return
 		}
 		if s.policy.CrashLoop() && !was {
-			s.o.Event(alert.CrashLoop, fmt.Sprintf("it ended %d times in a row, last with %s", crashLoopAfter, exit))
+			s.o.Event(alert.CrashLoop, fmt.Sprintf("it ended %d times in a row, last with %s", restart.CrashLoopAfter, exit))
 		}
 		s.countRestart(&exit, false)
 		s.restartIn(d.Delay, d.Reason)

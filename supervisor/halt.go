@@ -13,6 +13,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/control"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
@@ -46,7 +47,7 @@ func (s *Supervisor) halt(answer func(HaltResult, error)) {
 		s.do("halt", s.unitsDown(s.afterTidying(func(ctx context.Context) error { return s.carryHalt(ctx, h, &result) })), func(err error) {
 			switch {
 			case s.stopping && s.journal.Hold == nil:
-				answer(result, errOver)
+				answer(result, control.ErrOver)
 			case err != nil:
 				answer(result, err)
 				s.holdFor(err)

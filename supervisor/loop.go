@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"nodevisor/internal/proc"
+	"nodevisor/supervisor/control"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
@@ -32,7 +33,9 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	}
 	s.tracker.SetSkipHeights(unsafeSkips(s.o.Command))
 	s.publish() // whoever connects finds a status
-	server, err := s.listen()
+	server, err := control.Listen(control.Options{
+		Path: s.o.Socket, Mode: s.o.SocketMode, Group: s.o.SocketGroup, Status: s.Status, Operate: s.operate, Log: s.log,
+	})
 	if err != nil {
 		s.log.Warn("the control socket can't be used", "error", err)
 	} else {

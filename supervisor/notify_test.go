@@ -16,6 +16,7 @@ import (
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
 	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
 )
 
@@ -244,7 +245,7 @@ func TestPanicStopsTheNode(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
 	h.Systemd.Trouble = filepath.Join(h.dir, "trouble")
-	h.Node.Restart = RestartAlways
+	h.Node.Restart = restart.Always
 	h.set("STOP_DELAY", "200ms")
 	r := h.start()
 	h.await(trace.FirstBlock, "v1")

@@ -11,6 +11,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
@@ -175,12 +176,12 @@ func TestRetry(t *testing.T) {
 func TestProbationKeepsTheRestartPolicy(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		restart RestartPolicy
+		restart restart.Policy
 		code    string
 		want    int
 	}{
-		"on-failure, 0": {RestartOnFailure, "0", 0},
-		"never, 3":      {RestartNever, "3", 3},
+		"on-failure, 0": {restart.OnFailure, "0", 0},
+		"never, 3":      {restart.Never, "3", 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/fakenode/trace"
+	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
 )
 
@@ -79,7 +80,7 @@ func TestStdoutIsTheNodes(t *testing.T) {
 		t.Run(fmt.Sprintf("tee %v", tee), func(t *testing.T) {
 			t.Parallel()
 			h := newHome(t)
-			h.Node.Restart = RestartNever
+			h.Node.Restart = restart.Never
 			if tee {
 				h.Height.Log = "height=(?P<height>[0-9]+)"
 			}

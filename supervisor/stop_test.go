@@ -15,6 +15,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
@@ -336,7 +337,7 @@ func TestExitCodes(t *testing.T) {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			t.Parallel()
 			h := newHome(t)
-			h.Node.Restart = RestartNever
+			h.Node.Restart = restart.Never
 			var r *run
 			if code > 128 {
 				r = h.start()

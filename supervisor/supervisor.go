@@ -24,6 +24,7 @@ import (
 	"nodevisor/supervisor/child"
 	"nodevisor/supervisor/home"
 	"nodevisor/supervisor/metrics"
+	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
@@ -109,7 +110,7 @@ type Supervisor struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	tracker *upgrade.Tracker
-	policy  Restarts
+	policy  restart.Decider
 	state   status.State
 	done    bool
 	code    int
@@ -201,7 +202,7 @@ func New(o Options) *Supervisor {
 	return &Supervisor{
 		o: o, log: o.Log, recase: o.Upgrade.Recase, stops: make(chan os.Signal, 4), passed: make(chan os.Signal, 64), posts: make(chan func(), 16),
 		requests: make(chan request), over: make(chan struct{}), state: status.Stopped, ready: map[upgrade.Version]upgrade.Readiness{},
-		policy:      NewRestarts(o.Config, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
+		policy:      restart.New(o.Config.restarts(), rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		heightTimer: idle(), restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
 		tale:      telling{timer: idle()},
 		roomTimer: idle(), tidyTimer: idle(), since: time.Now(), tally: metrics.NewTally(),

@@ -8,6 +8,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
@@ -158,14 +159,14 @@ func (s *Supervisor) attemptEnded(why string, reached int64, exit *child.Exit) {
 		u := s.journal.Upgrade
 		left := u.Attempts < s.o.Upgrade.Probation.Attempts || s.o.Upgrade.OnFailure == upgrade.OnFailureRetry
 		switch {
-		case left && exit != nil && !s.o.Config.Restart.restarts(*exit):
+		case left && exit != nil && !s.o.Config.Restart.Restarts(*exit):
 			s.log.Info("the node is not restarted", "reason", why, "restart", s.o.Config.Restart)
 			s.finish(exit.ExitCode())
 			return
 		case left:
 			pause := min(s.o.Config.Backoff<<min(max(u.Attempts-1, 0), 16), s.o.Config.BackoffMax)
 			s.countRestart(exit, true)
-			if u.Attempts == max(crashLoopAfter, s.o.Upgrade.Probation.Attempts) { // on_failure = "retry"
+			if u.Attempts == max(restart.CrashLoopAfter, s.o.Upgrade.Probation.Attempts) { // on_failure = "retry"
 				s.o.Event(alert.CrashLoop, fmt.Sprintf("%s ended %d times on probation: %s", u.Plan.Name, u.Attempts, why))
 			}
 			s.restartIn(pause, why)

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/restart"
 )
 
 // environMap reads "NAME=value" entries; of a name that is there twice the last one counts, as for a child process.
@@ -79,7 +79,7 @@ func (l *loader) applySupervisorEnv() {
 		l.origin.Keys[path] = name
 	}
 	if v := l.env["SUPERVISOR_RESTART"]; v != "" {
-		l.override("node.restart", "SUPERVISOR_RESTART", func() { l.cfg.Node.Restart = supervisor.RestartPolicy(v) })
+		l.override("node.restart", "SUPERVISOR_RESTART", func() { l.cfg.Node.Restart = restart.Policy(v) })
 	}
 }
 

@@ -1,4 +1,4 @@
-package supervisor
+package restart
 
 import (
 	"math/rand/v2"
@@ -11,27 +11,27 @@ import (
 	"nodevisor/supervisor/child"
 )
 
-func restartsWith(policy RestartPolicy, limit int) Restarts {
-	c := DefaultConfig()
-	c.Restart, c.BackoffLimit = policy, limit
-	return NewRestarts(c, nil)
+func config(policy Policy, limit int) Config {
+	return Config{Policy: policy, Backoff: time.Second, Max: time.Minute, Reset: 10 * time.Minute, Limit: limit}
 }
+
+func restartsWith(policy Policy, limit int) Decider { return New(config(policy, limit), nil) }
 
 func TestRestartPolicies(t *testing.T) {
 	ok, failed, killed := child.Exit{}, child.Exit{Code: 1}, child.Exit{Code: -1, Signal: syscall.SIGSEGV}
 	for _, tc := range []struct {
-		policy  RestartPolicy
+		policy  Policy
 		exit    child.Exit
 		restart bool
 		reason  string
 	}{
-		{RestartNever, ok, false, "exit code 0 after 2s, restart = never"},
-		{RestartNever, killed, false, "killed by SIGSEGV after 2s, restart = never"},
-		{RestartOnFailure, ok, false, "exit code 0 after 2s, no failure: not restarted"},
-		{RestartOnFailure, failed, true, "exit code 1 after 2s, restart 1 in 1s"},
-		{RestartOnFailure, killed, true, "killed by SIGSEGV after 2s, restart 1 in 1s"},
-		{RestartAlways, ok, true, "exit code 0 after 2s, restart 1 in 1s"},
-		{RestartAlways, killed, true, "killed by SIGSEGV after 2s, restart 1 in 1s"},
+		{Never, ok, false, "exit code 0 after 2s, restart = never"},
+		{Never, killed, false, "killed by SIGSEGV after 2s, restart = never"},
+		{OnFailure, ok, false, "exit code 0 after 2s, no failure: not restarted"},
+		{OnFailure, failed, true, "exit code 1 after 2s, restart 1 in 1s"},
+		{OnFailure, killed, true, "killed by SIGSEGV after 2s, restart 1 in 1s"},
+		{Always, ok, true, "exit code 0 after 2s, restart 1 in 1s"},
+		{Always, killed, true, "killed by SIGSEGV after 2s, restart 1 in 1s"},
 		{"", failed, false, "exit code 1 after 2s, restart = never"},
 	} {
 		r := restartsWith(tc.policy, 0)
@@ -47,7 +47,7 @@ func TestRestartPolicies(t *testing.T) {
 }
 
 func TestBackoffDoublesUpToItsMaximum(t *testing.T) {
-	r := restartsWith(RestartOnFailure, 0)
+	r := restartsWith(OnFailure, 0)
 	var got []time.Duration
 	for range 9 {
 		got = append(got, r.Next(child.Exit{Code: 1}, time.Second).Delay/time.Second)
@@ -60,7 +60,7 @@ func TestBackoffDoublesUpToItsMaximum(t *testing.T) {
 }
 
 func TestBackoffStartsAnewAfterALongLife(t *testing.T) {
-	r := restartsWith(RestartOnFailure, 0)
+	r := restartsWith(OnFailure, 0)
 	for range 5 {
 		r.Next(child.Exit{Code: 1}, time.Second)
 	}
@@ -75,8 +75,8 @@ func TestBackoffStartsAnewAfterALongLife(t *testing.T) {
 }
 
 func TestCrashLoopAfterThreeShortLives(t *testing.T) {
-	r := restartsWith(RestartOnFailure, 0)
-	for range crashLoopAfter - 1 {
+	r := restartsWith(OnFailure, 0)
+	for range CrashLoopAfter - 1 {
 		r.Next(child.Exit{Code: 1}, time.Second)
 		assert.False(t, r.CrashLoop())
 	}
@@ -87,7 +87,7 @@ func TestCrashLoopAfterThreeShortLives(t *testing.T) {
 }
 
 func TestBackoffLimit(t *testing.T) {
-	r := restartsWith(RestartOnFailure, 2)
+	r := restartsWith(OnFailure, 2)
 	assert.True(t, r.Next(child.Exit{Code: 1}, 0).Restart)
 	assert.True(t, r.Next(child.Exit{Code: 1}, 0).Restart)
 	d := r.Next(child.Exit{Code: 7}, 0)
@@ -96,10 +96,10 @@ func TestBackoffLimit(t *testing.T) {
 }
 
 func TestJitterIsUpToATenthAndNeverAboveTheMaximum(t *testing.T) {
-	c := DefaultConfig()
+	c := config(OnFailure, 0)
 	seen := map[time.Duration]bool{}
 	for seed := range uint64(200) {
-		r := NewRestarts(c, rand.New(rand.NewPCG(seed, 1)))
+		r := New(c, rand.New(rand.NewPCG(seed, 1)))
 		d := r.Next(child.Exit{Code: 1}, 0).Delay
 		assert.GreaterOrEqual(t, d, time.Second)
 		assert.LessOrEqual(t, d, 1100*time.Millisecond)
@@ -110,6 +110,6 @@ func TestJitterIsUpToATenthAndNeverAboveTheMaximum(t *testing.T) {
 	}
 	assert.Greater(t, len(seen), 100, "it isn't by chance")
 
-	a, b := NewRestarts(c, rand.New(rand.NewPCG(1, 2))), NewRestarts(c, rand.New(rand.NewPCG(1, 2)))
+	a, b := New(c, rand.New(rand.NewPCG(1, 2))), New(c, rand.New(rand.NewPCG(1, 2)))
 	assert.Equal(t, a.Next(child.Exit{Code: 1}, 0), b.Next(child.Exit{Code: 1}, 0), "same source, same answer")
 }
