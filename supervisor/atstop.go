@@ -22,14 +22,6 @@ const (
 // errTemplate means that the snapshot was taken and its template could not be made.
 var errTemplate = errors.New("the genesis template could not be made")
 
-// TemplateStatus is a genesis template that was made: where it lies, and the digests by which operators compare it.
-type TemplateStatus struct {
-	Path      string            `json:"path"`
-	ChainID   string            `json:"chain_id"`
-	Canonical string            `json:"canonical_sha256"` // of the document, however it is written
-	SHA256    map[string]string `json:"sha256"`           // of each file, by its name
-}
-
 // templateOn tells whether the configuration asks for a template at an event.
 func (s *Supervisor) templateOn(event string) bool {
 	return s.o.Templates != nil && s.o.TemplateOn != nil && s.o.TemplateOn(event)

@@ -97,7 +97,7 @@ func TestTakenAtEachEvent(t *testing.T) {
 		require.Equal(t, ExitHeld, r.exit())
 		assert.Equal(t, []string{"halt+T"}, h.taken())
 		assert.True(t, h.verified(), "run ends only once it is completed")
-		var result HaltResult
+		var result status.HaltResult
 		require.NoError(t, json.Unmarshal(reply.Result, &result))
 		assert.True(t, result.Exact)
 		assert.Empty(t, result.Problems)
@@ -132,7 +132,7 @@ func TestTemplateFailsAtAHalt(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, ExitHeld, r.exit())
 	assert.Equal(t, []string{"halt"}, h.taken())
-	var result HaltResult
+	var result status.HaltResult
 	require.NoError(t, json.Unmarshal(reply.Result, &result))
 	require.Len(t, result.Problems, 1)
 	assert.Contains(t, result.Problems[0], "the genesis template could not be made: cannot run the export: exit status 3: no such command")
@@ -229,7 +229,7 @@ func TestHaltAtAHeightIsLate(t *testing.T) {
 			}()
 			require.Equal(t, ExitHeld, r.exit())
 			reply := <-waited
-			var result HaltResult
+			var result status.HaltResult
 			require.NoError(t, json.Unmarshal(reply.Result, &result), "%+v", reply)
 			require.NotNil(t, result.Height)
 			require.NotNil(t, result.Overshoot)

@@ -12,6 +12,7 @@ import (
 	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
 )
 
 // settle is how long the end of a node by a signal that we didn't send waits for a stop request: under
@@ -201,7 +202,7 @@ func (s *Supervisor) crashed(exit child.Exit, lived time.Duration) {
 // of the halt and then ends, before anybody could read its height.
 func (s *Supervisor) haltedItself(signer int64) bool {
 	h := s.schedule.Halt
-	return h != nil && h.Height > 0 && signer == h.Height && OwnHalt(s.commandOf()) == h.Height
+	return h != nil && h.Height > 0 && signer == h.Height && source.HaltHeight(s.commandOf()) == h.Height
 }
 
 // crashLoop tells whether the node ends again and again; a life that is long enough ends that.

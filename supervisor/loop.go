@@ -10,6 +10,7 @@ import (
 	"nodevisor/supervisor/control"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
 )
 
 // Run supervises the node until it ends for good, an operator stops it, or a hold. It returns the process's exit code.
@@ -31,7 +32,8 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	if known {
 		s.tracker = upgrade.NewTracker(last.Height, last.At)
 	}
-	s.tracker.SetSkipHeights(unsafeSkips(s.o.Command))
+	args, _ := s.o.Command(upgrade.Genesis)
+	s.tracker.SetSkipHeights(source.SkipHeights(args))
 	s.publish() // whoever connects finds a status
 	server, err := control.Listen(control.Options{
 		Path: s.o.Socket, Mode: s.o.SocketMode, Group: s.o.SocketGroup, Status: s.Status, Operate: s.operate, Log: s.log,

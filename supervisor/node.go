@@ -3,8 +3,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -229,33 +227,4 @@ func (s *Supervisor) takeLines() {
 			s.tracker.SawLine(name, n.Height)
 		}
 	}
-}
-
-// unsafeSkips reads --unsafe-skip-upgrades out of the node's arguments, in both of its forms.
-func unsafeSkips(command func(upgrade.Version) (args, env []string)) map[int64]bool {
-	args, _ := command(upgrade.Genesis)
-	skips := map[int64]bool{}
-	add := func(list string) {
-		for h := range strings.SplitSeq(list, ",") {
-			if n, err := strconv.ParseInt(strings.TrimSpace(h), 10, 64); err == nil {
-				skips[n] = true
-			}
-		}
-	}
-	const flag = "--unsafe-skip-upgrades"
-	for i, a := range args {
-		if value, ok := strings.CutPrefix(a, flag+"="); ok {
-			add(value)
-		}
-		if a != flag {
-			continue
-		}
-		for _, next := range args[i+1:] {
-			if strings.HasPrefix(next, "-") {
-				break
-			}
-			add(next)
-		}
-	}
-	return skips
 }

@@ -63,7 +63,7 @@ type Options struct {
 	SnapshotOn       func(event string) bool
 	Templates        upgrade.Exporter                                 // nil: no genesis templates are made
 	TemplateOn       func(event string) bool                          // at which events besides upgrades
-	DescribeTemplate func(snapshot string) (*TemplateStatus, error)   // of a template that was made
+	DescribeTemplate func(snapshot string) (*status.Template, error)  // of a template that was made
 	Restoring        *Restoring                                       // nil: no start restores
 	Room             func(ctx context.Context) error                  // room for the snapshot of an upgrade; nil: none is taken
 	Fetch            upgrade.Fetcher                                  // nil: downloads are off
@@ -146,11 +146,11 @@ type Supervisor struct {
 	tally      *metrics.Tally
 	observed   *observer // nil: nobody can ask for metrics
 	watcher    *source.Watcher
-	lowDisk    bool                      // the operator was told
-	restore    *restoring                // nil: the node that runs doesn't restore
-	half       bool                      // the node that ended last hadn't restored all of its state
-	halted     []func(HaltResult, error) // answers those who wait for a halt
-	completing bool                      // `run` ends only once the snapshot of the halt is completed
+	lowDisk    bool                             // the operator was told
+	restore    *restoring                       // nil: the node that runs doesn't restore
+	half       bool                             // the node that ended last hadn't restored all of its state
+	halted     []func(status.HaltResult, error) // answers those who wait for a halt
+	completing bool                             // `run` ends only once the snapshot of the halt is completed
 	tidying    *tidying
 	tidyPause  time.Duration // before a tidying that failed is tried again; 0 = none failed
 	untold     string        // why snapshots can't be completed; "" = they can

@@ -9,6 +9,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/status"
+	"nodevisor/upgrade/source"
 )
 
 // tidying is the completing and pruning of snapshots while the node runs: the one thing besides a job that changes the
@@ -149,7 +150,7 @@ func (s *Supervisor) tellOfSnapshots(st *status.Document) {
 	if why := s.snapshots.Blocked; why != nil && st.Rollback.Possible {
 		st.Rollback = status.Rollback{Reason: why}
 	}
-	if h := st.Halt; h != nil && h.Height != nil && OwnHalt(s.commandOf()) == *h.Height {
+	if h := st.Halt; h != nil && h.Height != nil && source.HaltHeight(s.commandOf()) == *h.Height {
 		h.Exact = true
 	}
 }

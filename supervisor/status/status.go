@@ -1,5 +1,5 @@
-// Package status is what a supervisor says of itself: the document of `status --json` with its parts, and how it is made of
-// what lies in files. Absent values are null, fields are added and never renamed: scripts read it.
+// Package status is what a supervisor says of itself: the document of `status --json` with its parts, how it is made of what
+// lies in files, and what a halt came to. Absent values are null, fields are added and never renamed: scripts read it.
 package status
 
 import (
