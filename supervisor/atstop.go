@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade/plan"
 )
 
@@ -20,14 +21,6 @@ const (
 
 // errTemplate means that the snapshot was taken and its template could not be made.
 var errTemplate = errors.New("the genesis template could not be made")
-
-// TemplateStatus is a genesis template that was made: where it lies, and the digests by which operators compare it.
-type TemplateStatus struct {
-	Path      string            `json:"path"`
-	ChainID   string            `json:"chain_id"`
-	Canonical string            `json:"canonical_sha256"` // of the document, however it is written
-	SHA256    map[string]string `json:"sha256"`           // of each file, by its name
-}
 
 // templateOn tells whether the configuration asks for a template at an event.
 func (s *Supervisor) templateOn(event string) bool {
@@ -80,7 +73,7 @@ func (s *Supervisor) newSnapshot(event string) string {
 // where a service manager hears of us, it is asked for more time for as long as this takes (Notifier.Alive); else what the
 // stop of the node has left of stop_timeout must do. What is forecast to take longer, by the last snapshot's time, isn't
 // begun, and what takes longer is broken off, as it is by a second request. Neither is a failure of the stop.
-func (s *Supervisor) takeAtStop(ctx context.Context, was *stopped, last *LastSnapshot) {
+func (s *Supervisor) takeAtStop(ctx context.Context, was *stopped, last *status.LastSnapshot) {
 	if !s.takenOn(atStop) {
 		return
 	}

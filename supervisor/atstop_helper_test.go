@@ -14,6 +14,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
+	"nodevisor/supervisor/status"
 )
 
 // testTemplates makes templates by a program of the test's.
@@ -33,9 +34,9 @@ func (c testTemplates) Export(ctx context.Context, snapshot string, height int64
 	return nil
 }
 
-func (c testTemplates) describe(snapshot string) (*TemplateStatus, error) {
+func (c testTemplates) describe(snapshot string) (*status.Template, error) {
 	_, err := os.Stat(c.path(snapshot))
-	return &TemplateStatus{Path: c.path(snapshot), ChainID: "c-2", SHA256: map[string]string{"genesis.json": "ab12"}}, err
+	return &status.Template{Path: c.path(snapshot), ChainID: "c-2", SHA256: map[string]string{"genesis.json": "ab12"}}, err
 }
 
 // restoring counts the starts in the file "restoring", as the marker of `genesis init` does, and allows three of them.

@@ -16,6 +16,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -90,13 +91,13 @@ func TestTakenAtEachEvent(t *testing.T) {
 		t.Parallel()
 		h := begin(t, []string{"halt"}, "halt")
 		r := h.start()
-		h.awaitStatus("a height", func(st *Status) bool { return st.Height != nil && *st.Height > 3 })
+		h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil && *st.Height > 3 })
 		reply, err := h.do(client.OpHalt, client.Request{Now: true})
 		require.NoError(t, err)
 		require.Equal(t, ExitHeld, r.exit())
 		assert.Equal(t, []string{"halt+T"}, h.taken())
 		assert.True(t, h.verified(), "run ends only once it is completed")
-		var result HaltResult
+		var result status.HaltResult
 		require.NoError(t, json.Unmarshal(reply.Result, &result))
 		assert.True(t, result.Exact)
 		assert.Empty(t, result.Problems)
@@ -131,7 +132,7 @@ func TestTemplateFailsAtAHalt(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, ExitHeld, r.exit())
 	assert.Equal(t, []string{"halt"}, h.taken())
-	var result HaltResult
+	var result status.HaltResult
 	require.NoError(t, json.Unmarshal(reply.Result, &result))
 	require.Len(t, result.Problems, 1)
 	assert.Contains(t, result.Problems[0], "the genesis template could not be made: cannot run the export: exit status 3: no such command")
@@ -198,8 +199,8 @@ func TestStopSnapshotForecast(t *testing.T) {
 	h := newHome(t)
 	h.SnapshotOn = []string{"stop"}
 	w := h.runInside()
-	h.awaitState(Running)
-	w.post(func() { w.snapshots.Last = &LastSnapshot{DurationMS: time.Hour.Milliseconds()} })
+	h.awaitState(status.Running)
+	w.post(func() { w.snapshots.Last = &status.LastSnapshot{DurationMS: time.Hour.Milliseconds()} })
 	w.cancel()
 	require.Equal(t, 0, w.end(t))
 	assert.Empty(t, h.taken())
@@ -221,14 +222,14 @@ func TestHaltAtAHeightIsLate(t *testing.T) {
 			r := h.start()
 			h.await(trace.FirstBlock, "v1")
 			waited := make(chan client.Reply, 1)
-			h.awaitState(Running)
+			h.awaitState(status.Running)
 			go func() {
 				reply, _ := h.do(client.OpHalt, client.Request{Height: 150, Wait: true})
 				waited <- reply
 			}()
 			require.Equal(t, ExitHeld, r.exit())
 			reply := <-waited
-			var result HaltResult
+			var result status.HaltResult
 			require.NoError(t, json.Unmarshal(reply.Result, &result), "%+v", reply)
 			require.NotNil(t, result.Height)
 			require.NotNil(t, result.Overshoot)
@@ -258,7 +259,7 @@ func TestHaltOfTheNodesOwn(t *testing.T) {
 			}
 			h.set("BLOCK_TIME", "20ms")
 			r := h.start()
-			h.awaitState(Running)
+			h.awaitState(status.Running)
 			_, err := h.do(client.OpHalt, client.Request{Height: 60})
 			require.NoError(t, err)
 			require.Equal(t, ExitHeld, r.exit())
@@ -278,7 +279,7 @@ func TestHaltIsInterrupted(t *testing.T) {
 	host := newHost(h)
 	host.boot()
 	h.await(trace.FirstBlock, "v1")
-	h.awaitState(Running)
+	h.awaitState(status.Running)
 	_, err := h.do(client.OpHalt, client.Request{Now: true})
 	require.Error(t, err, "it was killed")
 	require.Equal(t, -1, host.exit())
@@ -315,7 +316,7 @@ func TestRestoringStart(t *testing.T) {
 		h.set("START_DELAY", "1h")
 		h.set("STOP_DELAY", "1500ms")
 		r := h.start()
-		h.awaitStatus("it is shown", func(st *Status) bool { return strings.HasPrefix(st.Message, "the node restores its state") })
+		h.awaitStatus("it is shown", func(st *status.Document) bool { return strings.HasPrefix(st.Message, "the node restores its state") })
 		h.await(trace.Start, "v1")
 		r.signal(syscall.SIGTERM)
 		require.Equal(t, 0, r.exit(), "not killed")

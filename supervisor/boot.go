@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
@@ -91,7 +92,7 @@ func (s *Supervisor) firstLink() error {
 // firstLook reads the plan file and the signer's state before the node runs, then goes on with what is in flight. It is
 // a job: nothing may come between the look and what follows from it.
 func (s *Supervisor) firstLook() {
-	s.state = Stopped
+	s.state = status.Stopped
 	look := s.lookAtFile()
 	var file plan.File
 	var now currentVersion
@@ -135,14 +136,14 @@ type currentVersion struct {
 	version version.Version
 	plan    plan.Plan // that it was switched to for
 	known   bool      // whether that is recorded
-	last    *LastUpgrade
+	last    *status.LastUpgrade
 }
 
 // readCurrent does file I/O: not for the loop.
 func (s *Supervisor) readCurrent() currentVersion {
 	c := currentVersion{}
 	if all, err := upgrade.LoadHistory(s.o.Layout.HistoryDir()); err == nil && len(all) > 0 {
-		c.last = new(DescribeFinished(all[0]))
+		c.last = new(status.DescribeFinished(all[0]))
 	}
 	version, err := s.o.Layout.Current()
 	if err != nil {
@@ -156,7 +157,7 @@ func (s *Supervisor) readCurrent() currentVersion {
 
 func (s *Supervisor) setCurrent(c currentVersion) {
 	s.last = c.last
-	s.countFinished(c.last)
+	s.tally = s.tally.Finished(c.last)
 	s.tracker.SetCurrent(c.version, c.plan, c.known)
 	if s.child == nil { // a rollback or a switch by hand changed what would run; a running node stays what it is
 		s.version = c.version

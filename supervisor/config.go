@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/restart"
 )
 
 // Config is the table [node]: what the node is and how its process is kept.
@@ -15,23 +18,13 @@ type Config struct {
 	Env          map[string]string `toml:"env"`           // added to the node's environment
 	StopSignal   string            `toml:"stop_signal"`   // by name: SIGTERM
 	StopTimeout  time.Duration     `toml:"stop_timeout"`  // then SIGKILL (DAEMON_SHUTDOWN_GRACE)
-	Restart      RestartPolicy     `toml:"restart"`       // never | on-failure | always
+	Restart      restart.Policy    `toml:"restart"`       // never | on-failure | always
 	Backoff      time.Duration     `toml:"backoff"`       // the first wait before a restart; doubles
 	BackoffMax   time.Duration     `toml:"backoff_max"`   // the longest wait
 	BackoffReset time.Duration     `toml:"backoff_reset"` // a life of this length starts the waits anew
 	BackoffLimit int               `toml:"backoff_limit"` // outside an upgrade: give up after so many restarts; 0 = never
 	Hold         HoldMode          `toml:"hold"`          // exit | wait
 }
-
-// RestartPolicy says which ends of the node are followed by a restart.
-type RestartPolicy string
-
-// The restart policies.
-const (
-	RestartNever     RestartPolicy = "never"
-	RestartOnFailure RestartPolicy = "on-failure"
-	RestartAlways    RestartPolicy = "always"
-)
 
 // HoldMode says what `run` does while held: end with exit code 79, or stay for the socket, the metrics and the watchdog.
 type HoldMode string
@@ -45,20 +38,25 @@ const (
 // DefaultConfig is what holds where neither file, environment nor flag says otherwise.
 func DefaultConfig() Config {
 	return Config{
-		Root: "cosmovisor", StopSignal: "SIGTERM", StopTimeout: time.Minute, Restart: RestartOnFailure,
+		Root: "cosmovisor", StopSignal: "SIGTERM", StopTimeout: time.Minute, Restart: restart.OnFailure,
 		Backoff: time.Second, BackoffMax: time.Minute, BackoffReset: 10 * time.Minute, Hold: HoldExit,
 	}
+}
+
+// restarts is what decides about restarts.
+func (c Config) restarts() restart.Config {
+	return restart.Config{Policy: c.Restart, Backoff: c.Backoff, Max: c.BackoffMax, Reset: c.BackoffReset, Limit: c.BackoffLimit}
 }
 
 // Validate reports every mistake at once.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("[node] "+format, args...)) }
-	if _, err := ParseSignal(c.StopSignal); err != nil {
+	if _, err := child.ParseSignal(c.StopSignal); err != nil {
 		bad("stop_signal: %v", err)
 	}
 	switch c.Restart {
-	case RestartNever, RestartOnFailure, RestartAlways:
+	case restart.Never, restart.OnFailure, restart.Always:
 	default:
 		bad("restart: %q is none of never, on-failure, always", c.Restart)
 	}

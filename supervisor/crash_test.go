@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/fakenode/trace"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -110,7 +111,7 @@ func (h *host) invariants() {
 func (h *host) finishAndCheck(pid int) {
 	h.Helper()
 	// Its commit may be an earlier life's: this one must be up before it is asked to stop.
-	h.awaitState(Running)
+	h.awaitState(status.Running)
 	h.wait("the snapshot is verified", h.verified)
 	require.NoError(h, syscall.Kill(pid, syscall.SIGTERM))
 	require.Equal(h, 0, h.exit())

@@ -8,8 +8,12 @@ import (
 	"time"
 
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/restart"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/source"
 	"nodevisor/upgrade/version"
 )
 
@@ -20,13 +24,13 @@ const settle = time.Second
 // ending is an end of the node that nobody asked for, until it is known what it means. Whoever acts in its place (an
 // upgrade that goes on, a new start, a stop) sets Supervisor.ending to nil: an end is charged to nobody twice.
 type ending struct {
-	exit  Exit
+	exit  child.Exit
 	lived time.Duration
 	then  func() // what the end asks for, where a stop request may still come before it; nil = not known yet
 }
 
 // ended takes the end of the node: of the process, its group, and what it left behind.
-func (s *Supervisor) ended(exit Exit) {
+func (s *Supervisor) ended(exit child.Exit) {
 	lived := exit.At.Sub(s.child.StartedAt())
 	s.child, s.exited = nil, nil
 	s.live.Store(nil)
@@ -48,8 +52,8 @@ func (s *Supervisor) ended(exit Exit) {
 	s.judge(s.ending)
 }
 
-func describeExit(exit Exit, v version.Version) *ExitStatus {
-	e := &ExitStatus{At: exit.At.UTC(), Version: v.Name(), Forced: exit.Forced}
+func describeExit(exit child.Exit, v version.Version) *status.Exit {
+	e := &status.Exit{At: exit.At.UTC(), Version: v.Name(), Forced: exit.Forced}
 	if exit.Signal != 0 {
 		e.Signal = new(exit.Signal.String())
 	} else {
@@ -60,7 +64,7 @@ func describeExit(exit Exit, v version.Version) *ExitStatus {
 
 // judge finds out what an end that nobody asked for means. What the node wrote last is read first.
 func (s *Supervisor) judge(e *ending) {
-	s.state = Backoff
+	s.state = status.Backoff
 	s.whenIdle(func() {
 		if s.ending != e || s.stopping {
 			return
@@ -155,7 +159,7 @@ func (s *Supervisor) settled() {
 }
 
 // byHand tells whether an exit looks like an answer to a signal.
-func byHand(exit Exit) bool {
+func byHand(exit child.Exit) bool {
 	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL, syscall.SIGHUP, syscall.SIGQUIT}
 	codes := []int{0, 128 + int(syscall.SIGTERM), 128 + int(syscall.SIGINT)}
 	if exit.Signal != 0 {
@@ -175,7 +179,7 @@ func (s *Supervisor) unclear(p plan.Plan) {
 }
 
 // crashed applies the restart policy.
-func (s *Supervisor) crashed(exit Exit, lived time.Duration) {
+func (s *Supervisor) crashed(exit child.Exit, lived time.Duration) {
 	was := s.policy.CrashLoop()
 	d := s.policy.Next(exit, lived)
 	then := func() {
@@ -188,7 +192,7 @@ func (s *Supervisor) crashed(exit Exit, lived time.Duration) {
 			return
 		}
 		if s.policy.CrashLoop() && !was {
-			s.o.Event(alert.CrashLoop, fmt.Sprintf("it ended %d times in a row, last with %s", crashLoopAfter, exit))
+			s.o.Event(alert.CrashLoop, fmt.Sprintf("it ended %d times in a row, last with %s", restart.CrashLoopAfter, exit))
 		}
 		s.countRestart(&exit, false)
 		s.restartIn(d.Delay, d.Reason)
@@ -200,7 +204,7 @@ func (s *Supervisor) crashed(exit Exit, lived time.Duration) {
 // of the halt and then ends, before anybody could read its height.
 func (s *Supervisor) haltedItself(signer int64) bool {
 	h := s.schedule.Halt
-	return h != nil && h.Height > 0 && signer == h.Height && OwnHalt(s.commandOf()) == h.Height
+	return h != nil && h.Height > 0 && signer == h.Height && source.HaltHeight(s.commandOf()) == h.Height
 }
 
 // crashLoop tells whether the node ends again and again; a life that is long enough ends that.

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/fakenode/trace"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -79,7 +80,7 @@ func TestNoRoomToBegin(t *testing.T) {
 	r := h.start()
 	h.await(trace.FirstBlock, "v1")
 	d.fill()
-	st := h.awaitState(WaitingForBinary)
+	st := h.awaitState(status.WaitingForBinary)
 	assert.NotNil(t, st.PID)
 	assert.Contains(t, st.Message, "the height of v2 has come; waiting: it can't be recorded: ")
 	time.Sleep(recordPause + recheck) // time for a second try
@@ -105,7 +106,7 @@ func TestNoRoomForTheAttempt(t *testing.T) {
 	h.await(trace.PreUpgrade, "v2")
 	d.fill()
 	h.wait("it is said", func() bool { return strings.Contains(h.lines(), "not started before its attempt is recorded") })
-	assert.Equal(t, Backoff, h.awaitState(Backoff).State)
+	assert.Equal(t, status.Backoff, h.awaitState(status.Backoff).State)
 	assert.Zero(t, h.count(trace.Start, "v2"))
 	d.free()
 	done := h.awaitResult(upgrade.ResultCommitted)
@@ -125,11 +126,11 @@ func TestNoRoomToCommit(t *testing.T) {
 	d.fill()
 	h.wait("it is said", func() bool { return strings.Contains(h.lines(), "cannot record that the upgrade is committed") })
 	st := h.status()
-	assert.Equal(t, Running, st.State)
+	assert.Equal(t, status.Running, st.State)
 	assert.NotNil(t, st.PID)
 	d.free()
 	h.awaitResult(upgrade.ResultCommitted)
-	h.awaitStatus("no upgrade is in flight", func(st *Status) bool { return st.Upgrade == nil })
+	h.awaitStatus("no upgrade is in flight", func(st *status.Document) bool { return st.Upgrade == nil })
 	r.stop()
 	assert.Equal(t, 1, h.count(trace.Start, "v2"))
 	assert.Len(t, h.history(), 1)
@@ -142,10 +143,10 @@ func TestNoRoomAtAll(t *testing.T) {
 	h.SnapshotOn = nil
 	d := newDisk(h)
 	r := h.start()
-	h.awaitState(Running)
+	h.awaitState(status.Running)
 	d.fill()
 	for i := range 2 {
-		pid := *h.awaitStatus("it runs", func(st *Status) bool { return st.PID != nil }).PID
+		pid := *h.awaitStatus("it runs", func(st *status.Document) bool { return st.PID != nil }).PID
 		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 		h.awaitCount(i+2, trace.FirstBlock, "v1")
 	}

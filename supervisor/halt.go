@@ -4,38 +4,26 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/control"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/source"
 )
-
-// HaltResult is what a halt came to: the answer of `supervisor halt --json`, and in words the hold's text.
-type HaltResult struct {
-	At        string          `json:"at"`        // what was asked for: a height, a time, or now
-	Height    *int64          `json:"height"`    // of the last block that is known; null: none could be read
-	Exact     bool            `json:"exact"`     // no block was made from the asked height on
-	Overshoot *int64          `json:"overshoot"` // blocks from the asked height on, as far as is known; null: no height was asked for
-	Snapshot  *string         `json:"snapshot"`
-	Template  *TemplateStatus `json:"template"`
-	Problems  []string        `json:"problems"` // what could not be done; the halt stands all the same
-	Next      []string        `json:"next"`     // the commands that can follow
-}
 
 // halt stops the node where an operator wanted it stopped, takes the snapshot and the template, and holds. The schedule
 // forgets the halt last: a crash in between halts again, and finds the same snapshot.
-func (s *Supervisor) halt(answer func(HaltResult, error)) {
+func (s *Supervisor) halt(answer func(status.HaltResult, error)) {
 	if answer == nil {
-		answer = func(HaltResult, error) {}
+		answer = func(status.HaltResult, error) {}
 	}
 	h := plan.Halt{Time: time.Now().UTC()}
-	result := HaltResult{At: "now", Problems: []string{}}
+	result := status.HaltResult{At: "now", Problems: []string{}}
 	if s.schedule.Halt != nil {
 		h = *s.schedule.Halt
 		result.At = h.When()
@@ -45,7 +33,7 @@ func (s *Supervisor) halt(answer func(HaltResult, error)) {
 		s.do("halt", s.unitsDown(s.afterTidying(func(ctx context.Context) error { return s.carryHalt(ctx, h, &result) })), func(err error) {
 			switch {
 			case s.stopping && s.journal.Hold == nil:
-				answer(result, errOver)
+				answer(result, control.ErrOver)
 			case err != nil:
 				answer(result, err)
 				s.holdFor(err)
@@ -62,7 +50,7 @@ func (s *Supervisor) halt(answer func(HaltResult, error)) {
 }
 
 // carryHalt is the job of a halt: the node is at rest.
-func (s *Supervisor) carryHalt(ctx context.Context, h plan.Halt, r *HaltResult) error {
+func (s *Supervisor) carryHalt(ctx context.Context, h plan.Halt, r *status.HaltResult) error {
 	if last, _, ok := s.finalLine(); ok { // the lines were read to their end: this is the last block
 		if err := s.o.Recorder.Note(last); err != nil {
 			s.log.Warn("cannot record the height", "error", err)
@@ -71,7 +59,7 @@ func (s *Supervisor) carryHalt(ctx context.Context, h plan.Halt, r *HaltResult) 
 	if err := s.o.Recorder.Flush(); err != nil {
 		return err
 	}
-	r.measure(h, s.lastHeight(), OwnHalt(s.commandOf()))
+	r.Measure(h, s.lastHeight(), source.HaltHeight(s.commandOf()))
 	id := ""
 	if s.takenOn(atHalt) {
 		var err error
@@ -118,74 +106,6 @@ func (s *Supervisor) commandOf() []string {
 	return args
 }
 
-// measure compares where the node stands with where it was to stop. own is the height of the node's own halt, 0 = none: a
-// node of the Cosmos SDK stores that block and doesn't execute it, so what it answers is no overshoot.
-func (r *HaltResult) measure(h plan.Halt, stands, own int64) {
-	if stands != plan.UnknownHeight {
-		r.Height = &stands
-	}
-	if h.Height == 0 {
-		r.Exact = true
-		return
-	}
-	over := int64(0)
-	switch {
-	case own == h.Height:
-		r.Exact = true
-	case stands == plan.UnknownHeight:
-		return
-	default:
-		over = max(0, stands-(h.Height-1))
-		r.Exact = over == 0
-	}
-	r.Overshoot = &over
-}
-
-// Text is the result in words.
-func (r HaltResult) Text() string {
-	parts := []string{strings.Replace("halted at "+r.At+" as an operator asked for", "at now", "now", 1)}
-	if r.Height != nil {
-		parts = append(parts, fmt.Sprintf("the last known height is %d", *r.Height))
-	}
-	if !r.Exact && r.Overshoot != nil {
-		parts = append(parts, fmt.Sprintf("%d %s later than asked for, because the node doesn't halt by itself", *r.Overshoot, plural(*r.Overshoot, "block")))
-	}
-	if r.Snapshot != nil {
-		parts = append(parts, "snapshot "+*r.Snapshot)
-	}
-	if t := r.Template; t != nil {
-		parts = append(parts, "genesis template "+t.Path)
-		for _, name := range slices.Sorted(maps.Keys(t.SHA256)) {
-			parts = append(parts, name+" sha256 "+t.SHA256[name])
-		}
-	}
-	return strings.Join(append(parts, r.Problems...), "; ")
-}
-
-func plural(n int64, word string) string {
-	if n == 1 {
-		return word
-	}
-	return word + "s"
-}
-
-// OwnHalt is the height at which a node was told to halt by itself, in its arguments (--halt-height of the Cosmos SDK's
-// start); 0 = nowhere.
-func OwnHalt(args []string) int64 {
-	const flag = "--halt-height"
-	for i, a := range args {
-		value, ok := strings.CutPrefix(a, flag+"=")
-		if a == flag && i+1 < len(args) {
-			value, ok = args[i+1], true
-		}
-		var n int64
-		if _, err := fmt.Sscan(value, &n); ok && err == nil && n > 0 {
-			return n
-		}
-	}
-	return 0
-}
-
 // opHalt schedules a halt, takes it off, or halts now. With Wait the answer to a halt that is to come waits for it.
 func (s *Supervisor) opHalt(r request) {
 	var h *plan.Halt
@@ -203,12 +123,12 @@ func (s *Supervisor) opHalt(r request) {
 			finishRequest(r, err, "")
 		case h == nil:
 			finishRequest(r, nil, "no halt is scheduled any more")
-			s.answerHalted(HaltResult{}, errHaltCancelled)
-		case r.body.Now && s.state != Held:
-			s.halt(func(result HaltResult, err error) { answerHalt(r, result, err) })
-		case r.body.Wait && s.state != Held:
+			s.answerHalted(status.HaltResult{}, errHaltCancelled)
+		case r.body.Now && s.state != status.Held:
+			s.halt(func(result status.HaltResult, err error) { answerHalt(r, result, err) })
+		case r.body.Wait && s.state != status.Held:
 			s.readHeight()
-			s.halted = append(s.halted, func(result HaltResult, err error) { answerHalt(r, result, err) })
+			s.halted = append(s.halted, func(result status.HaltResult, err error) { answerHalt(r, result, err) })
 		default:
 			s.readHeight()
 			finishRequest(r, nil, "halting at %s", h.When())
@@ -218,7 +138,7 @@ func (s *Supervisor) opHalt(r request) {
 
 var errHaltCancelled = errors.New("the halt was taken off the schedule")
 
-func answerHalt(r request, result HaltResult, err error) {
+func answerHalt(r request, result status.HaltResult, err error) {
 	if err != nil {
 		r.answer(client.Reply{}, err)
 		return
@@ -228,7 +148,7 @@ func answerHalt(r request, result HaltResult, err error) {
 }
 
 // answerHalted answers those who wait for a halt.
-func (s *Supervisor) answerHalted(result HaltResult, err error) {
+func (s *Supervisor) answerHalted(result status.HaltResult, err error) {
 	for _, answer := range s.halted {
 		answer(result, err)
 	}

@@ -7,6 +7,8 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/state"
 )
@@ -17,7 +19,7 @@ func (s *Supervisor) atRest(next func(begun time.Time)) {
 	if s.stopping {
 		return
 	}
-	s.state = Upgrading
+	s.state = status.Upgrading
 	s.restartTimer.Stop()
 	if s.child == nil {
 		begun := time.Now()
@@ -27,7 +29,7 @@ func (s *Supervisor) atRest(next func(begun time.Time)) {
 		next(begun)
 		return
 	}
-	s.onExit = func(exit Exit) {
+	s.onExit = func(exit child.Exit) {
 		if exit.Forced {
 			s.log.Warn("the node did not stop in time and was killed", "timeout", s.o.Config.StopTimeout)
 		}
@@ -71,7 +73,7 @@ func (s *Supervisor) holdWritten(reason, next string) func(error) {
 // held stops acting. The node is at rest here, always. Where the end of `run` was asked for, that decides the code: the
 // hold is found again by the next start. What is only sealed is completed meanwhile; after a halt before `run` ends, too.
 func (s *Supervisor) held() {
-	s.state = Held
+	s.state = status.Held
 	s.due = nil // found again in the journal or by its evidence
 	h := s.journal.Hold
 	s.settleApply(&hint.Error{Op: "apply the upgrade", Err: errors.New(h.Reason), Hint: h.Hint})

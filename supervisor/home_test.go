@@ -20,6 +20,8 @@ import (
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -232,7 +234,7 @@ func (r *run) cleanUp() {
 		_ = syscall.Kill(r.cmd.Process.Pid, syscall.SIGKILL)
 		<-r.ended
 	}
-	if info, err := ReadLock(r.h.layout().LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
+	if info, err := home.ReadLock(r.h.layout().LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
 		r.h.Errorf("node %d was left behind", info.Node.Pid)
 		_ = syscall.Kill(info.Node.Pid, syscall.SIGKILL)
 	}
@@ -267,11 +269,11 @@ func (h *testHome) client() *client.Client {
 }
 
 // status asks the running supervisor; nil where it doesn't answer.
-func (h *testHome) status() *Status {
+func (h *testHome) status() *status.Document {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	raw, err := h.client().Status(ctx)
-	st := &Status{}
+	st := &status.Document{}
 	if err != nil || json.Unmarshal(raw, st) != nil {
 		return nil
 	}
@@ -279,9 +281,9 @@ func (h *testHome) status() *Status {
 }
 
 // awaitStatus waits until the status is as fact wants it.
-func (h *testHome) awaitStatus(what string, fact func(*Status) bool) *Status {
+func (h *testHome) awaitStatus(what string, fact func(*status.Document) bool) *status.Document {
 	h.Helper()
-	var st *Status
+	var st *status.Document
 	h.wait(what, func() bool {
 		st = h.status()
 		return st != nil && fact(st)
@@ -289,9 +291,9 @@ func (h *testHome) awaitStatus(what string, fact func(*Status) bool) *Status {
 	return st
 }
 
-func (h *testHome) awaitState(state State) *Status {
+func (h *testHome) awaitState(state status.State) *status.Document {
 	h.Helper()
-	return h.awaitStatus(string(state), func(st *Status) bool { return st.State == state })
+	return h.awaitStatus(string(state), func(st *status.Document) bool { return st.State == state })
 }
 
 // do has the running supervisor do an operation.

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +19,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
+	"nodevisor/supervisor/home"
 )
 
 // helperHost plays the host's init: it adopts what a killed supervisor leaves behind, so that no other test's supervisor
@@ -76,7 +79,7 @@ func newHost(h *testHome) *host {
 	outW.Close()
 	h.Cleanup(func() {
 		in.Close()
-		if info, err := ReadLock(h.layout().LockPath()); err == nil && info.Supervisor != nil {
+		if info, err := home.ReadLock(h.layout().LockPath()); err == nil && info.Supervisor != nil {
 			_ = syscall.Kill(info.Supervisor.Pid, syscall.SIGKILL)
 		}
 		_ = proc.Wait(cmd)
@@ -141,12 +144,27 @@ func (h *host) leftNode() int {
 		return 0
 	}
 	require.NoError(h, err)
-	for _, pid := range fileHolders(info) {
+	for _, pid := range holders(info) {
 		if alive(pid) {
 			return pid
 		}
 	}
 	return 0
+}
+
+// holders finds the processes that have a file open, as far as we may look.
+func holders(file os.FileInfo) (pids []int) {
+	all, _ := proc.Pids()
+	for _, pid := range all {
+		open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		if slices.ContainsFunc(open, func(fd string) bool {
+			info, err := os.Stat(fd)
+			return err == nil && os.SameFile(info, file)
+		}) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // killNode kills a node and waits until it is gone, with all of its threads: then nothing holds the lock, and the trace

@@ -7,7 +7,11 @@ import (
 	"time"
 
 	"nodevisor/internal/proc"
+	"nodevisor/supervisor/control"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/version"
 )
 
 // Run supervises the node until it ends for good, an operator stops it, or a hold. It returns the process's exit code.
@@ -29,9 +33,12 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	if known {
 		s.tracker = plan.NewTracker(last.Height, last.At)
 	}
-	s.tracker.SetSkipHeights(unsafeSkips(s.o.Command))
+	args, _ := s.o.Command(version.Genesis)
+	s.tracker.SetSkipHeights(source.SkipHeights(args))
 	s.publish() // whoever connects finds a status
-	server, err := s.listen()
+	server, err := control.Listen(control.Options{
+		Path: s.o.Socket, Mode: s.o.SocketMode, Group: s.o.SocketGroup, Status: s.Status, Operate: s.operate, Log: s.log,
+	})
 	if err != nil {
 		s.log.Warn("the control socket can't be used", "error", err)
 	} else {
@@ -120,7 +127,7 @@ func (s *Supervisor) decide() {
 			s.endRun()
 		}
 	case s.onExit != nil, s.child == nil, s.due != nil: // a waiting plan has a timer of its own
-	case s.state != Running && s.state != Starting:
+	case s.state != status.Running && s.state != status.Starting:
 	case s.journal.Upgrade != nil:
 		s.probation()
 	default:
@@ -155,7 +162,7 @@ func (s *Supervisor) armClock(clock time.Time) {
 	if s.schedule.Halt != nil {
 		consider(s.schedule.Halt.Time)
 	}
-	if s.state == Starting {
+	if s.state == status.Starting {
 		consider(s.child.StartedAt().Add(okayAfter))
 	}
 	if s.journal.Upgrade != nil {
@@ -187,8 +194,8 @@ func (s *Supervisor) finish(code int) {
 	}
 	s.done, s.code = true, code
 	s.breakTidying()
-	if s.state != Held {
-		s.state = Stopped
+	if s.state != status.Held {
+		s.state = status.Stopped
 	}
 	s.breakTidying()
 }

@@ -22,6 +22,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -88,23 +89,23 @@ func goroutines() []string {
 func TestNothingRunsOn(t *testing.T) {
 	for name, story := range map[string]func(*testHome, *insider){
 		"quiet": func(h *testHome, w *insider) {
-			h.awaitState(Running)
+			h.awaitState(status.Running)
 			w.cancel()
 		},
 		"upgrade": func(h *testHome, w *insider) {
-			h.awaitStatus("the delay", func(st *Status) bool { return st.Upgrade != nil && st.Upgrade.Phase == upgrade.Stopped })
+			h.awaitStatus("the delay", func(st *status.Document) bool { return st.Upgrade != nil && st.Upgrade.Phase == upgrade.Stopped })
 			w.cancel()
 		},
 		"backoff": func(h *testHome, w *insider) {
-			h.awaitState(Backoff)
+			h.awaitState(status.Backoff)
 			w.cancel()
 		},
 		"hold": func(h *testHome, w *insider) {
-			h.awaitState(Running)
+			h.awaitState(status.Running)
 			_, _ = h.do(client.OpHalt, client.Request{Now: true})
 		},
 		"idle client": func(h *testHome, w *insider) {
-			h.awaitState(Running)
+			h.awaitState(status.Running)
 			fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 			require.NoError(h, err)
 			h.Cleanup(func() { syscall.Close(fd) })
@@ -167,7 +168,7 @@ func TestUpgradeUnderObservation(t *testing.T) {
 	close(stop)
 	assert.Positive(t, <-observed)
 	assert.Equal(t, "v3", h.current())
-	h.awaitState(Running)
+	h.awaitState(status.Running)
 	w.cancel()
 	assert.Equal(t, 0, w.end(t))
 	h.singleNode()
@@ -179,10 +180,10 @@ func TestHeightOfAGoneNode(t *testing.T) {
 	h := newHome(t)
 	w := h.runInside()
 	for i := range 3 {
-		st := h.awaitStatus("a height", func(st *Status) bool { return st.HeightSource != nil })
+		st := h.awaitStatus("a height", func(st *status.Document) bool { return st.HeightSource != nil })
 		require.NoError(t, syscall.Kill(*st.PID, syscall.SIGKILL))
 		h.awaitCount(i+2, trace.FirstBlock, "v1")
-		next := h.awaitStatus("a height of the next node", func(st2 *Status) bool { return st2.HeightSource != nil && *st2.PID != *st.PID })
+		next := h.awaitStatus("a height of the next node", func(st2 *status.Document) bool { return st2.HeightSource != nil && *st2.PID != *st.PID })
 		assert.NotNil(t, next.Height)
 	}
 	w.cancel()
@@ -206,7 +207,7 @@ func TestHangingQuestion(t *testing.T) {
 	require.NoError(t, syscall.Kill(node, syscall.SIGKILL))
 	h.awaitCount(2, trace.FirstBlock, "v1")
 	serveHeight(t, sock, "77")
-	h.awaitStatus("the new height", func(st *Status) bool { return st.Height != nil && *st.Height == 77 })
+	h.awaitStatus("the new height", func(st *status.Document) bool { return st.Height != nil && *st.Height == 77 })
 	w.cancel()
 	assert.Equal(t, 0, w.end(t))
 }
@@ -252,7 +253,7 @@ func TestTidyingMakesWay(t *testing.T) {
 	require.NoError(t, json.Unmarshal(reply.Result, &id))
 	_, err = h.do(client.OpSnapshots, client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "restore", "id": id})})
 	require.NoError(t, err)
-	h.awaitState(Held)
+	h.awaitState(status.Held)
 	assert.Zero(t, store.beside.Load(), "beside a tidying")
 	w.cancel()
 	assert.Equal(t, 0, w.end(t))

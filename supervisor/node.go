@@ -3,12 +3,13 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
@@ -30,7 +31,7 @@ var errUnrecorded = errors.New("the attempt can't be recorded")
 
 // start starts the version that current names. During an upgrade it counts the attempt first.
 func (s *Supervisor) start() {
-	if s.stopping || s.done || s.child != nil || s.state == Held {
+	if s.stopping || s.done || s.child != nil || s.state == status.Held {
 		return
 	}
 	if s.job != nil {
@@ -38,8 +39,8 @@ func (s *Supervisor) start() {
 		return
 	}
 	s.restartTimer.Stop()
-	s.state = Starting
-	var started *Child
+	s.state = status.Starting
+	var started *child.Process
 	version := s.version
 	restores := false
 	tee := s.wantsLines()
@@ -72,14 +73,14 @@ func (s *Supervisor) start() {
 }
 
 // startNode runs in the job. The look for foreign nodes and the journal's fsync go side by side.
-func (s *Supervisor) startNode(ctx context.Context, tee bool) (*Child, version.Version, error) {
+func (s *Supervisor) startNode(ctx context.Context, tee bool) (*child.Process, version.Version, error) {
 	l, e := s.o.Layout, s.o.Engine
 	version, err := l.Current()
 	if err != nil {
 		return nil, version, &hint.Error{Op: "start the node", Err: err, Hint: "supervisor doctor --fix-link"}
 	}
 	foreign := make(chan error, 1)
-	s.spawn(func() { foreign <- WaitNoForeign(ctx, l.Root, l.DataDir(), foreignPatience) })
+	s.spawn(func() { foreign <- home.WaitNoForeign(ctx, l.Root, l.DataDir(), foreignPatience) })
 	if u := e.InFlight(); u != nil && u.Phase != upgrade.Planned {
 		if err := e.Attempt(); err != nil {
 			<-foreign //nolint:errcheck // the attempt's error comes first
@@ -94,31 +95,31 @@ func (s *Supervisor) startNode(ctx context.Context, tee bool) (*Child, version.V
 	}
 	spec := s.spec(version, tee)
 	s.log.Info("running app", "path", spec.Path, "args", spec.Args)
-	child, err := s.fork(spec)
+	c, err := s.fork(spec)
 	if err != nil {
 		return nil, version, err
 	}
-	e.Started(child.StartedAt())
-	if err := s.o.Lock.SetNode(child.Pid()); err != nil {
+	e.Started(c.StartedAt())
+	if err := s.o.Lock.SetNode(c.Pid()); err != nil {
 		s.log.Warn("cannot note the node's pid in the lock", "error", err)
 	}
-	return child, version, nil
+	return c, version, nil
 }
 
 // fork starts the node's process, and makes it known before the loop hears of it: a SIGABRT may come in between.
-func (s *Supervisor) fork(spec ChildSpec) (*Child, error) {
+func (s *Supervisor) fork(spec child.Spec) (*child.Process, error) {
 	s.starting.Lock()
 	defer s.starting.Unlock()
-	child, err := StartChild(spec)
+	c, err := child.Start(spec)
 	if err == nil {
-		s.live.Store(child)
+		s.live.Store(c)
 	}
-	return child, err
+	return c, err
 }
 
-func (s *Supervisor) spec(v version.Version, tee bool) ChildSpec {
+func (s *Supervisor) spec(v version.Version, tee bool) child.Spec {
 	args, env := s.o.Command(v)
-	spec := ChildSpec{
+	spec := child.Spec{
 		Path: s.o.Layout.Binary(v), Args: args, Env: env, Dir: s.o.Layout.Root,
 		Stdin: s.o.Stdin, Stdout: s.o.Stdout, Stderr: s.o.Stderr, Lock: s.o.Lock.File(),
 		NotifySocket: s.o.NodeSocket,
@@ -139,7 +140,7 @@ func (s *Supervisor) wantsLines() bool {
 	return s.o.LinesFor || (pending && s.journal.Upgrade == nil)
 }
 
-func (s *Supervisor) started(c *Child) {
+func (s *Supervisor) started(c *child.Process) {
 	s.child, s.exited = c, c.Exited()
 	s.life, s.endLife = context.WithCancel(s.ctx)
 	s.began, s.ending, s.completing = true, nil, false
@@ -168,10 +169,10 @@ func (s *Supervisor) started(c *Child) {
 func (s *Supervisor) startFailed(err error) {
 	u := s.journal.Upgrade
 	switch {
-	case errors.Is(err, ErrForeign) && !s.began:
+	case errors.Is(err, home.ErrForeign) && !s.began:
 		s.log.Error(err.Error(), "hint", hint.Of(err))
 		s.finish(ExitLocked)
-	case errors.Is(err, ErrForeign):
+	case errors.Is(err, home.ErrForeign):
 		s.log.Error(err.Error(), "hint", hint.Of(err))
 		s.restartIn(s.o.Config.BackoffMax, "a foreign node runs")
 	case errors.Is(err, errUnrecorded):
@@ -201,7 +202,7 @@ func passing(err error) bool {
 }
 
 func (s *Supervisor) restartIn(d time.Duration, why string) {
-	s.state = Backoff
+	s.state = status.Backoff
 	s.log.Warn("restarting the node after a pause", "reason", why, "pause", d.Round(time.Millisecond))
 	s.restartTimer.Reset(d)
 }
@@ -228,33 +229,4 @@ func (s *Supervisor) takeLines() {
 			s.tracker.SawLine(name, n.Height)
 		}
 	}
-}
-
-// unsafeSkips reads --unsafe-skip-upgrades out of the node's arguments, in both of its forms.
-func unsafeSkips(command func(version.Version) (args, env []string)) map[int64]bool {
-	args, _ := command(version.Genesis)
-	skips := map[int64]bool{}
-	add := func(list string) {
-		for h := range strings.SplitSeq(list, ",") {
-			if n, err := strconv.ParseInt(strings.TrimSpace(h), 10, 64); err == nil {
-				skips[n] = true
-			}
-		}
-	}
-	const flag = "--unsafe-skip-upgrades"
-	for i, a := range args {
-		if value, ok := strings.CutPrefix(a, flag+"="); ok {
-			add(value)
-		}
-		if a != flag {
-			continue
-		}
-		for _, next := range args[i+1:] {
-			if strings.HasPrefix(next, "-") {
-				break
-			}
-			add(next)
-		}
-	}
-	return skips
 }

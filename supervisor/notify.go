@@ -1,10 +1,10 @@
 package supervisor
 
 import (
-	"fmt"
-	"strings"
-	"syscall"
 	"time"
+
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/status"
 )
 
 // Notifier is told what systemd wants to know. Package systemd satisfies it. The loop calls it: none of it blocks.
@@ -40,18 +40,18 @@ const (
 
 // telling is what the service manager was told, and what is known for it of the node.
 type telling struct {
-	timer     *time.Timer // of the next sign of life
-	ready     bool        // READY=1 was sent
-	what      string      // the part of the status that was told at once
-	text      string      // the whole of it
-	at        time.Time   // when
-	healthy   *Child      // the node whose height was read, or that said that it is ready
-	nodeReady *Child      // the node that said READY=1 (node_notify)
-	nodeText  string      // what that node says of itself
+	timer     *time.Timer    // of the next sign of life
+	ready     bool           // READY=1 was sent
+	what      string         // the part of the status that was told at once
+	text      string         // the whole of it
+	at        time.Time      // when
+	healthy   *child.Process // the node whose height was read, or that said that it is ready
+	nodeReady *child.Process // the node that said READY=1 (node_notify)
+	nodeText  string         // what that node says of itself
 }
 
 // tell tells the service manager what is new. It is called before the loop waits.
-func (s *Supervisor) tell(st *Status) {
+func (s *Supervisor) tell(st *status.Document) {
 	if s.o.Notify == nil {
 		return
 	}
@@ -59,7 +59,7 @@ func (s *Supervisor) tell(st *Status) {
 		s.tale.ready = true
 		s.o.Notify.Ready()
 	}
-	text := s.statusLine(st)
+	text := st.Line(s.nodeText())
 	if text == s.tale.text {
 		return
 	}
@@ -75,11 +75,11 @@ func (s *Supervisor) tell(st *Status) {
 // take the wait for a start that hangs.
 func (s *Supervisor) isReady() bool {
 	switch s.state {
-	case Held:
+	case status.Held:
 		return s.o.Config.Hold == HoldWait
-	case Upgrading, WaitingForBinary:
+	case status.Upgrading, status.WaitingForBinary:
 		return true
-	case Running:
+	case status.Running:
 		return s.child != nil && (s.o.ReadyWhen != ReadyHealthy || s.heightFrom != "") &&
 			(s.o.NodeSocket == "" || s.tale.nodeReady == s.child)
 	}
@@ -128,7 +128,7 @@ func (s *Supervisor) NodeSaid(pid int, ready bool, status string) {
 	s.starting.Lock()
 	c := s.live.Load()
 	s.starting.Unlock()
-	if c == nil || !c.has(pid) {
+	if c == nil || !c.Has(pid) {
 		s.log.Warn("a message for systemd is not passed on: it doesn't come from the node", "pid", pid)
 		return
 	}
@@ -141,7 +141,7 @@ func (s *Supervisor) NodeSaid(pid int, ready bool, status string) {
 	})
 }
 
-func (s *Supervisor) nodeSaid(c *Child, ready bool, status string) {
+func (s *Supervisor) nodeSaid(c *child.Process, ready bool, status string) {
 	if s.child != c {
 		return
 	}
@@ -155,54 +155,10 @@ func (s *Supervisor) nodeSaid(c *Child, ready bool, status string) {
 	}
 }
 
-// has tells whether a living process is the node's: its main process, or of its group. In a terminal the group is ours,
-// too, and only the main process counts.
-func (c *Child) has(pid int) bool {
-	if pid == c.pid || c.shares {
-		return pid == c.pid
+// nodeText is what the node that runs says of itself.
+func (s *Supervisor) nodeText() string {
+	if s.child == nil {
+		return ""
 	}
-	group, err := syscall.Getpgid(pid)
-	return err == nil && group == c.pid
-}
-
-// statusLine is what `systemctl status` shows.
-func (s *Supervisor) statusLine(st *Status) string {
-	if st.Hold != nil {
-		return st.Message
-	}
-	parts := []string{st.Message}
-	if st.Version != nil {
-		parts[0] += ", version " + *st.Version
-	}
-	if st.Height != nil {
-		parts[0] += fmt.Sprintf(", height %d", *st.Height)
-	}
-	if p := st.Progress; p != nil {
-		parts = append(parts, progressText(*p))
-	}
-	if s.tale.nodeText != "" && s.child != nil {
-		parts = append(parts, "the node: "+s.tale.nodeText)
-	}
-	return strings.Join(parts, "; ")
-}
-
-// progressText is "snapshot 43 % of 12.4 GB".
-func progressText(p ProgressStatus) string {
-	if p.Total <= 0 {
-		return fmt.Sprintf("%s %s", p.Phase, byteText(p.Done))
-	}
-	return fmt.Sprintf("%s %d %% of %s", p.Phase, min(100, 100*p.Done/p.Total), byteText(p.Total))
-}
-
-// byteText renders a size with decimal units, as disks are sold.
-func byteText(n int64) string {
-	const units = "kMGTPE"
-	if n < 1000 {
-		return fmt.Sprintf("%d B", n)
-	}
-	size, i := float64(n)/1000, 0
-	for ; size >= 999.95 && i < len(units)-1; i++ {
-		size /= 1000
-	}
-	return fmt.Sprintf("%.1f %cB", size, units[i])
+	return s.tale.nodeText
 }

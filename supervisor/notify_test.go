@@ -15,7 +15,9 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
-	"nodevisor/upgrade"
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/restart"
+	"nodevisor/supervisor/status"
 )
 
 // startUnder starts `run` as systemd would, with more in its environment.
@@ -125,13 +127,13 @@ func TestReadyWhileHeld(t *testing.T) {
 }
 
 func TestIsReady(t *testing.T) {
-	for state, want := range map[State]bool{
-		Upgrading: true, WaitingForBinary: true, Starting: false, Backoff: false, Stopping: false, Stopped: false, Running: false,
+	for state, want := range map[status.State]bool{
+		status.Upgrading: true, status.WaitingForBinary: true, status.Starting: false, status.Backoff: false, status.Stopping: false, status.Stopped: false, status.Running: false,
 	} {
 		s := &Supervisor{state: state}
 		assert.Equal(t, want, s.isReady(), state)
 	}
-	s := &Supervisor{state: Running, child: &Child{}}
+	s := &Supervisor{state: status.Running, child: &child.Process{}}
 	assert.True(t, s.isReady())
 	s.o.ReadyWhen = ReadyHealthy
 	assert.False(t, s.isReady())
@@ -139,25 +141,25 @@ func TestIsReady(t *testing.T) {
 	assert.True(t, s.isReady())
 	s.o.NodeSocket = "/run/x"
 	assert.False(t, s.isReady())
-	s.tale.nodeReady = &Child{}
+	s.tale.nodeReady = &child.Process{}
 	assert.False(t, s.isReady(), "an earlier node said so")
 	s.tale.nodeReady = s.child
 	assert.True(t, s.isReady())
 }
 
 func TestExtension(t *testing.T) {
-	c := &Child{}
+	c := &child.Process{}
 	ready := telling{ready: true}
 	for name, s := range map[string]*Supervisor{
-		"at rest":               {tale: ready, child: c, state: Running},
+		"at rest":               {tale: ready, child: c, state: status.Running},
 		"a moment's job":        {tale: ready, job: &job{name: "cancel"}},
-		"crash loop at a start": {state: Backoff},
+		"crash loop at a start": {state: status.Backoff},
 	} {
 		assert.Zero(t, s.extension(), name)
 	}
 	for name, s := range map[string]*Supervisor{
 		"stopping":     {tale: ready, stopping: true},
-		"for upgrade":  {tale: ready, onExit: func(Exit) {}},
+		"for upgrade":  {tale: ready, onExit: func(child.Exit) {}},
 		"a long job":   {tale: ready, job: &job{long: true}},
 		"other units":  {tale: ready, acting: 1},
 		"not ready":    {child: c},
@@ -167,27 +169,6 @@ func TestExtension(t *testing.T) {
 	}
 	s := &Supervisor{stopping: true, o: Options{Config: Config{StopTimeout: time.Minute}}}
 	assert.Equal(t, 2*time.Minute, s.extension())
-}
-
-func TestStatusLine(t *testing.T) {
-	s := &Supervisor{child: &Child{}}
-	st := &Status{Message: "running"}
-	assert.Equal(t, "running", s.statusLine(st))
-	st.Version, st.Height = new("v2"), new(int64(1234))
-	assert.Equal(t, "running, version v2, height 1234", s.statusLine(st))
-	st.Progress = &ProgressStatus{Phase: "snapshot", Done: 5_332_000_000, Total: 12_400_000_000}
-	assert.Equal(t, "running, version v2, height 1234; snapshot 43 % of 12.4 GB", s.statusLine(st))
-	st.Progress = &ProgressStatus{Phase: "download", Done: 900}
-	s.tale.nodeText = "syncing"
-	assert.Equal(t, "running, version v2, height 1234; download 900 B; the node: syncing", s.statusLine(st))
-	st.Message, st.Hold = "HELD: why", &upgrade.Hold{}
-	assert.Equal(t, "HELD: why", s.statusLine(st))
-
-	for n, want := range map[int64]string{
-		0: "0 B", 999: "999 B", 1000: "1.0 kB", 999_949: "999.9 kB", 999_950: "1.0 MB", 12_400_000_000: "12.4 GB", 1 << 62: "4.6 EB",
-	} {
-		assert.Equal(t, want, byteText(n))
-	}
 }
 
 // With node_notify the node's own READY=1 is waited for. Only its process group is believed, and it can neither feed the
@@ -264,7 +245,7 @@ func TestPanicStopsTheNode(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
 	h.Systemd.Trouble = filepath.Join(h.dir, "trouble")
-	h.Node.Restart = RestartAlways
+	h.Node.Restart = restart.Always
 	h.set("STOP_DELAY", "200ms")
 	r := h.start()
 	h.await(trace.FirstBlock, "v1")

@@ -15,6 +15,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
@@ -44,7 +45,7 @@ func TestNodeEndsAtTheHeight(t *testing.T) {
 				done := h.awaitResult(upgrade.ResultCommitted)
 				assert.Equal(t, 1, done.Upgrade.Attempts)
 				assert.Contains(t, []plan.Evidence{plan.ByFile, plan.ByHeight, plan.BySigner}, done.Upgrade.Evidence)
-				h.awaitState(Running)
+				h.awaitState(status.Running)
 				r.stop()
 				assert.Equal(t, 1, h.count(trace.Start, "v1"))
 				assert.Equal(t, 1, h.count(trace.Start, "v2"))
@@ -78,10 +79,10 @@ func TestPlanFarAhead(t *testing.T) {
 	t.Parallel()
 	h := newHome(t, "v2")
 	r := h.start()
-	h.awaitStatus("a height", func(st *Status) bool { return st.Height != nil })
+	h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil })
 	const at = 600
 	h.plan("v2", at)
-	st := h.awaitStatus("it is scheduled", func(st *Status) bool { return st.Plan != nil && !st.Plan.Exact })
+	st := h.awaitStatus("it is scheduled", func(st *status.Document) bool { return st.Plan != nil && !st.Plan.Exact })
 	assert.Equal(t, int64(at), *st.Plan.Height)
 	require.NoError(t, syscall.Kill(*st.PID, syscall.SIGKILL)) // as the OOM killer does
 	h.awaitCount(2, trace.FirstBlock, "v1")
@@ -101,7 +102,7 @@ func TestPlanFileAtTheStart(t *testing.T) {
 	h.plan("v2", 100000)
 	r := h.start()
 	node := h.await(trace.FirstBlock, "v1").PID
-	h.awaitStatus("a height", func(st *Status) bool { return st.Height != nil })
+	h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil })
 	require.NoError(t, syscall.Kill(node, syscall.SIGKILL))
 	h.awaitCount(2, trace.FirstBlock, "v1")
 	r.stop()
@@ -117,12 +118,12 @@ func TestGarbageInThePlanFile(t *testing.T) {
 	node := h.await(trace.FirstBlock, "v1").PID
 	for _, text := range []string{"", "{", `{"name":"../../evil","height":3}`, `{"name":"v2","height":-1}`, strings.Repeat("[", 10000)} {
 		h.write("data/upgrade-info.json", text)
-		h.awaitStatus(fmt.Sprintf("%.20q is seen", text), func(st *Status) bool { return len(st.Warnings) > 0 && st.State == Running })
+		h.awaitStatus(fmt.Sprintf("%.20q is seen", text), func(st *status.Document) bool { return len(st.Warnings) > 0 && st.State == status.Running })
 		require.NoError(t, os.Remove(h.layout().Plan))
-		h.awaitStatus("it is gone", func(st *Status) bool { return len(st.Warnings) == 0 })
+		h.awaitStatus("it is gone", func(st *status.Document) bool { return len(st.Warnings) == 0 })
 	}
 	h.write("data/upgrade-info.json", "{")
-	h.awaitStatus("it is seen", func(st *Status) bool { return len(st.Warnings) > 0 })
+	h.awaitStatus("it is seen", func(st *status.Document) bool { return len(st.Warnings) > 0 })
 	assert.True(t, alive(node))
 	require.NoError(t, syscall.Kill(node, syscall.SIGKILL))
 	require.Equal(t, ExitHeld, r.exit())
@@ -208,7 +209,7 @@ func TestStaleFileUnderAHandPatch(t *testing.T) {
 	r.stop()
 	require.NoError(t, h.layout().SwitchTo(version.Of("v3")))
 	r = h.start()
-	h.awaitStatus("a height", func(st *Status) bool { return st.Height != nil && st.State == Running })
+	h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil && st.State == status.Running })
 	require.NoError(t, os.Chmod(h.layout().Plan, 0o640))
 	require.NoError(t, os.Chtimes(h.layout().Plan, time.Now(), time.Now()))
 	data, err := os.ReadFile(h.layout().Plan)
@@ -216,7 +217,7 @@ func TestStaleFileUnderAHandPatch(t *testing.T) {
 	require.NoError(t, os.WriteFile(h.layout().Plan, data, 0o600))
 	require.NoError(t, syscall.Kill(h.await(trace.FirstBlock, "v3").PID, syscall.SIGKILL))
 	h.awaitCount(2, trace.FirstBlock, "v3")
-	h.awaitStatus("it runs", func(st *Status) bool { return st.State == Running && st.Upgrade == nil })
+	h.awaitStatus("it runs", func(st *status.Document) bool { return st.State == status.Running && st.Upgrade == nil })
 	r.stop()
 	assert.Equal(t, "v3", h.current())
 	assert.Equal(t, 1, h.count(trace.Start, "v2"))
@@ -230,14 +231,14 @@ func TestResyncFromGenesis(t *testing.T) {
 	h.set("UPGRADE", "v2@4")
 	r := h.start()
 	h.awaitResult(upgrade.ResultCommitted)
-	h.awaitStatus("heights", func(st *Status) bool { return st.Height != nil && *st.Height > 50 })
+	h.awaitStatus("heights", func(st *status.Document) bool { return st.Height != nil && *st.Height > 50 })
 	r.stop()
 	require.NoError(t, os.RemoveAll(filepath.Join(h.dir, "data", "fake.db")))
 	require.NoError(t, os.Remove(h.layout().Plan))
 	require.NoError(t, h.layout().SwitchTo(version.Genesis))
 	r = h.start()
 	h.wait("it is carried out again", func() bool { return len(h.history()) == 2 })
-	h.awaitState(Running)
+	h.awaitState(status.Running)
 	r.stop()
 	assert.Equal(t, "v2", h.current())
 	assert.Equal(t, 2, h.count(trace.Upgrade, "v2"))
@@ -253,7 +254,7 @@ func TestDataDirectoryIsReplaced(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(h.dir, "data"))
 	r := h.start()
 	fileWith(t, filepath.Join(h.dir, "up"))
-	h.awaitState(Running)
+	h.awaitState(status.Running)
 	require.NoError(t, os.Mkdir(filepath.Join(h.dir, "data"), 0o755))
 	require.NoError(t, os.Rename(filepath.Join(h.dir, "data"), filepath.Join(h.dir, "data.old")))
 	h.plan("v2", 4)

@@ -16,6 +16,7 @@ import (
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -121,10 +122,10 @@ func heldAfterDamage(t *testing.T, pg *pgtest.Cluster, name string) (h *pgHome, 
 	h.Node.Hold, h.Upgrade.Probation.Attempts = HoldWait, 1
 	host = newHost(h.testHome)
 	pid = host.boot()
-	h.awaitState(WaitingForBinary) // it stands at its height
+	h.awaitState(status.WaitingForBinary) // it stands at its height
 	before = h.content()
 	h.stage("upgrades/v2", "v2")
-	h.awaitState(Held)
+	h.awaitState(status.Held)
 	require.NotEqual(t, before, h.content())
 	return h, host, pid, before
 }
@@ -146,7 +147,7 @@ func TestKilledWhileRollingBackADatabase(t *testing.T) {
 			host.killRun(pid)
 			host.invariants()
 			pid = host.boot()
-			h.awaitState(Held)
+			h.awaitState(status.Held)
 		}
 		begun := time.Now()
 		if !isBack() {
@@ -189,10 +190,10 @@ func TestServerAwayInTheWindow(t *testing.T) {
 	h.Node.Hold = HoldWait
 	h.Upgrade.Delay = 2 * time.Second // the window in which the server goes
 	r := h.start()
-	h.awaitStatus("the window", func(st *Status) bool { return st.Upgrade != nil && st.Upgrade.Phase == upgrade.Stopped })
+	h.awaitStatus("the window", func(st *status.Document) bool { return st.Upgrade != nil && st.Upgrade.Phase == upgrade.Stopped })
 	before := h.content()
 	pg.StopServer()
-	st := h.awaitState(Held)
+	st := h.awaitState(status.Held)
 	assert.Equal(t, upgrade.Stopped, st.Upgrade.Phase)
 	assert.Equal(t, "genesis", h.current())
 	assert.NotEmpty(t, st.Hold.Hint)
@@ -216,7 +217,7 @@ func TestSessionInTheWay(t *testing.T) {
 	_, err := conn.Exec(t.Context(), "SET application_name = 'exporter'")
 	require.NoError(t, err)
 	r := h.start()
-	st := h.awaitState(Held)
+	st := h.awaitState(status.Held)
 	assert.Contains(t, st.Hold.Reason, "exporter")
 	assert.Equal(t, "genesis", h.current())
 	require.NoError(t, conn.Close(t.Context()))

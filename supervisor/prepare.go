@@ -8,6 +8,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
 )
@@ -142,7 +143,7 @@ func (s *Supervisor) awaitReady(problem, next string, again time.Duration) {
 	}
 	due.problem, s.notReady = problem, problem
 	s.settleApply(hint.New("apply", due.plan.Name, problem, next))
-	s.state = WaitingForBinary
+	s.state = status.WaitingForBinary
 	s.readTimer.Reset(again)
 }
 

@@ -11,6 +11,8 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/restart"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 )
@@ -23,8 +25,8 @@ func TestWaitingForTheNetwork(t *testing.T) {
 	h.setOf("v2", "STALL_AT", "5")
 	r := h.start()
 	h.await(trace.FirstBlock, "v2")
-	st := h.awaitStatus("probation", func(st *Status) bool {
-		return st.State == Running && st.Upgrade != nil && st.Height != nil && time.Since(*st.StartedAt) > time.Second
+	st := h.awaitStatus("probation", func(st *status.Document) bool {
+		return st.State == status.Running && st.Upgrade != nil && st.Height != nil && time.Since(*st.StartedAt) > time.Second
 	})
 	assert.Equal(t, upgrade.OnProbation, st.Upgrade.Phase)
 	assert.Contains(t, st.Message, "waiting for the network")
@@ -45,7 +47,7 @@ func TestCommitNeedsAHeight(t *testing.T) {
 	h.set("RPC", "off")
 	r := h.start()
 	h.await(trace.FirstBlock, "v2")
-	h.awaitStatus("up for long", func(st *Status) bool { return st.StartedAt != nil && time.Since(*st.StartedAt) > time.Second })
+	h.awaitStatus("up for long", func(st *status.Document) bool { return st.StartedAt != nil && time.Since(*st.StartedAt) > time.Second })
 	assert.Equal(t, upgrade.OnProbation, h.journal().Upgrade.Phase)
 	r.stop()
 	h.Upgrade.Probation.HeightAbovePlan = false
@@ -74,7 +76,7 @@ func TestAttemptsAreUsedUp(t *testing.T) {
 	h.Node.Hold = HoldWait
 	h.EnvOf = nil // the fixed version
 	r = h.start()
-	h.awaitState(Held)
+	h.awaitState(status.Held)
 	_, err := h.do(client.OpResume, client.Request{Restore: true})
 	require.NoError(t, err)
 	h.awaitResult(upgrade.ResultCommitted)
@@ -115,7 +117,7 @@ func TestRollbackByPolicy(t *testing.T) {
 	h.await(trace.Start, "v2")
 	before := h.signerHeight()
 	h.awaitResult(upgrade.ResultRolledBack)
-	h.awaitStatus("a crash loop", func(st *Status) bool { return st.CrashLoop })
+	h.awaitStatus("a crash loop", func(st *status.Document) bool { return st.CrashLoop })
 	assert.GreaterOrEqual(t, h.count(trace.Start, "v1"), 4)
 	assert.Equal(t, "genesis", h.current())
 	assert.GreaterOrEqual(t, h.signerHeight(), before)
@@ -175,12 +177,12 @@ func TestRetry(t *testing.T) {
 func TestProbationKeepsTheRestartPolicy(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		restart RestartPolicy
+		restart restart.Policy
 		code    string
 		want    int
 	}{
-		"on-failure, 0": {RestartOnFailure, "0", 0},
-		"never, 3":      {RestartNever, "3", 3},
+		"on-failure, 0": {restart.OnFailure, "0", 0},
+		"never, 3":      {restart.Never, "3", 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -221,7 +223,7 @@ func TestLateBinary(t *testing.T) {
 	h := newHome(t)
 	h.set("UPGRADE", "v2@4")
 	r := h.start()
-	st := h.awaitState(WaitingForBinary)
+	st := h.awaitState(status.WaitingForBinary)
 	assert.NotNil(t, st.PID, "the node isn't stopped for a version that isn't there")
 	assert.Equal(t, upgrade.Planned, h.journal().Upgrade.Phase)
 	info, err := os.Stat(h.layout().JournalPath())

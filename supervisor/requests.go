@@ -8,9 +8,17 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/control"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
+)
+
+const (
+	// busyPatience is how long an operation waits for a job before it is refused: most are over in a moment.
+	busyPatience = 2 * time.Second
+	busyPause    = 50 * time.Millisecond
 )
 
 // request is one operation that a command asks for through the control socket. It is answered exactly once.
@@ -22,6 +30,36 @@ type request struct {
 
 // ErrBusy means that another long operation is under way.
 var ErrBusy = errors.New("busy")
+
+// operate has the loop do one operation, and waits for its answer. It returns also where the loop ends before that.
+func (s *Supervisor) operate(op string, body client.Request) (client.Reply, error) {
+	type outcome struct {
+		reply client.Reply
+		err   error
+	}
+	for deadline := time.Now().Add(busyPatience); ; time.Sleep(busyPause) {
+		done := make(chan outcome, 1)
+		req := request{op: op, body: body, answer: func(reply client.Reply, err error) { done <- outcome{reply, err} }}
+		select {
+		case s.requests <- req:
+		case <-s.over:
+			return client.Reply{}, control.ErrOver
+		}
+		select {
+		case o := <-done:
+			if !errors.Is(o.err, ErrBusy) || time.Now().After(deadline) {
+				return o.reply, o.err
+			}
+		case <-s.over:
+			select {
+			case o := <-done: // the answer came with the end
+				return o.reply, o.err
+			default:
+				return client.Reply{}, control.ErrOver
+			}
+		}
+	}
+}
 
 // handle takes one request. What needs the engine waits for no job: the operator is told what is going on instead.
 func (s *Supervisor) handle(r request) {
@@ -111,7 +149,7 @@ func (s *Supervisor) dropDue(name string) {
 	case s.due == nil || s.due.plan.Name != name:
 		return
 	case s.child != nil:
-		s.state = Running
+		s.state = status.Running
 	case s.ending == nil:
 		s.start()
 	}
@@ -188,7 +226,7 @@ func (s *Supervisor) opResume(r request) {
 			return
 		}
 		s.commit(func(err error) { finishRequest(r, err, "%s is committed", u.Plan.Name) })
-	case s.state == Held:
+	case s.state == status.Held:
 		s.resume(r, func(context.Context) error { return nil })
 	case s.due != nil:
 		finishRequest(r, nil, "looking for the binary of %s again", s.due.plan.Name)

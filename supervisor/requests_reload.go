@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 
+	"nodevisor/supervisor/control"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
@@ -44,8 +45,8 @@ func (s *Supervisor) opReload(r request) {
 			return err
 		}
 		if fresh.SocketMode != s.o.SocketMode || fresh.SocketGroup != s.o.SocketGroup {
-			if err := shareSocket(s.o.Socket, fresh.SocketMode, fresh.SocketGroup); err != nil {
-				return errors.Join(err, shareSocket(s.o.Socket, s.o.SocketMode, s.o.SocketGroup))
+			if err := control.Share(s.o.Socket, fresh.SocketMode, fresh.SocketGroup); err != nil {
+				return errors.Join(err, control.Share(s.o.Socket, s.o.SocketMode, s.o.SocketGroup))
 			}
 		}
 		e := s.o.Engine

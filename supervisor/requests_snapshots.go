@@ -8,6 +8,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 )
 
 // snapshotOp is what the loop must know of a request to the store; the rest is the store's.
@@ -95,7 +96,7 @@ func (s *Supervisor) snapshotJob(r request, op snapshotOp, begun time.Time) {
 			r.answer(client.Reply{DowntimeMS: time.Since(begun).Milliseconds(), Result: result}, nil)
 		}
 		switch {
-		case !atRest || s.state == Held: // it goes on as it was
+		case !atRest || s.state == status.Held: // it goes on as it was
 		case op.replaces():
 			s.afterOperation(err, "") // after a restore that failed halfway the data is nobody's to start on
 		default:

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor/child"
 )
 
 // Restoring is what the loop must know of a root whose node restores its state at its first start (package genesis). Such
@@ -21,7 +22,7 @@ type Restoring struct {
 
 // restoring is a start that restores, from the start until the node's first height or its end.
 type restoring struct {
-	node  *Child
+	node  *child.Process
 	since time.Time
 }
 
@@ -45,7 +46,7 @@ func (s *Supervisor) beginRestore(ctx context.Context) (bool, error) {
 }
 
 // restoreBegan notes that the node that was just started restores.
-func (s *Supervisor) restoreBegan(c *Child) {
+func (s *Supervisor) restoreBegan(c *child.Process) {
 	s.restore = &restoring{node: c, since: c.StartedAt()}
 	s.log.Info("the node restores its state; it is given all the time that it needs", "pid", c.Pid())
 }

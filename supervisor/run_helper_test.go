@@ -15,6 +15,8 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/snapshot"
+	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 	"nodevisor/upgrade/version"
@@ -54,7 +56,7 @@ func helperRun() int {
 	s, closeAll, err := c.open(slog.New(slog.NewTextHandler(os.Stderr, nil)), os.Stdin, os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "Error: %v\nHint: %s\n", err, hint.Of(err))
-		if errors.Is(err, ErrLocked) {
+		if errors.Is(err, home.ErrLocked) {
 			return ExitLocked
 		}
 		return ExitConfig
@@ -69,7 +71,7 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 	if err := atomicfile.MkdirAll(l.State(), 0o750); err != nil {
 		return nil, nil, err
 	}
-	lock, err := AcquireLock(l.LockPath())
+	lock, err := home.AcquireLock(l.LockPath())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -176,9 +178,9 @@ func (s *testStore) Restore(ctx context.Context, id, once string) error {
 	return err
 }
 
-func (s *testStore) Summary(context.Context) (SnapshotStatus, DiskStatus, error) {
+func (s *testStore) Summary(context.Context) (status.Snapshots, status.Disk, error) {
 	all, err := s.List()
-	return SnapshotStatus{Count: len(all)}, DiskStatus{}, err
+	return status.Snapshots{Count: len(all)}, status.Disk{}, err
 }
 
 func (s *testStore) Tidy(ctx context.Context, _ string) error {

@@ -16,8 +16,11 @@ import (
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/fakenode/trace"
+	"nodevisor/supervisor/restart"
+	"nodevisor/supervisor/status"
 )
 
 // script makes the node of a home a shell script.
@@ -77,7 +80,7 @@ func TestStdoutIsTheNodes(t *testing.T) {
 		t.Run(fmt.Sprintf("tee %v", tee), func(t *testing.T) {
 			t.Parallel()
 			h := newHome(t)
-			h.Node.Restart = RestartNever
+			h.Node.Restart = restart.Never
 			if tee {
 				h.Height.Log = "height=(?P<height>[0-9]+)"
 			}
@@ -92,7 +95,9 @@ func TestStdoutIsTheNodes(t *testing.T) {
 			cmd.Stdout = out
 			r := h.startCommand(cmd)
 			if tee {
-				h.awaitStatus("a height", func(st *Status) bool { return st.HeightSource != nil && *st.HeightSource == "log" && *st.Height == 7 })
+				h.awaitStatus("a height", func(st *status.Document) bool {
+					return st.HeightSource != nil && *st.HeightSource == "log" && *st.Height == 7
+				})
 			}
 			h.write("end", "")
 			require.Equal(t, 5, r.exit())
@@ -126,7 +131,7 @@ func TestStdoutGone(t *testing.T) {
 			if !tee { // the node itself gets the broken pipe, and dies of it as without a supervisor
 				h.awaitCount(2, trace.Start, "v1")
 			} else {
-				h.awaitState(Running)
+				h.awaitState(status.Running)
 				assert.Equal(t, 1, h.count(trace.Start, ""))
 			}
 			run.stop()
@@ -189,4 +194,21 @@ func TestStdinAtItsEnd(t *testing.T) {
 		require.Fail(t, "the end of stdin doesn't reach the node")
 	}
 	run.stop()
+}
+
+// fill makes a pipe full without blocking.
+func fill(w *os.File) error {
+	conn, err := w.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return conn.Control(func(fd uintptr) {
+		for {
+			fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+			if n, _ := unix.Poll(fds, 0); n == 0 {
+				return
+			}
+			_, _ = unix.Write(int(fd), make([]byte, 4096)) // a pipe that polls as writable takes so much at once
+		}
+	})
 }

@@ -9,6 +9,9 @@ import (
 	"runtime/debug"
 	"syscall"
 	"time"
+
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/status"
 )
 
 // dumpPatience is how long the end of `run` waits for stacks to be written; a node may end faster than they are.
@@ -84,8 +87,8 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 	if s.job != nil {
 		s.job.cancel() // it ends between two effects; the journal says where
 	}
-	if s.state != Held {
-		s.state = Stopping
+	if s.state != status.Held {
+		s.state = status.Stopping
 	}
 	if e := s.ending; s.child == nil && e != nil && byHand(e.exit) {
 		// The node heard of it before us: what looked like an end by itself was this stop.
@@ -95,7 +98,7 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 	if s.child == nil {
 		return
 	}
-	s.onExit = func(exit Exit) {
+	s.onExit = func(exit child.Exit) {
 		if exit.Forced {
 			s.log.Error("the node did not stop in time and was killed", "timeout", s.o.Config.StopTimeout)
 		}

@@ -15,6 +15,8 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/restart"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -84,7 +86,7 @@ func TestSecondStopKills(t *testing.T) {
 	h.await(trace.FirstBlock, "v1")
 	r.signal(syscall.SIGTERM)
 	h.await(trace.Signal, "v1")
-	assert.Equal(t, Stopping, h.awaitState(Stopping).State)
+	assert.Equal(t, status.Stopping, h.awaitState(status.Stopping).State)
 	r.signal(syscall.SIGTERM)
 	require.Equal(t, 1, r.exit())
 }
@@ -95,7 +97,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 	h := newHome(t)
 	r := h.start()
 	h.await(trace.FirstBlock, "v1")
-	h.awaitState(Running)
+	h.awaitState(status.Running)
 	for i, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH} {
 		r.signal(syscall.SIGPIPE)
 		r.signal(sig)
@@ -157,7 +159,7 @@ func TestStopInBackoff(t *testing.T) {
 	h.Node.Backoff, h.Node.BackoffMax = time.Hour, time.Hour
 	h.set("CRASH_AT_START", "7")
 	r := h.start()
-	st := h.awaitState(Backoff)
+	st := h.awaitState(status.Backoff)
 	assert.Equal(t, 7, *st.LastExit.Code)
 	r.stop()
 	assert.Equal(t, 1, h.count(trace.Start, ""))
@@ -170,7 +172,7 @@ func TestStopWhileTheEndIsJudged(t *testing.T) {
 	r := h.start()
 	node := h.await(trace.FirstBlock, "v1").PID
 	require.NoError(t, syscall.Kill(node, syscall.SIGKILL))
-	h.awaitState(Backoff)
+	h.awaitState(status.Backoff)
 	r.stop()
 	assert.Equal(t, 1, h.count(trace.Start, ""))
 }
@@ -288,11 +290,11 @@ func TestStopWhileWaitingForBinary(t *testing.T) {
 	h := newHome(t)
 	h.set("UPGRADE", "v2@3")
 	r := h.start()
-	h.awaitState(WaitingForBinary)
+	h.awaitState(status.WaitingForBinary)
 	r.stop()
 	assert.Equal(t, upgrade.Planned, h.journal().Upgrade.Phase)
 	r = h.start()
-	h.awaitState(WaitingForBinary)
+	h.awaitState(status.WaitingForBinary)
 	assert.Equal(t, 1, h.count(trace.Start, "v1"), "its height has come: the old version has no more to do")
 	h.stage("upgrades/v2", "v2")
 	h.awaitResult(upgrade.ResultCommitted)
@@ -308,12 +310,12 @@ func TestStopWhileHeld(t *testing.T) {
 	h.await(trace.FirstBlock, "v1")
 	_, err := h.do(client.OpHalt, client.Request{Now: true})
 	require.NoError(t, err)
-	h.awaitState(Held)
+	h.awaitState(status.Held)
 	r.signal(syscall.SIGHUP) // nobody is there to hear it
 	r.stop()
 	assert.NotNil(t, h.journal().Hold)
 	r = h.start()
-	h.awaitState(Held)
+	h.awaitState(status.Held)
 	_, err = h.do(client.OpResume, client.Request{})
 	require.NoError(t, err)
 	h.awaitCount(2, trace.FirstBlock, "v1")
@@ -335,7 +337,7 @@ func TestExitCodes(t *testing.T) {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			t.Parallel()
 			h := newHome(t)
-			h.Node.Restart = RestartNever
+			h.Node.Restart = restart.Never
 			var r *run
 			if code > 128 {
 				r = h.start()

@@ -21,6 +21,11 @@ import (
 
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/metrics"
+	"nodevisor/supervisor/restart"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
@@ -37,7 +42,7 @@ const (
 // Snapshots is what the run loop needs of the store of snapshots, besides what an upgrade does with it.
 type Snapshots interface {
 	// Summary is what the status shows of the snapshots and of the room for them.
-	Summary(ctx context.Context) (SnapshotStatus, DiskStatus, error)
+	Summary(ctx context.Context) (status.Snapshots, status.Disk, error)
 	// Tidy completes sealed snapshots and prunes, while the node runs. keep is the id that an upgrade in flight needs.
 	Tidy(ctx context.Context, keep string) error
 	// Do carries out an operator's request. atRest tells that the node doesn't run.
@@ -55,26 +60,26 @@ type Options struct {
 	Lines            *source.Lines
 	LinesFor         bool // the node's lines are always read: a height comes from its log
 	Recorder         *source.Recorder
-	Lock             *Lock
+	Lock             *home.Lock
 	Snapshots        Snapshots // nil: there is nothing to snapshot
 	SnapshotOn       func(event string) bool
-	Templates        upgrade.Exporter                               // nil: no genesis templates are made
-	TemplateOn       func(event string) bool                        // at which events besides upgrades
-	DescribeTemplate func(snapshot string) (*TemplateStatus, error) // of a template that was made
-	Restoring        *Restoring                                     // nil: no start restores
-	Room             func(ctx context.Context) error                // room for the snapshot of an upgrade; nil: none is taken
-	Fetch            upgrade.Fetcher                                // nil: downloads are off
-	ChainPlan        func(ctx context.Context) (*plan.Plan, error)  // nil: the chain isn't asked
-	Command          func(v version.Version) (args, env []string)   // what a version is started with
-	Reload           func(inFlight bool) (Reloaded, error)          // re-reads the configuration, see Reloaded
-	Notify           Notifier                                       // nil: nobody
-	NotifyEvery      time.Duration                                  // how often it hears of the loop; 0 = aliveEvery
-	ReadyWhen        ReadyWhen                                      // "" = ReadyStarted
-	NodeSocket       string                                         // the node gets it as NOTIFY_SOCKET and is ready when it says so; see NodeSaid
-	Units            map[Moment][]UnitAction                        // other units of the host, in the order in which they are acted upon
-	Event            func(event, text string)                       // an operator is to be told (see package alert); nil: nobody
-	Told             func() alert.Counts                            // what became of that; nil: not counted
-	Metrics          string                                         // the address of the metrics listener; "" = none
+	Templates        upgrade.Exporter                                 // nil: no genesis templates are made
+	TemplateOn       func(event string) bool                          // at which events besides upgrades
+	DescribeTemplate func(snapshot string) (*status.Template, error)  // of a template that was made
+	Restoring        *Restoring                                       // nil: no start restores
+	Room             func(ctx context.Context) error                  // room for the snapshot of an upgrade; nil: none is taken
+	Fetch            upgrade.Fetcher                                  // nil: downloads are off
+	ChainPlan        func(ctx context.Context) (*plan.Plan, error) // nil: the chain isn't asked
+	Command          func(v version.Version) (args, env []string)     // what a version is started with
+	Reload           func(inFlight bool) (Reloaded, error)            // re-reads the configuration, see Reloaded
+	Notify           Notifier                                         // nil: nobody
+	NotifyEvery      time.Duration                                    // how often it hears of the loop; 0 = aliveEvery
+	ReadyWhen        ReadyWhen                                        // "" = ReadyStarted
+	NodeSocket       string                                           // the node gets it as NOTIFY_SOCKET and is ready when it says so; see NodeSaid
+	Units            map[Moment][]UnitAction                          // other units of the host, in the order in which they are acted upon
+	Event            func(event, text string)                         // an operator is to be told (see package alert); nil: nobody
+	Told             func() alert.Counts                              // what became of that; nil: not counted
+	Metrics          string                                           // the address of the metrics listener; "" = none
 	Log              *slog.Logger
 	Socket           string // the control socket's path
 	SocketMode       os.FileMode
@@ -90,9 +95,9 @@ type Options struct {
 type Supervisor struct {
 	o      Options
 	log    *slog.Logger
-	recase bool // of the configuration; fixed, for every comparison of names must be the same
-	status atomic.Pointer[Status]
-	live   atomic.Pointer[Child] // for the goroutine that handles SIGABRT
+	recase bool                           // of the configuration; fixed, for every comparison of names must be the same
+	sample atomic.Pointer[metrics.Sample] // the latest status, with what only the metrics tell
+	live   atomic.Pointer[child.Process]  // for the goroutine that handles SIGABRT
 
 	starting sync.Mutex // held while the node is forked; and for good once the end of the process has begun
 
@@ -107,19 +112,19 @@ type Supervisor struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	tracker *plan.Tracker
-	policy  Restarts
-	state   State
+	policy  restart.Decider
+	state   status.State
 	done    bool
 	code    int
 
-	child    *Child
-	exited   <-chan Exit // nil while there is no child
-	endLife  func()      // ends what is asked of the node that lives now
+	child    *child.Process
+	exited   <-chan child.Exit // nil while there is no child
+	endLife  func()            // ends what is asked of the node that lives now
 	life     context.Context
-	onExit   func(Exit) // what follows the end of the node, where we stopped it
-	ending   *ending    // an end that nobody asked for, not judged yet
+	onExit   func(child.Exit) // what follows the end of the node, where we stopped it
+	ending   *ending          // an end that nobody asked for, not judged yet
 	version  version.Version
-	lastExit *ExitStatus
+	lastExit *status.Exit
 	restarts int
 	began    bool // the node was started once in this life of ours
 	trial    bool // the node that was started last is on probation
@@ -135,19 +140,19 @@ type Supervisor struct {
 	journal    upgrade.Journal
 	schedule   plan.Schedule
 	ready      map[version.Version]version.Readiness
-	last       *LastUpgrade
-	snapshots  SnapshotStatus
-	disk       DiskStatus
-	progress   *ProgressStatus
+	last       *status.LastUpgrade
+	snapshots  status.Snapshots
+	disk       status.Disk
+	progress   *status.Progress
 	since      time.Time
-	tally      *tally
+	tally      *metrics.Tally
 	observed   *observer // nil: nobody can ask for metrics
 	watcher    *source.Watcher
-	lowDisk    bool                      // the operator was told
-	restore    *restoring                // nil: the node that runs doesn't restore
-	half       bool                      // the node that ended last hadn't restored all of its state
-	halted     []func(HaltResult, error) // answers those who wait for a halt
-	completing bool                      // `run` ends only once the snapshot of the halt is completed
+	lowDisk    bool                             // the operator was told
+	restore    *restoring                       // nil: the node that runs doesn't restore
+	half       bool                             // the node that ended last hadn't restored all of its state
+	halted     []func(status.HaltResult, error) // answers those who wait for a halt
+	completing bool                             // `run` ends only once the snapshot of the halt is completed
 	tidying    *tidying
 	tidyPause  time.Duration // before a tidying that failed is tried again; 0 = none failed
 	untold     string        // why snapshots can't be completed; "" = they can
@@ -156,10 +161,10 @@ type Supervisor struct {
 	imported   plan.Key      // the plan of the file that was last tried to be taken over
 	tale       telling
 
-	leaving     *Child        // the node whose stop has begun
-	down        bool          // the units of a stop were acted upon, or will be, since a node was last started
-	acting      int           // how many moments of other units are being acted on beside the loop
-	unitsOver   chan struct{} // closed when the latest of them is over; nil = there was none
+	leaving     *child.Process // the node whose stop has begun
+	down        bool           // the units of a stop were acted upon, or will be, since a node was last started
+	acting      int            // how many moments of other units are being acted on beside the loop
+	unitsOver   chan struct{}  // closed when the latest of them is over; nil = there was none
 	unitsCtx    context.Context
 	cancelUnits context.CancelFunc
 
@@ -198,11 +203,11 @@ func New(o Options) *Supervisor {
 	}
 	return &Supervisor{
 		o: o, log: o.Log, recase: o.Upgrade.Recase, stops: make(chan os.Signal, 4), passed: make(chan os.Signal, 64), posts: make(chan func(), 16),
-		requests: make(chan request), over: make(chan struct{}), state: Stopped, ready: map[version.Version]version.Readiness{},
-		policy:      NewRestarts(o.Config, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
+		requests: make(chan request), over: make(chan struct{}), state: status.Stopped, ready: map[version.Version]version.Readiness{},
+		policy:      restart.New(o.Config.restarts(), rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		heightTimer: idle(), restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
 		tale:      telling{timer: idle()},
-		roomTimer: idle(), tidyTimer: idle(), since: time.Now(), tally: newTally(),
+		roomTimer: idle(), tidyTimer: idle(), since: time.Now(), tally: metrics.NewTally(),
 	}
 }
 
@@ -258,23 +263,23 @@ func (s *Supervisor) spawn(f func()) {
 
 // Observe is where long phases report to.
 func (s *Supervisor) Observe(e progress.Event) {
-	s.post(func() { s.progress = &ProgressStatus{Phase: e.Phase, Done: e.Done, Total: e.Total} })
+	s.post(func() { s.progress = &status.Progress{Phase: e.Phase, Done: e.Done, Total: e.Total} })
 }
 
 // ObservePhase is where the engine reports to, out of a job.
 func (s *Supervisor) ObservePhase(u upgrade.Upgrade) {
 	s.post(func() {
 		s.journal.Upgrade = &u
-		s.countPhase(u)
+		s.tally = s.tally.Phase(u)
 	})
 }
 
-// Status returns the latest status. It may be called from any goroutine.
-func (s *Supervisor) Status() *Status { return s.status.Load() }
+// Status returns the latest status. It may be called from any goroutine, once Run has begun to serve.
+func (s *Supervisor) Status() *status.Document { return s.sample.Load().Document }
 
 // stopSignal is the configured one; Validate has seen that it is a signal.
 func (s *Supervisor) stopSignal() syscall.Signal {
-	sig, err := ParseSignal(s.o.Config.StopSignal)
+	sig, err := child.ParseSignal(s.o.Config.StopSignal)
 	if err != nil {
 		return syscall.SIGTERM
 	}

@@ -8,6 +8,8 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/status"
+	"nodevisor/upgrade/source"
 )
 
 // tidying is the completing and pruning of snapshots while the node runs: the one thing besides a job that changes the
@@ -24,7 +26,7 @@ const tidyPause, tidyPauseMax = time.Minute, time.Hour
 // tidy completes sealed snapshots and prunes old ones in the background: while the node runs, or while it is held and the
 // supervisor stays.
 func (s *Supervisor) tidy() {
-	if s.o.Snapshots == nil || s.tidying != nil || s.child == nil && s.state != Held || s.stopping || s.done {
+	if s.o.Snapshots == nil || s.tidying != nil || s.child == nil && s.state != status.Held || s.stopping || s.done {
 		return
 	}
 	s.tidyTimer.Stop()
@@ -73,7 +75,7 @@ func (s *Supervisor) endCompleted() {
 		return
 	}
 	s.completing = false
-	if s.state == Held && s.o.Config.Hold == HoldExit && !s.stopping {
+	if s.state == status.Held && s.o.Config.Hold == HoldExit && !s.stopping {
 		s.finish(ExitHeld)
 	}
 }
@@ -137,7 +139,7 @@ func (s *Supervisor) sayRoom() {
 
 // tellOfSnapshots puts into the status what an operator must know of the snapshots: that they can't be completed, that the
 // next one will cost the node time, and that none could be put back.
-func (s *Supervisor) tellOfSnapshots(st *Status) {
+func (s *Supervisor) tellOfSnapshots(st *status.Document) {
 	if s.untold != "" {
 		st.Snapshots.Problem = new(s.untold)
 		st.Warnings = append(st.Warnings, "a snapshot can't be completed, and is tried again: "+s.untold)
@@ -146,9 +148,9 @@ func (s *Supervisor) tellOfSnapshots(st *Status) {
 		st.Warnings = append(st.Warnings, *note)
 	}
 	if why := s.snapshots.Blocked; why != nil && st.Rollback.Possible {
-		st.Rollback = RollbackStatus{Reason: why}
+		st.Rollback = status.Rollback{Reason: why}
 	}
-	if h := st.Halt; h != nil && h.Height != nil && OwnHalt(s.commandOf()) == *h.Height {
+	if h := st.Halt; h != nil && h.Height != nil && source.HaltHeight(s.commandOf()) == *h.Height {
 		h.Exact = true
 	}
 }

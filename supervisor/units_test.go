@@ -11,6 +11,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 )
 
 // allUnits is one unit at each moment, of which the first one of each fails.
@@ -65,10 +66,10 @@ func TestUnitsBeforeTheStopSignal(t *testing.T) {
 		h.write("block", "")
 		h.Systemd.Units = []unitSpec{{At: BeforeStop, Name: "slow", Blocking: block}}
 		r := h.start()
-		h.awaitState(Running)
+		h.awaitState(status.Running)
 		r.signal(syscall.SIGTERM)
 		h.wait("the unit", func() bool { return h.unitsActed()[0] == "before-stop slow" })
-		h.awaitState(Stopping)
+		h.awaitState(status.Stopping)
 		require.Empty(t, h.signals())
 		if again {
 			r.signal(syscall.SIGTERM)
@@ -144,7 +145,7 @@ func TestUnitsBeforeTheDataIsTouched(t *testing.T) {
 			}
 			h.wait("the units", func() bool { return len(h.unitsActed()) == 2 })
 			require.Equal(t, []string{"before-stop x", "after-stop y"}, h.unitsActed())
-			h.awaitStatus("the node's end", func(st *Status) bool { return st.PID == nil })
+			h.awaitStatus("the node's end", func(st *status.Document) bool { return st.PID == nil })
 			require.Empty(t, h.taken(), "nothing is touched before they are down")
 			require.NoError(t, os.Remove(block))
 			h.wait("a snapshot", func() bool { return len(h.taken()) > 0 })

@@ -7,6 +7,9 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/restart"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 )
@@ -22,7 +25,7 @@ func (s *Supervisor) stopForUpgrade() {
 // carry runs the phases that need the node at rest, then starts the new version. down is the old node's end; zero = not
 // known.
 func (s *Supervisor) carry(down time.Time) {
-	s.state = Upgrading
+	s.state = status.Upgrading
 	s.do("upgrade", s.unitsDown(s.afterTidying(unlessCancelled(func(ctx context.Context) error {
 		if !down.IsZero() {
 			s.o.Engine.StoppedAt(down)
@@ -78,7 +81,7 @@ func (s *Supervisor) recoverUpgrade() {
 			s.start()
 		})
 	default:
-		s.state = Upgrading
+		s.state = status.Upgrading
 		s.do("recover", func(context.Context) error { return s.o.Engine.Recover() }, func(err error) {
 			switch {
 			case s.stopping:
@@ -146,10 +149,10 @@ func atHeight(h int64) string {
 // attemptEnded counts a start of the new version that ended by itself. Whether it is started again at once is the restart
 // policy's to say, as for any other end; where it isn't, the next `run` goes on with the next attempt. exit is nil where it
 // could not even be started.
-func (s *Supervisor) attemptEnded(why string, reached int64, exit *Exit) {
+func (s *Supervisor) attemptEnded(why string, reached int64, exit *child.Exit) {
 	s.countFailure()
 	s.log.Error("the new version ended on probation", "reason", why, "attempt", s.journal.Upgrade.Attempts)
-	s.state = Backoff
+	s.state = status.Backoff
 	s.do("attempt", func(context.Context) error { return s.o.Engine.Ended(why, reached) }, func(err error) {
 		if err != nil {
 			s.log.Error("cannot record the failed attempt", "error", err)
@@ -157,14 +160,14 @@ func (s *Supervisor) attemptEnded(why string, reached int64, exit *Exit) {
 		u := s.journal.Upgrade
 		left := u.Attempts < s.o.Upgrade.Probation.Attempts || s.o.Upgrade.OnFailure == upgrade.OnFailureRetry
 		switch {
-		case left && exit != nil && !s.o.Config.Restart.restarts(*exit):
+		case left && exit != nil && !s.o.Config.Restart.Restarts(*exit):
 			s.log.Info("the node is not restarted", "reason", why, "restart", s.o.Config.Restart)
 			s.finish(exit.ExitCode())
 			return
 		case left:
 			pause := min(s.o.Config.Backoff<<min(max(u.Attempts-1, 0), 16), s.o.Config.BackoffMax)
 			s.countRestart(exit, true)
-			if u.Attempts == max(crashLoopAfter, s.o.Upgrade.Probation.Attempts) { // on_failure = "retry"
+			if u.Attempts == max(restart.CrashLoopAfter, s.o.Upgrade.Probation.Attempts) { // on_failure = "retry"
 				s.o.Event(alert.CrashLoop, fmt.Sprintf("%s ended %d times on probation: %s", u.Plan.Name, u.Attempts, why))
 			}
 			s.restartIn(pause, why)
@@ -208,7 +211,7 @@ func (s *Supervisor) rollBackByPolicy(why string) {
 
 // rollBack undoes the upgrade in flight while the node is at rest. One of next and failed is called, unless a stop came.
 func (s *Supervisor) rollBack(binaryOnly bool, next func(), failed func(error)) {
-	s.state = Upgrading
+	s.state = status.Upgrading
 	work := func(ctx context.Context) error { return s.o.Engine.RollBack(ctx, binaryOnly) }
 	s.do("rollback", s.unitsDown(s.afterTidying(unlessCancelled(work))), func(err error) {
 		switch {

@@ -16,8 +16,9 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/internal/progress"
 	"nodevisor/snapshot"
-	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
@@ -213,13 +214,13 @@ type offline struct {
 	engine  *upgrade.Engine
 	checker *version.Checker
 	store   *snapshots
-	lock    *supervisor.Lock
+	lock    *home.Lock
 	broken  error // why the journal can't be trusted; nil = it can
 }
 
 // underLock takes the home lock, loads the engine's state and lets work use it.
 func (s *session) underLock(ctx context.Context, work func(*offline) error) error {
-	lock, err := supervisor.AcquireLock(s.layout.LockPath())
+	lock, err := home.AcquireLock(s.layout.LockPath())
 	if err != nil {
 		return err
 	}
@@ -246,7 +247,7 @@ func (s *session) underLock(ctx context.Context, work func(*offline) error) erro
 // atRest makes sure that no node runs where no supervisor does: the lock is free, but a node that another tool started, or
 // left behind, holds none of ours. The data of a running node is never copied, replaced or handed to another version.
 func (o *offline) atRest(ctx context.Context) error {
-	return supervisor.WaitNoForeign(ctx, o.layout.Root, o.layout.DataDir(), 0)
+	return home.WaitNoForeign(ctx, o.layout.Root, o.layout.DataDir(), 0)
 }
 
 // operate does one operation: through the running supervisor where there is one, else by itself under the lock.
@@ -290,7 +291,7 @@ func follow(ctx context.Context, c *client.Client, observe progress.Observer) (s
 			case <-time.After(pollInterval):
 			}
 			raw, err := c.Status(ctx)
-			var st struct{ Progress *supervisor.ProgressStatus }
+			var st struct{ Progress *status.Progress }
 			if err == nil && json.Unmarshal(raw, &st) == nil && st.Progress != nil {
 				observe(progress.Event{Phase: st.Progress.Phase, Done: st.Progress.Done, Total: st.Progress.Total})
 			}

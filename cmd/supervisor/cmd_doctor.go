@@ -22,8 +22,9 @@ import (
 	"nodevisor/cmd/supervisor/console"
 	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
-	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/state"
@@ -90,12 +91,12 @@ type check struct {
 // examination is one run of the doctor.
 type examination struct {
 	*session
-	bad      *config.Error      // the mistakes of the configuration
-	other    bool               // we are neither root nor the node's user: what we see of rights isn't what the node sees
-	distrust bool               // we are root and the tree isn't root's: nothing of it is executed
-	live     *supervisor.Status // what the running supervisor says; nil = none runs
-	silent   error              // why a supervisor that may be there can't be asked
-	holders  supervisor.LockInfo
+	bad      *config.Error    // the mistakes of the configuration
+	other    bool             // we are neither root nor the node's user: what we see of rights isn't what the node sees
+	distrust bool             // we are root and the tree isn't root's: nothing of it is executed
+	live     *status.Document // what the running supervisor says; nil = none runs
+	silent   error            // why a supervisor that may be there can't be asked
+	holders  home.LockInfo
 	engine   *upgrade.Engine
 	broken   error // why journal or schedule can't be trusted
 	batch    upgrade.Import
@@ -340,7 +341,7 @@ func (x *examination) askLive(ctx context.Context) {
 	raw, err := client.New(host.ControlSocket(x.cfg, x.environ)).Status(ctx)
 	switch {
 	case err == nil:
-		st := &supervisor.Status{}
+		st := &status.Document{}
 		if err := json.Unmarshal(raw, st); err != nil {
 			x.fail("supervisor", "restart it with this program's version", "its answer can't be read: %v", err)
 			return

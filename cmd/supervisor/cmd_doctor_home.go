@@ -16,7 +16,7 @@ import (
 	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
@@ -27,7 +27,7 @@ const takeover = "supervisor --takeover run    (stops it gracefully and goes on)
 
 // lock says who holds the home. It doesn't try the lock: for that moment a start beside us would be refused.
 func (x *examination) lock() {
-	info, err := supervisor.ReadLock(x.layout.LockPath())
+	info, err := home.ReadLock(x.layout.LockPath())
 	if err != nil {
 		x.failErr("lock", err)
 		return
@@ -79,7 +79,7 @@ func flockedBy(path string) (pid int, held bool) {
 
 // foreign looks for nodes that no supervisor of ours owns. One below Cosmovisor is what a takeover begins with.
 func (x *examination) foreign() {
-	found, err := supervisor.FindForeign(x.layout.Root, x.layout.DataDir())
+	found, err := home.FindForeign(x.layout.Root, x.layout.DataDir())
 	if err != nil {
 		x.failErr("foreign node", err)
 		return

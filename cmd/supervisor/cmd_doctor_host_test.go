@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/fakenode/build"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade/version"
 )
 
@@ -45,7 +45,7 @@ func TestDoctorSaysWhoHoldsTheLock(t *testing.T) {
 	p := newPatient(t)
 	p.link("genesis")
 	p.dir(p.l.State())
-	lock, err := supervisor.AcquireLock(p.l.LockPath())
+	lock, err := home.AcquireLock(p.l.LockPath())
 	require.NoError(t, err)
 	d := p.doctor()
 	d.says("lock", "unknown", fmt.Sprintf("held by process %d", os.Getpid()), "supervisor status")
@@ -74,7 +74,7 @@ func TestDoctorFindsAForeignNode(t *testing.T) {
 	p.link("genesis")
 	pid := spawn(t, exec.Command(p.l.Binary(version.Genesis), "start", "--home", p.home, "--block-time", "0")).Pid
 	eventually(t, "the node holds its store", func() bool {
-		found, err := supervisor.FindForeign(p.l.Root, p.l.DataDir())
+		found, err := home.FindForeign(p.l.Root, p.l.DataDir())
 		return err == nil && len(found) == 1
 	})
 	d := p.doctor()
@@ -95,7 +95,7 @@ func TestDoctorBesideCosmovisor(t *testing.T) {
 	require.NoError(t, boss.Start())
 	t.Cleanup(func() { _ = boss.Process.Signal(unix.SIGTERM); _ = boss.Wait() })
 	eventually(t, "the node runs", func() bool {
-		found, err := supervisor.FindForeign(p.l.Root, p.l.DataDir())
+		found, err := home.FindForeign(p.l.Root, p.l.DataDir())
 		return err == nil && len(found) == 1
 	})
 	d := p.doctor()
@@ -116,7 +116,7 @@ func TestDoctorBesideARun(t *testing.T) {
 	process := spawn(t, run)
 	var node int
 	eventually(t, "the node runs", func() bool {
-		info, err := supervisor.ReadLock(p.l.LockPath())
+		info, err := home.ReadLock(p.l.LockPath())
 		if err == nil && info.Node != nil {
 			node = info.Node.Pid
 		}
@@ -132,7 +132,7 @@ func TestDoctorBesideARun(t *testing.T) {
 
 	require.NoError(t, process.Kill())
 	eventually(t, "the supervisor is gone", func() bool {
-		info, err := supervisor.ReadLock(p.l.LockPath())
+		info, err := home.ReadLock(p.l.LockPath())
 		_, out, _ := p.invoke("--json", "status") // its threads may outlive its first one, and the socket them
 		return err == nil && info.Supervisor == nil && strings.Contains(out, `"state": "stopped"`)
 	})

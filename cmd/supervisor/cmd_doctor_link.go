@@ -12,7 +12,7 @@ import (
 	"nodevisor/cmd/supervisor/console"
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
@@ -62,7 +62,7 @@ func (o *offline) link(ctx context.Context, choice linkChoice) error {
 	if now.Version != choice.Version {
 		return hint.New("link", o.layout.Link(), "the files changed meanwhile", "supervisor doctor --fix-link")
 	}
-	if err := supervisor.WaitNoForeign(ctx, o.layout.Root, o.layout.DataDir(), 0); err != nil {
+	if err := home.WaitNoForeign(ctx, o.layout.Root, o.layout.DataDir(), 0); err != nil {
 		return err
 	}
 	if r := o.checker.Check(ctx, choice.Version); !r.Ready() {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
@@ -193,7 +193,7 @@ func TestFixLinkKeepsTheHold(t *testing.T) {
 func TestFixLinkIsDoneUnderTheLock(t *testing.T) {
 	p := newPatient(t)
 	p.dir(p.l.State())
-	lock, err := supervisor.AcquireLock(p.l.LockPath())
+	lock, err := home.AcquireLock(p.l.LockPath())
 	require.NoError(t, err)
 	defer lock.Close()
 	code, _, _ := p.invoke("doctor", "--fix-link", "--yes")

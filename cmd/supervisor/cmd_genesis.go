@@ -12,7 +12,7 @@ import (
 
 	"nodevisor/genesis"
 	"nodevisor/internal/hint"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/home"
 )
 
 func newGenesis(a *app) *cobra.Command {
@@ -137,7 +137,7 @@ func (s *session) createAtRest(ctx context.Context, dir string, set []assignment
 		t, err = newExporter(s, o.store).make(ctx, dir, templateJob{height: height, set: set})
 		return err
 	})
-	if errors.Is(err, supervisor.ErrLocked) || errors.Is(err, supervisor.ErrForeign) {
+	if errors.Is(err, home.ErrLocked) || errors.Is(err, home.ErrForeign) {
 		err = &hint.Error{
 			Op: "make a template of the node's state", Err: err,
 			Hint: "supervisor halt --now, then supervisor genesis create; or of a snapshot: --snapshot ID",

@@ -11,8 +11,8 @@ import (
 	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot"
-	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade/plan"
 )
 
@@ -94,7 +94,7 @@ func (o *offline) haltNow(ctx context.Context) (client.Reply, error) {
 	if err := o.atRest(ctx); err != nil {
 		return client.Reply{}, err
 	}
-	result := supervisor.HaltResult{At: "now", Exact: true, Problems: []string{}, Next: []string{"supervisor resume"}}
+	result := status.HaltResult{At: "now", Exact: true, Problems: []string{}, Next: []string{"supervisor resume"}}
 	if err := o.engine.Hold("halted now as an operator asked for", result.Next[0]); err != nil {
 		return client.Reply{}, err
 	}
@@ -109,7 +109,7 @@ func (o *offline) haltNow(ctx context.Context) (client.Reply, error) {
 	return client.Reply{Message: "held: the node is not started; " + result.Text(), Result: data}, err
 }
 
-func (o *offline) takeHalted(ctx context.Context, height int64, result *supervisor.HaltResult) error {
+func (o *offline) takeHalted(ctx context.Context, height int64, result *status.HaltResult) error {
 	if !o.snapshotOn("halt") && !o.templateOn("halt") {
 		return nil
 	}

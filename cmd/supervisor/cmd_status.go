@@ -13,8 +13,9 @@ import (
 
 	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
-	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
@@ -55,7 +56,7 @@ func newStatus(a *app) *cobra.Command {
 }
 
 // status asks the running supervisor; where none runs it says what the files say.
-func (s *session) status(ctx context.Context) (*supervisor.Status, error) {
+func (s *session) status(ctx context.Context) (*status.Document, error) {
 	raw, err := client.New(host.ControlSocket(s.cfg, s.environ)).Status(ctx)
 	if errors.Is(err, client.ErrNotRunning) {
 		return s.statusOfFiles(ctx)
@@ -63,7 +64,7 @@ func (s *session) status(ctx context.Context) (*supervisor.Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := &supervisor.Status{}
+	st := &status.Document{}
 	if err := json.Unmarshal(raw, st); err != nil {
 		return nil, fmt.Errorf("cannot read the supervisor's answer: %w", err)
 	}
@@ -73,7 +74,7 @@ func (s *session) status(ctx context.Context) (*supervisor.Status, error) {
 
 // addChainPlan asks the chain's own plan once, where its gRPC answers and nothing nearer is scheduled: the running
 // supervisor asks it only now and then.
-func (s *session) addChainPlan(ctx context.Context, st *supervisor.Status) {
+func (s *session) addChainPlan(ctx context.Context, st *status.Document) {
 	if st.PID == nil || st.Plan != nil || st.Upgrade != nil {
 		return
 	}
@@ -88,12 +89,12 @@ func (s *session) addChainPlan(ctx context.Context, st *supervisor.Status) {
 		height = *st.Height
 	}
 	ready := s.checker().Check(ctx, version.Of(p.Name))
-	st.Plan = new(supervisor.DescribePlan(*p, false, ready, height, 0, time.Now()))
+	st.Plan = new(status.DescribePlan(*p, false, ready, height, 0, time.Now()))
 }
 
 // view reads everything that a status is made of. It takes no lock: it only reads.
-func (s *session) view() (supervisor.View, error) {
-	v := supervisor.View{Layout: s.layout, Config: s.cfg.Upgrade, Ready: map[version.Version]version.Readiness{}}
+func (s *session) view() (status.View, error) {
+	v := status.View{Layout: s.layout, Ready: map[version.Version]version.Readiness{}}
 	engine := upgrade.NewEngine(upgrade.Options{Layout: s.layout, Config: s.cfg.Upgrade, Log: s.log})
 	loadErr := engine.Load()
 	if loadErr != nil && !errors.Is(loadErr, state.ErrUntrusted) {
@@ -107,13 +108,13 @@ func (s *session) view() (supervisor.View, error) {
 	v.Current, _ = s.layout.Current() // a link that is damaged is doctor's matter; the version is then unknown
 	all, err := upgrade.LoadHistory(s.layout.HistoryDir())
 	if err == nil && len(all) > 0 {
-		v.Last = new(supervisor.DescribeFinished(all[0]))
+		v.Last = new(status.DescribeFinished(all[0]))
 	}
 	return v, err
 }
 
 // statusOfFiles is the status where no supervisor runs.
-func (s *session) statusOfFiles(ctx context.Context) (*supervisor.Status, error) {
+func (s *session) statusOfFiles(ctx context.Context) (*status.Document, error) {
 	v, err := s.view()
 	if err != nil {
 		return nil, err
@@ -124,14 +125,14 @@ func (s *session) statusOfFiles(ctx context.Context) (*supervisor.Status, error)
 			v.Ready[to] = checker.Check(ctx, to)
 		}
 	}
-	st := v.Status(time.Now())
-	st.Supervisor = supervisor.Identity{Version: release, Home: s.cfg.Node.Home}
+	st := v.Document(time.Now())
+	st.Supervisor = status.Identity{Version: release, Home: s.cfg.Node.Home}
 	if s.origin.File != "" {
 		st.Supervisor.Config = &s.origin.File
 	}
 	st.Message = "no supervisor is running"
 	if st.Hold != nil {
-		st.State, st.Message = supervisor.Held, "HELD: "+st.Hold.Reason
+		st.State, st.Message = status.Held, "HELD: "+st.Hold.Reason
 	}
 	s.quiet()
 	if store, err := s.store(nil); err == nil && store != nil {
@@ -139,7 +140,7 @@ func (s *session) statusOfFiles(ctx context.Context) (*supervisor.Status, error)
 			st.Warnings = append(st.Warnings, err.Error())
 		}
 	}
-	if info, err := supervisor.ReadLock(s.layout.LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
+	if info, err := home.ReadLock(s.layout.LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
 		st.PID = &info.Node.Pid
 		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: supervisor --takeover run", info.Node.Pid))
 	}
@@ -165,7 +166,7 @@ func (s *session) fileTracker(schedule plan.Schedule) *plan.Tracker {
 func (o *offline) tracker() *plan.Tracker { return o.fileTracker(o.engine.Schedule()) }
 
 // plans lists what is to come; with the chain's own plan, which is asked once where gRPC answers.
-func (s *session) plans(ctx context.Context) ([]supervisor.PlanStatus, error) {
+func (s *session) plans(ctx context.Context) ([]status.Plan, error) {
 	v, err := s.view()
 	if err != nil {
 		return nil, err
@@ -186,7 +187,7 @@ func (s *session) plans(ctx context.Context) ([]supervisor.PlanStatus, error) {
 }
 
 // printStatus answers five questions on one screen.
-func printStatus(w io.Writer, st *supervisor.Status, clock time.Time) error {
+func printStatus(w io.Writer, st *status.Document, clock time.Time) error {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-10s "+format+"\n", append([]any{name}, args...)...)
@@ -245,7 +246,7 @@ func printStatus(w io.Writer, st *supervisor.Status, clock time.Time) error {
 	return err
 }
 
-func printPast(line func(name, format string, args ...any), st *supervisor.Status) {
+func printPast(line func(name, format string, args ...any), st *status.Document) {
 	if l := st.LastUpgrade; l != nil {
 		line("last", "%s -> %s %s at %s, downtime %s ms", l.From, l.To, l.Result, l.At.Format(time.RFC3339), orDash(l.DowntimeMS))
 	}
@@ -265,14 +266,14 @@ func printPast(line func(name, format string, args ...any), st *supervisor.Statu
 	}
 }
 
-func exitText(e *supervisor.ExitStatus) string {
+func exitText(e *status.Exit) string {
 	if e.Signal != nil {
 		return "signal: " + *e.Signal
 	}
 	return fmt.Sprintf("exit code %d", *e.Code)
 }
 
-func planDetail(p *supervisor.PlanStatus, clock time.Time) string {
+func planDetail(p *status.Plan, clock time.Time) string {
 	var parts []string
 	if p.BlocksLeft != nil {
 		parts = append(parts, fmt.Sprintf("%d blocks left", *p.BlocksLeft))

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"nodevisor/cmd/supervisor/console"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/status"
 )
 
 // watchEvery is how often `status --watch` asks.
@@ -78,7 +78,7 @@ func (s *session) watchStatus(ctx context.Context) error {
 }
 
 // show shows what differs from the last time, and returns what it is to be compared with.
-func (s *session) show(st *supervisor.Status, trouble error, picture bool, last string) (string, error) {
+func (s *session) show(st *status.Document, trouble error, picture bool, last string) (string, error) {
 	var text bytes.Buffer
 	if err := printStatus(&text, st, time.Now()); err != nil {
 		return last, err
@@ -107,9 +107,9 @@ func (s *session) show(st *supervisor.Status, trouble error, picture bool, last 
 }
 
 // essence is what counts as a change where no picture is drawn: heights and times go on by themselves.
-func essence(st *supervisor.Status) string {
+func essence(st *status.Document) string {
 	c := *st
-	c.Height, c.HeightAge, c.HeightSource, c.Progress, c.Disk, c.Message = nil, nil, nil, nil, supervisor.DiskStatus{}, ""
+	c.Height, c.HeightAge, c.HeightSource, c.Progress, c.Disk, c.Message = nil, nil, nil, nil, status.Disk{}, ""
 	c.Rollback.Reason = nil // it names the height
 	if p := c.Plan; p != nil {
 		plan := *p

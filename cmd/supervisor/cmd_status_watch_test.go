@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
@@ -157,9 +157,9 @@ func TestWatchIntoAFile(t *testing.T) {
 func TestEssence(t *testing.T) {
 	t.Parallel()
 	eta := time.Now()
-	a := supervisor.Status{State: supervisor.Running, Height: new(int64(1)), Plan: &supervisor.PlanStatus{Name: "v2", ETA: &eta, BlocksLeft: new(int64(7))}}
+	a := status.Document{State: status.Running, Height: new(int64(1)), Plan: &status.Plan{Name: "v2", ETA: &eta, BlocksLeft: new(int64(7))}}
 	b := a
-	b.Height, b.Plan, b.Message = new(int64(2)), &supervisor.PlanStatus{Name: "v2"}, "up 7s"
+	b.Height, b.Plan, b.Message = new(int64(2)), &status.Plan{Name: "v2"}, "up 7s"
 	assert.Equal(t, essence(&a), essence(&b))
 	b.Plan.Ready = true
 	assert.NotEqual(t, essence(&a), essence(&b))
@@ -171,7 +171,7 @@ func TestEssence(t *testing.T) {
 // Where a person must do something, the next command is named: once, and a hold's own comes first.
 func TestStatusNamesTheNextCommand(t *testing.T) {
 	t.Parallel()
-	next := func(st supervisor.Status) (lines []string) {
+	next := func(st status.Document) (lines []string) {
 		var b strings.Builder
 		require.NoError(t, printStatus(&b, &st, time.Now()))
 		for line := range strings.Lines(b.String()) {
@@ -181,9 +181,9 @@ func TestStatusNamesTheNextCommand(t *testing.T) {
 		}
 		return lines
 	}
-	waiting := supervisor.Status{State: supervisor.Running, Plan: &supervisor.PlanStatus{Name: "v2", Problems: []string{"no binary"}}}
+	waiting := status.Document{State: status.Running, Plan: &status.Plan{Name: "v2", Problems: []string{"no binary"}}}
 	assert.Equal(t, []string{"next supervisor upgrade add v2 BINARY"}, next(waiting))
 	waiting.Hold = &upgrade.Hold{Reason: "x", Hint: "supervisor resume"}
 	assert.Equal(t, []string{"next supervisor resume"}, next(waiting))
-	assert.Empty(t, next(supervisor.Status{State: supervisor.Running, Plan: &supervisor.PlanStatus{Name: "v2", Ready: true}}))
+	assert.Empty(t, next(status.Document{State: status.Running, Plan: &status.Plan{Name: "v2", Ready: true}}))
 }

@@ -15,8 +15,8 @@ import (
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/fetch"
 	"nodevisor/internal/hint"
-	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 )
@@ -61,28 +61,28 @@ func (s *session) refuseWhileRunning(ctx context.Context) error {
 		return &hint.Error{Op: "go back to Cosmovisor", Err: err, Hint: next}
 	}
 	_, err := client.New(host.ControlSocket(s.cfg, s.environ)).Status(ctx)
-	info, lockErr := supervisor.ReadLock(s.layout.LockPath())
+	info, lockErr := home.ReadLock(s.layout.LockPath())
 	switch {
 	case lockErr != nil:
 		return refuse(lockErr, "run the command as the node's user, or as root")
 	case info.Supervisor != nil && info.Supervisor.Pid != os.Getpid():
 		pid := info.Supervisor.Pid
-		return refuse(fmt.Errorf("%w: a supervisor, process %d, is running", supervisor.ErrLocked, pid),
+		return refuse(fmt.Errorf("%w: a supervisor, process %d, is running", home.ErrLocked, pid),
 			"stop it first: "+stopCommand(host.UnitOfProcess(pid), pid))
 	case info.Node != nil:
-		return refuse(fmt.Errorf("%w: node pid %d of an earlier supervisor still runs", supervisor.ErrLocked, info.Node.Pid),
+		return refuse(fmt.Errorf("%w: node pid %d of an earlier supervisor still runs", home.ErrLocked, info.Node.Pid),
 			fmt.Sprintf("stop it first: kill %d", info.Node.Pid))
 	case err == nil:
-		return refuse(fmt.Errorf("%w: a supervisor is running", supervisor.ErrLocked), "stop it first, then: supervisor uninit")
+		return refuse(fmt.Errorf("%w: a supervisor is running", home.ErrLocked), "stop it first, then: supervisor uninit")
 	case !errors.Is(err, client.ErrNotRunning):
 		return err
 	}
-	found, err := supervisor.FindForeign(s.layout.Root, s.layout.DataDir())
+	found, err := home.FindForeign(s.layout.Root, s.layout.DataDir())
 	if err != nil {
 		return err
 	}
 	if len(found) > 0 {
-		return refuse(&supervisor.ForeignError{Found: found}, "stop it first: "+stopCommand(host.UnitOfProcess(found[0].Pid), found[0].Pid))
+		return refuse(&home.ForeignError{Found: found}, "stop it first: "+stopCommand(host.UnitOfProcess(found[0].Pid), found[0].Pid))
 	}
 	return nil
 }
@@ -113,7 +113,7 @@ func (s *session) uninit(ctx context.Context) error {
 		if o.broken != nil {
 			return o.broken
 		}
-		if err := supervisor.WaitNoForeign(ctx, s.layout.Root, s.layout.DataDir(), 0); err != nil {
+		if err := home.WaitNoForeign(ctx, s.layout.Root, s.layout.DataDir(), 0); err != nil {
 			return err
 		}
 		l, err := o.engine.Leave()

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/fakenode/build"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
@@ -126,7 +126,7 @@ func TestUninitIsRefused(t *testing.T) {
 		"a batch that can't be merged":    {func(p *patient) { p.write(p.l.BatchPath(), "{") }, exitFailed, []string{"batch", "Hint: mend"}},
 		"never a supervisor's":            {func(p *patient) { require.NoError(p.t, os.RemoveAll(p.l.State())) }, exitFailed, []string{"never was a supervisor's"}},
 		"a left node": {func(p *patient) {
-			lock, err := supervisor.AcquireLock(p.l.LockPath())
+			lock, err := home.AcquireLock(p.l.LockPath())
 			require.NoError(p.t, err)
 			node := exec.Command("sleep", "300")
 			node.ExtraFiles = []*os.File{lock.File()}
@@ -137,7 +137,7 @@ func TestUninitIsRefused(t *testing.T) {
 			build.Install(p.t, p.l.Binary(version.Genesis), "v1")
 			spawn(p.t, exec.Command(p.l.Binary(version.Genesis), "start", "--home", p.home, "--block-time", "0"))
 			eventually(p.t, "the node runs", func() bool {
-				found, err := supervisor.FindForeign(p.l.Root, p.l.DataDir())
+				found, err := home.FindForeign(p.l.Root, p.l.DataDir())
 				return err == nil && len(found) == 1
 			})
 		}, exitLocked, []string{"runs a binary of the tree", "Hint: stop it first"}},
@@ -177,7 +177,7 @@ func TestUninitAndARun(t *testing.T) {
 	stop := func(process *os.Process) {
 		require.NoError(t, process.Signal(os.Interrupt))
 		eventually(t, "all of it is gone", func() bool {
-			info, err := supervisor.ReadLock(p.l.LockPath())
+			info, err := home.ReadLock(p.l.LockPath())
 			return err == nil && info.Supervisor == nil && info.Node == nil && !p.running()
 		})
 	}

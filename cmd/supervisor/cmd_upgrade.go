@@ -14,6 +14,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
@@ -189,7 +190,7 @@ func newUpgradeList(a *app) *cobra.Command {
 	}
 }
 
-func at(p supervisor.PlanStatus) string {
+func at(p status.Plan) string {
 	if p.Time != nil {
 		return p.Time.Format(time.RFC3339)
 	}
@@ -229,9 +230,9 @@ func newUpgradeHistory(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list := []supervisor.LastUpgrade{}
+			list := []status.LastUpgrade{}
 			for _, f := range all {
-				list = append(list, supervisor.DescribeFinished(f))
+				list = append(list, status.DescribeFinished(f))
 			}
 			if a.flags.json {
 				return writeJSON(a.stdout, list)

@@ -2,15 +2,15 @@ package main
 
 import (
 	"nodevisor/genesis"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/status"
 )
 
 // describe is what a halt says of the template that it made.
-func (x *exporter) describe(snapshot string) (*supervisor.TemplateStatus, error) {
+func (x *exporter) describe(snapshot string) (*status.Template, error) {
 	dir := genesis.PathOf(x.store.Dir(), snapshot)
 	t, err := genesis.ReadTemplate(dir)
 	if err != nil {
 		return nil, err
 	}
-	return &supervisor.TemplateStatus{Path: dir, ChainID: t.ChainID, Canonical: t.Canonical, SHA256: t.SHA256}, nil
+	return &status.Template{Path: dir, ChainID: t.ChainID, Canonical: t.Canonical, SHA256: t.SHA256}, nil
 }

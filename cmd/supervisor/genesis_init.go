@@ -21,7 +21,7 @@ import (
 	"nodevisor/internal/fetch"
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/postgres/kwildb"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/home"
 )
 
 const (
@@ -201,7 +201,7 @@ func (i *rootInit) write(ctx context.Context, target *kwildb.Target, files []gen
 	if err := atomicfile.MkdirAll(filepath.Join(i.f.root, "supervisor"), 0o750); err != nil {
 		return err
 	}
-	lock, err := supervisor.AcquireLock(filepath.Join(i.f.root, "supervisor", "lock"))
+	lock, err := home.AcquireLock(filepath.Join(i.f.root, "supervisor", "lock"))
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,8 @@ var forbidden = map[string][]string{
 	"nodevisor/upgrade/plan":              {"nodevisor/upgrade/source", "nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
 	"nodevisor/upgrade/version":           {"nodevisor/upgrade", "nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
 	"nodevisor/upgrade/state":             {"nodevisor/upgrade", "nodevisor/supervisor", "nodevisor/snapshot", "nodevisor/cmd"},
+	"nodevisor/supervisor/child":          {"nodevisor/supervisor", "nodevisor/upgrade"},
+	"nodevisor/supervisor/home":           {"nodevisor/supervisor", "nodevisor/upgrade"},
 }
 
 func TestImportDirections(t *testing.T) {

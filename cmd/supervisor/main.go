@@ -17,6 +17,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 )
 
@@ -77,7 +78,7 @@ func nextStep(err error, path string) string {
 		return asRightUser
 	case errors.As(err, &mistakes):
 		return "correct it, then: supervisor doctor"
-	case errors.Is(err, upgrade.ErrHeld), errors.Is(err, supervisor.ErrLocked), strings.HasSuffix(path, " doctor"):
+	case errors.Is(err, upgrade.ErrHeld), errors.Is(err, home.ErrLocked), strings.HasSuffix(path, " doctor"):
 		return "supervisor status"
 	}
 	return "supervisor doctor"
@@ -91,7 +92,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, upgrade.ErrHeld):
 		return exitHeld
-	case errors.Is(err, supervisor.ErrLocked), errors.Is(err, supervisor.ErrForeign):
+	case errors.Is(err, home.ErrLocked), errors.Is(err, home.ErrForeign):
 		return exitLocked
 	case errors.As(err, &remote) && remote.Code > 0:
 		return remote.Code

@@ -20,6 +20,8 @@ import (
 	"nodevisor/internal/proc"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor"
+	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/home"
 	"nodevisor/systemd"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
@@ -151,14 +153,14 @@ func (s *session) checkPermissions() error {
 
 // takeLock takes the home lock. With --takeover a node that an earlier supervisor left behind is stopped first; a living
 // supervisor is not.
-func (s *session) takeLock(ctx context.Context) (*supervisor.Lock, error) {
-	lock, err := supervisor.AcquireLock(s.layout.LockPath())
+func (s *session) takeLock(ctx context.Context) (*home.Lock, error) {
+	lock, err := home.AcquireLock(s.layout.LockPath())
 	if !s.flags.takeover {
 		return lock, err
 	}
 	deadline := time.Now().Add(5 * time.Second) // for descriptors that outlive their process by a moment
-	for locked := (*supervisor.LockedError)(nil); errors.As(err, &locked) && time.Now().Before(deadline); {
-		if locked.Role == supervisor.RoleSupervisor {
+	for locked := (*home.LockedError)(nil); errors.As(err, &locked) && time.Now().Before(deadline); {
+		if locked.Role == home.RoleSupervisor {
 			return nil, err
 		}
 		if locked.Left() {
@@ -168,12 +170,12 @@ func (s *session) takeLock(ctx context.Context) (*supervisor.Lock, error) {
 			deadline = time.Now().Add(5 * time.Second)
 		}
 		time.Sleep(20 * time.Millisecond)
-		lock, err = supervisor.AcquireLock(s.layout.LockPath())
+		lock, err = home.AcquireLock(s.layout.LockPath())
 	}
 	if err != nil {
 		return nil, err
 	}
-	found, err := supervisor.FindForeign(s.layout.Root, s.layout.DataDir())
+	found, err := home.FindForeign(s.layout.Root, s.layout.DataDir())
 	for _, f := range found {
 		err = errors.Join(err, s.stopForeign(ctx, f))
 	}
@@ -183,13 +185,13 @@ func (s *session) takeLock(ctx context.Context) (*supervisor.Lock, error) {
 	return lock, nil
 }
 
-func (s *session) stopForeign(ctx context.Context, f supervisor.Foreign) error {
-	sig, err := supervisor.ParseSignal(s.cfg.Node.StopSignal)
+func (s *session) stopForeign(ctx context.Context, f home.Foreign) error {
+	sig, err := child.ParseSignal(s.cfg.Node.StopSignal)
 	if err != nil {
 		return err
 	}
 	s.log.Warn("stopping a node that an earlier supervisor left behind", "pid", f.Pid, "binary", f.Exe, "why", f.Why)
-	forced, err := supervisor.StopForeign(ctx, f, sig, s.cfg.Node.StopTimeout)
+	forced, err := home.StopForeign(ctx, f, sig, s.cfg.Node.StopTimeout)
 	if err == nil {
 		s.log.Info("it is gone", "pid", f.Pid, "forced", forced)
 	}
@@ -197,7 +199,7 @@ func (s *session) stopForeign(ctx context.Context, f supervisor.Foreign) error {
 }
 
 // assemble makes the supervisor out of everything.
-func (s *session) assemble(ctx context.Context, lock *supervisor.Lock) (*supervisor.Supervisor, func(code int), error) {
+func (s *session) assemble(ctx context.Context, lock *home.Lock) (*supervisor.Supervisor, func(code int), error) {
 	var sup *supervisor.Supervisor
 	observe := func(phase string, done, total int64) {
 		sup.Observe(progress.Event{Phase: phase, Done: done, Total: total})

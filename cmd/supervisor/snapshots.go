@@ -11,7 +11,7 @@ import (
 	"nodevisor/internal/progress"
 	"nodevisor/snapshot"
 	"nodevisor/snapshot/manifest"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/status"
 )
 
 // snapshots joins the store to what upgrade.Snapshotter and supervisor.Snapshots ask for.
@@ -76,9 +76,9 @@ func (s *snapshots) Room(ctx context.Context) error {
 }
 
 // Summary is what the status shows.
-func (s *snapshots) Summary(ctx context.Context) (supervisor.SnapshotStatus, supervisor.DiskStatus, error) {
-	var sum supervisor.SnapshotStatus
-	var disk supervisor.DiskStatus
+func (s *snapshots) Summary(ctx context.Context) (status.Snapshots, status.Disk, error) {
+	var sum status.Snapshots
+	var disk status.Disk
 	all, err := s.List()
 	if err != nil {
 		return sum, disk, err
@@ -86,7 +86,7 @@ func (s *snapshots) Summary(ctx context.Context) (supervisor.SnapshotStatus, sup
 	sum.Count = len(all)
 	if len(all) > 0 {
 		last := all[0]
-		sum.Last = &supervisor.LastSnapshot{ID: last.ID, CreatedAt: last.CreatedAt, VerifiedAt: last.VerifiedAt, Bytes: last.Bytes, DurationMS: last.DurationMS}
+		sum.Last = &status.LastSnapshot{ID: last.ID, CreatedAt: last.CreatedAt, VerifiedAt: last.VerifiedAt, Bytes: last.Bytes, DurationMS: last.DurationMS}
 		if last.Height != nil {
 			sum.Last.Height = *last.Height
 		}
@@ -103,7 +103,7 @@ func (s *snapshots) Summary(ctx context.Context) (supervisor.SnapshotStatus, sup
 
 // askDatabases puts into the status what an upgrade would meet: a dump in the window where a clone was hoped for, and what
 // would forbid to put a database back. A server that is away is the forecast's to tell.
-func (s *snapshots) askDatabases(ctx context.Context, sum *supervisor.SnapshotStatus) {
+func (s *snapshots) askDatabases(ctx context.Context, sum *status.Snapshots) {
 	if sum.Method != nil && *sum.Method == manifest.Dump {
 		sum.Note = new("the next snapshot dumps a database while the node is down; supervisor doctor says what a clone, which is faster, lacks")
 	}

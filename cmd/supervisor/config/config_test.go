@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/hint"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/restart"
 	"nodevisor/upgrade"
 )
 
@@ -220,7 +220,7 @@ func TestPrecedence(t *testing.T) {
 	assert.Equal(t, home, cfg.Node.Home, "flag over environment over file")
 	assert.Equal(t, "file", cfg.Node.Name)
 	assert.Equal(t, 3*time.Minute, cfg.Node.StopTimeout, "Cosmovisor's variable over ours")
-	assert.Equal(t, supervisor.RestartAlways, cfg.Node.Restart)
+	assert.Equal(t, restart.Always, cfg.Node.Restart)
 	assert.Equal(t, time.Second, cfg.Upgrade.Poll, "an empty variable is not set")
 	assert.Equal(t, time.Second, cfg.Node.Backoff)
 	assert.Equal(t, 2*time.Minute, cfg.Upgrade.Probation.Up)

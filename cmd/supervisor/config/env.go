@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"nodevisor/internal/suggest"
-	"nodevisor/supervisor"
+	"nodevisor/supervisor/restart"
 )
 
 // Variables reads "NAME=value" entries; of a name that is there twice the last one counts, as for a child process.
@@ -80,7 +80,7 @@ func (l *loader) applySupervisorEnv() {
 		l.origin.Keys[path] = name
 	}
 	if v := l.env["SUPERVISOR_RESTART"]; v != "" {
-		l.override("node.restart", "SUPERVISOR_RESTART", func() { l.cfg.Node.Restart = supervisor.RestartPolicy(v) })
+		l.override("node.restart", "SUPERVISOR_RESTART", func() { l.cfg.Node.Restart = restart.Policy(v) })
 	}
 }
 

@@ -1,4 +1,4 @@
-package supervisor
+package home
 
 import (
 	"bufio"
@@ -29,6 +29,12 @@ var ErrForeign = errors.New("a foreign node runs")
 const (
 	lockDepth   = 3
 	lockEntries = 4096 // of one directory; a store's own directory isn't listed
+)
+
+// The waits for a process that was told to end: short at first, for most end at once, and never long.
+const (
+	firstLook = time.Millisecond
+	lastLook  = 50 * time.Millisecond
 )
 
 // Foreign is a process that uses the home and isn't ours.

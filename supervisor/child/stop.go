@@ -1,4 +1,4 @@
-package supervisor
+package child
 
 import (
 	"errors"
@@ -17,7 +17,7 @@ const (
 
 // supervise is the one goroutine that waits for the node. The node isn't stopped when its main process has ended: what
 // it left may still write to the data.
-func (c *Child) supervise() {
+func (c *Process) supervise() {
 	exit := c.untilEnd()
 	c.untilGone(&exit)
 	c.tee.finish()
@@ -27,7 +27,7 @@ func (c *Child) supervise() {
 }
 
 // untilEnd carries out stop orders until the main process has ended, and reaps it.
-func (c *Child) untilEnd() Exit {
+func (c *Process) untilEnd() Exit {
 	ended := make(chan struct{})
 	go func() {
 		_ = proc.AwaitEnd(c.pid) // fails only if there is nothing to wait for
@@ -57,14 +57,14 @@ func (c *Child) untilEnd() Exit {
 	}
 }
 
-func (c *Child) ordered() stopOrder {
+func (c *Process) ordered() stopOrder {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.order
 }
 
 // tell sends the stop signal to everyone who belongs to the node now.
-func (c *Child) tell(sig syscall.Signal) {
+func (c *Process) tell(sig syscall.Signal) {
 	if sig == 0 {
 		return
 	}
@@ -74,7 +74,7 @@ func (c *Child) tell(sig syscall.Signal) {
 
 // tellGroup and tellOrphan tell each only once. A stopped process (SIGSTOP, SIGTTIN) would hear of it only when it
 // continues, hence SIGCONT.
-func (c *Child) tellGroup(sig syscall.Signal) {
+func (c *Process) tellGroup(sig syscall.Signal) {
 	if !c.groupTold {
 		c.groupTold = true
 		_ = c.Signal(sig) // gone is fine
@@ -83,7 +83,7 @@ func (c *Child) tellGroup(sig syscall.Signal) {
 }
 
 // tellOrphan leaves those alone that are in the group: they were told with it.
-func (c *Child) tellOrphan(st proc.Stat, sig syscall.Signal) {
+func (c *Process) tellOrphan(st proc.Stat, sig syscall.Signal) {
 	if !c.told[st.Pid] && (c.shares || st.Group != c.pid) {
 		c.told[st.Pid] = true
 		_ = syscall.Kill(st.Pid, sig)
@@ -92,7 +92,7 @@ func (c *Child) tellOrphan(st proc.Stat, sig syscall.Signal) {
 }
 
 // kill sends SIGKILL to everyone who belongs to the node now.
-func (c *Child) kill() {
+func (c *Process) kill() {
 	c.mu.Lock()
 	_ = c.signal(syscall.SIGKILL)
 	if !c.reaped {
@@ -104,7 +104,7 @@ func (c *Child) kill() {
 
 // reap waits for the main process, which has ended, and looks whether its group is empty, in one step towards those
 // who signal: once both are given back to the kernel, the number may be another's.
-func (c *Child) reap() Exit {
+func (c *Process) reap() Exit {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_ = proc.Wait(c.cmd) // the code is in ProcessState
@@ -114,7 +114,7 @@ func (c *Child) reap() Exit {
 }
 
 // lookAtGroup needs mu. The group's number stays taken while it has a member, zombies included.
-func (c *Child) lookAtGroup() {
+func (c *Process) lookAtGroup() {
 	if !c.gone {
 		c.gone = c.shares || errors.Is(syscall.Kill(-c.pid, 0), syscall.ESRCH)
 	}
@@ -122,7 +122,7 @@ func (c *Child) lookAtGroup() {
 
 // untilGone ends what the main process left behind: SIGTERM, then SIGKILL after Linger, or at the stop order's
 // deadline if that is earlier. Where nothing is left it takes no time.
-func (c *Child) untilGone(exit *Exit) {
+func (c *Process) untilGone(exit *Exit) {
 	deadline := exit.At.Add(c.linger)
 	for wait := firstLook; c.left(); wait = min(2*wait, lastLook) {
 		if order := c.ordered(); order.asked && order.deadline.Before(deadline) {
@@ -146,7 +146,7 @@ func (c *Child) untilGone(exit *Exit) {
 
 // left tells whether anything of the node lives. Orphans first: looking at them reaps those that ended, and only a
 // reaped one has left the group.
-func (c *Child) left() bool {
+func (c *Process) left() bool {
 	orphans := 0
 	c.eachOrphan(func(proc.Stat) { orphans++ })
 	c.mu.Lock()
@@ -157,7 +157,7 @@ func (c *Child) left() bool {
 
 // Left lists what is waited for after the node's end: the members of its group and its adopted orphans. It reads all
 // of /proc, and is for the status of a stop that takes long.
-func (c *Child) Left() []int {
+func (c *Process) Left() []int {
 	var pids []int
 	seen := map[int]bool{}
 	c.eachOrphan(func(st proc.Stat) { pids, seen[st.Pid] = append(pids, st.Pid), true })
@@ -175,7 +175,7 @@ func (c *Child) Left() []int {
 // PID 1 also adopts what was started from outside.
 //
 // Where /proc can't be read there is no list; the group is all that can be known then.
-func (c *Child) eachOrphan(f func(proc.Stat)) {
+func (c *Process) eachOrphan(f func(proc.Stat)) {
 	_ = proc.EachOrphan(func(pid int) {
 		st, err := proc.ReadStat(pid)
 		switch {

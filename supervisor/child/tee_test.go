@@ -1,4 +1,4 @@
-package supervisor
+package child
 
 import (
 	"bytes"
@@ -29,7 +29,7 @@ func teed(t *testing.T, script string) (out, errOut string, lines []string, exit
 	stderr, err := os.Create(filepath.Join(dir, "err"))
 	require.NoError(t, err)
 	defer stderr.Close()
-	c := startScript(t, script, func(s *ChildSpec) {
+	c := startScript(t, script, func(s *Spec) {
 		s.Stdout, s.Stderr = stdout, stderr
 		s.Lines = func(l []byte) { lines = append(lines, string(l)) } // no lock: called one at a time, all before Exited
 	})
@@ -80,7 +80,7 @@ func TestTeeKeepsTheOrderOfOneFile(t *testing.T) {
 	require.NoError(t, err)
 	defer r.Close()
 	var lines []string
-	c := startScript(t, `i=0; while [ $i -lt 200 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done`, func(s *ChildSpec) {
+	c := startScript(t, `i=0; while [ $i -lt 200 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done`, func(s *Spec) {
 		s.Stdout, s.Stderr, s.Lines = w, w, func(l []byte) { lines = append(lines, string(l)) }
 	})
 	got := make(chan []byte)
@@ -104,7 +104,7 @@ func TestTeeIsNotSlowedByItsHandler(t *testing.T) {
 	release := make(chan struct{})
 	var mu sync.Mutex
 	var last string
-	c := startScript(t, `echo first; yes $(printf %099d 0) | head -c 20000000; echo last; echo done > done; while ! [ -e end ]; do sleep 0.02; done`, func(s *ChildSpec) {
+	c := startScript(t, `echo first; yes $(printf %099d 0) | head -c 20000000; echo last; echo done > done; while ! [ -e end ]; do sleep 0.02; done`, func(s *Spec) {
 		s.Stdout = stdout
 		s.Lines = func(l []byte) {
 			<-release
@@ -134,7 +134,7 @@ func TestTeeWithAFullPipe(t *testing.T) {
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	defer r.Close()
-	c := startScript(t, fmt.Sprintf(`echo up > up; head -c %d /dev/zero; echo done > done`, size), func(s *ChildSpec) {
+	c := startScript(t, fmt.Sprintf(`echo up > up; head -c %d /dev/zero; echo done > done`, size), func(s *Spec) {
 		s.Stdout, s.Lines = w, func([]byte) {}
 	})
 	w.Close() // the tee has its own
@@ -155,7 +155,7 @@ func TestTeeWithAStuckReaderDoesNotHoldUpTheEnd(t *testing.T) {
 	defer w.Close()
 	require.NoError(t, fill(w))
 	var lines []string
-	c := startScript(t, "echo one; echo two; exit 3", func(s *ChildSpec) {
+	c := startScript(t, "echo one; echo two; exit 3", func(s *Spec) {
 		s.Stdout, s.Lines = w, func(l []byte) { lines = append(lines, string(l)) }
 	})
 	exit := exitOfChild(t, c)
@@ -214,7 +214,7 @@ func TestTeeOfADiskThatIsFull(t *testing.T) {
 	require.NoError(t, err)
 	defer full.Close()
 	var lines []string
-	c := startScript(t, "echo one; echo two; exit 0", func(s *ChildSpec) {
+	c := startScript(t, "echo one; echo two; exit 0", func(s *Spec) {
 		s.Stdout, s.Lines = full, func(l []byte) { lines = append(lines, string(l)) }
 	})
 	assert.Zero(t, exitOfChild(t, c).Code)

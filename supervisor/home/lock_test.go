@@ -1,4 +1,4 @@
-package supervisor
+package home
 
 import (
 	"encoding/json"

@@ -1,4 +1,7 @@
-package supervisor
+// Package control serves the control socket: HTTP over a unix socket, JSON in and out; package client is its other end, and
+// says what goes through it. Whoever the socket's mode lets in may read the status; to operate, root and the supervisor's
+// own user alone. Peers are asked for their credentials, because a directory's mode may be changed behind our back.
+package control
 
 import (
 	"context"
@@ -19,29 +22,38 @@ import (
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
 )
 
 const (
 	// maxRequest caps what is read of a request, in bytes, and requestTimeout the time that its head may take.
 	maxRequest     = 1 << 20
 	requestTimeout = 10 * time.Second
-	// busyPatience is how long an operation waits for a job before it is refused: most are over in a moment.
-	busyPatience = 2 * time.Second
-	busyPause    = 50 * time.Millisecond
 )
 
-// control serves the control socket: HTTP over a unix socket that only its owner can reach. Peers are asked for their
-// credentials as well, because a directory's mode may be changed behind our back.
-type control struct {
-	server   *http.Server
-	listener net.Listener
-	path     string
+// Options is what a Server is made of.
+type Options struct {
+	Path    string      // of the socket; a unix socket's has at most 107 bytes
+	Mode    os.FileMode // see Share
+	Group   int
+	Status  func() *status.Document
+	Operate func(op string, body client.Request) (client.Reply, error) // it returns ErrOver where nobody answers any more
+	Log     *slog.Logger
 }
 
-// listen opens the control socket. A socket that an earlier supervisor left behind is removed: the home lock says that
-// it is gone. Anything else at that path is refused.
-func (s *Supervisor) listen() (*control, error) {
-	path := s.o.Socket
+// ErrOver means that nobody will answer any more.
+var ErrOver = errors.New("the supervisor ended before it was done; see supervisor status")
+
+// Server listens on one socket.
+type Server struct {
+	o    Options
+	http *http.Server
+}
+
+// Listen opens the control socket and serves it until Close. A socket that an earlier supervisor left behind is removed:
+// the home lock says that it is gone. Anything else at that path is refused.
+func Listen(o Options) (*Server, error) {
+	path := o.Path
 	if path == "" {
 		return nil, errors.New("no path is configured")
 	}
@@ -58,32 +70,32 @@ func (s *Supervisor) listen() (*control, error) {
 		return nil, err
 	}
 	// Between bind and chmod others may connect, at most: who they are is asked of every peer anyway.
-	if err := errors.Join(atomicfile.Adopt(path), shareSocket(path, s.o.SocketMode, s.o.SocketGroup)); err != nil {
+	if err := errors.Join(atomicfile.Adopt(path), Share(path, o.Mode, o.Group)); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	c := &control{listener: l, path: path}
+	s := &Server{o: o}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.serveStatus)
 	mux.HandleFunc("POST /v1/{op}", s.serveOperation)
-	c.server = &http.Server{
+	s.http = &http.Server{
 		Handler: mux, ReadHeaderTimeout: requestTimeout, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, peerKey{}, peerOf(conn))
 		},
 	}
-	go c.server.Serve(l) //nolint:errcheck // it ends with Close
-	return c, nil
+	go s.http.Serve(l) //nolint:errcheck // it ends with Close
+	return s, nil
 }
 
 // Close ends the server and removes the socket. Answers that are under way get a moment to arrive.
-func (c *control) Close() {
+func (s *Server) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if c.server.Shutdown(ctx) != nil {
-		c.server.Close() //nolint:errcheck // the process ends
+	if s.http.Shutdown(ctx) != nil {
+		s.http.Close() //nolint:errcheck // the process ends
 	}
-	os.Remove(c.path) //nolint:errcheck // the listener has removed it already, as a rule
+	os.Remove(s.o.Path) //nolint:errcheck // the listener has removed it already, as a rule
 }
 
 type peerKey struct{}
@@ -107,8 +119,8 @@ func peerOf(conn net.Conn) int {
 	return uid
 }
 
-// shareSocket lets the members of [control] group connect; gid -1 is nobody's. They may read the status, nothing else.
-func shareSocket(path string, mode os.FileMode, gid int) error {
+// Share sets the socket's mode, and lets the members of [control] group connect; gid -1 is nobody's. They may read the status, nothing else.
+func Share(path string, mode os.FileMode, gid int) error {
 	if gid >= 0 { // first: a mode for a group must not be another group's for a moment
 		if err := os.Chown(path, -1, gid); err != nil {
 			return err
@@ -124,11 +136,11 @@ func allowed(r *http.Request) bool {
 }
 
 // serveStatus answers whoever the socket's mode lets in.
-func (s *Supervisor) serveStatus(w http.ResponseWriter, _ *http.Request) {
-	answer(w, s.Status())
+func (s *Server) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	answer(w, s.o.Status())
 }
 
-func (s *Supervisor) serveOperation(w http.ResponseWriter, r *http.Request) {
+func (s *Server) serveOperation(w http.ResponseWriter, r *http.Request) {
 	if !allowed(r) {
 		fail(w, http.StatusForbidden, errors.New("only root and the supervisor's own user may ask"))
 		return
@@ -145,9 +157,9 @@ func (s *Supervisor) serveOperation(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
-	reply, err := s.operate(r.PathValue("op"), body)
+	reply, err := s.o.Operate(r.PathValue("op"), body)
 	switch {
-	case errors.Is(err, errOver):
+	case errors.Is(err, ErrOver):
 		fail(w, http.StatusServiceUnavailable, err)
 	case err != nil:
 		fail(w, http.StatusConflict, err)
@@ -156,46 +168,13 @@ func (s *Supervisor) serveOperation(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// errOver means that nobody will answer any more.
-var errOver = errors.New("the supervisor ended before it was done; see supervisor status")
-
-// operate has the loop do one operation, and waits for its answer. It returns also where the loop ends before that.
-func (s *Supervisor) operate(op string, body client.Request) (client.Reply, error) {
-	type outcome struct {
-		reply client.Reply
-		err   error
-	}
-	for deadline := time.Now().Add(busyPatience); ; time.Sleep(busyPause) {
-		done := make(chan outcome, 1)
-		req := request{op: op, body: body, answer: func(reply client.Reply, err error) { done <- outcome{reply, err} }}
-		select {
-		case s.requests <- req:
-		case <-s.over:
-			return client.Reply{}, errOver
-		}
-		select {
-		case o := <-done:
-			if !errors.Is(o.err, ErrBusy) || time.Now().After(deadline) {
-				return o.reply, o.err
-			}
-		case <-s.over:
-			select {
-			case o := <-done: // the answer came with the end
-				return o.reply, o.err
-			default:
-				return client.Reply{}, errOver
-			}
-		}
-	}
-}
-
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(v) //nolint:errcheck // the peer is gone
 }
 
-func fail(w http.ResponseWriter, status int, err error) {
+func fail(w http.ResponseWriter, code int, err error) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
+	w.WriteHeader(code)
 	json.NewEncoder(w).Encode(client.Failure{Message: err.Error(), Hint: hint.Of(err), Code: 1}) //nolint:errcheck // the peer is gone
 }

@@ -1,4 +1,4 @@
-package supervisor
+package child
 
 import (
 	"os"
@@ -119,7 +119,7 @@ func TestLeftBehindAreStopped(t *testing.T) {
 		"breeds a newcomer": {`setsid sh -c 'trap "trap \"\" TERM; setsid sleep 60 & echo \$! > left; exit 0" TERM; echo $$ > left; while :; do sleep 0.02; done' &`, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := startScript(t, tc.leave+` while ! [ -s left ]; do sleep 0.01; done; exit 9`, func(s *ChildSpec) {
+			c := startScript(t, tc.leave+` while ! [ -s left ]; do sleep 0.01; done; exit 9`, func(s *Spec) {
 				s.Linger = 5 * time.Second
 				if tc.swept {
 					s.Linger = 400 * time.Millisecond
@@ -169,7 +169,7 @@ func TestTerminateStopsTheGrandchildInAnotherSession(t *testing.T) {
 // While something is left the node isn't stopped, and Left names it; an order to hurry still works then.
 func TestTerminateHurriesWhatIsLeft(t *testing.T) {
 	c := startScript(t, `setsid sh -c 'trap "" TERM; echo $$ > left; while :; do sleep 0.02; done' & while ! [ -s left ]; do sleep 0.01; done; exit 0`,
-		func(s *ChildSpec) { s.Linger = time.Hour })
+		func(s *Spec) { s.Linger = time.Hour })
 	left := pidIn(t, filepath.Join(c.cmd.Dir, "left"))
 	waitFor(t, 10*time.Second, "the node itself has ended", func() bool { return !alive(c.Pid()) })
 	select {
@@ -200,7 +200,7 @@ func TestOlderOrphansAreNotTheNodes(t *testing.T) {
 		start, perr := strconv.ParseUint(fields[21], 10, 64)
 		return err == nil && perr == nil && start > id.StartTime
 	})
-	c := startScript(t, "exit 0", func(s *ChildSpec) { s.Linger = 100 * time.Millisecond })
+	c := startScript(t, "exit 0", func(s *Spec) { s.Linger = 100 * time.Millisecond })
 	exit := exitOfChild(t, c)
 	assert.False(t, exit.Swept)
 	assert.True(t, alive(pid))

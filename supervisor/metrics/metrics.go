@@ -1,4 +1,7 @@
-package supervisor
+// Package metrics is what Prometheus is told: the families of /metrics with their values, and the listener that serves them
+// beside /healthz and /readyz. It holds no state of the supervisor: what it shows is a Sample that the run loop published,
+// so a scrape costs the loop nothing.
+package metrics
 
 import (
 	"maps"
@@ -7,25 +10,37 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"nodevisor/supervisor/alert"
+	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
 
+// Sample is one moment of a supervisor, as a scrape sees it. A published one is never changed.
+type Sample struct {
+	*status.Document
+	Tally    *Tally
+	InFlight *upgrade.Upgrade    // nil: none is in flight
+	Since    time.Time           // the supervisor's start
+	Polled   bool                // files are polled, because the kernel tells of no changes
+	Told     func() alert.Counts // nil: nobody is told
+}
+
 // metric is one family of /metrics: docs/monitoring.md lists them, and a test holds the page to this table. A value is read
-// from the published status when it is asked for, so that the loop does nothing for it.
+// from the published sample when it is asked for.
 type metric struct {
 	name   string // without the prefix
 	help   string
 	kind   prometheus.ValueType
 	labels []string // besides `node`
-	values func(st *Status, put func(value float64, labels ...string))
+	values func(st *Sample, put func(value float64, labels ...string))
 }
 
 // metricPrefix begins every name.
 const metricPrefix = "supervisor_"
 
 // gauge makes a family with one value, which is absent where read says so.
-func gauge(name, help string, read func(st *Status) (float64, bool)) metric {
-	return metric{name: name, help: help, kind: prometheus.GaugeValue, values: func(st *Status, put func(float64, ...string)) {
+func gauge(name, help string, read func(st *Sample) (float64, bool)) metric {
+	return metric{name: name, help: help, kind: prometheus.GaugeValue, values: func(st *Sample, put func(float64, ...string)) {
 		if v, ok := read(st); ok {
 			put(v)
 		}
@@ -33,8 +48,8 @@ func gauge(name, help string, read func(st *Status) (float64, bool)) metric {
 }
 
 // flag makes a family that is 1 or 0.
-func flag(name, help string, read func(st *Status) bool) metric {
-	return gauge(name, help, func(st *Status) (float64, bool) { return truth(read(st)), true })
+func flag(name, help string, read func(st *Sample) bool) metric {
+	return gauge(name, help, func(st *Sample) (float64, bool) { return truth(read(st)), true })
 }
 
 func truth(b bool) float64 {
@@ -66,30 +81,30 @@ func metrics() []metric {
 
 func stateMetrics() []metric {
 	return []metric{
-		flag("up", "1: the supervisor answers.", func(*Status) bool { return true }),
+		flag("up", "1: the supervisor answers.", func(*Sample) bool { return true }),
 		{
 			name: "build_info", help: "1, with the supervisor's version.", kind: prometheus.GaugeValue, labels: []string{"version"},
-			values: func(st *Status, put func(float64, ...string)) { put(1, st.Supervisor.Version) },
+			values: func(st *Sample, put func(float64, ...string)) { put(1, st.Supervisor.Version) },
 		},
 		gauge("start_time_seconds", "When the supervisor started, in seconds since 1970.",
-			func(st *Status) (float64, bool) { return moment(&st.inner.since) }),
+			func(st *Sample) (float64, bool) { return moment(&st.Since) }),
 		{
 			name: "state", help: "What the supervisor does with the node: 1 for the state that it is in, else 0.",
 			kind: prometheus.GaugeValue, labels: []string{"state"},
-			values: func(st *Status, put func(float64, ...string)) {
-				for _, s := range States() {
+			values: func(st *Sample, put func(float64, ...string)) {
+				for _, s := range status.States() {
 					put(truth(st.State == s), string(s))
 				}
 			},
 		},
-		flag("held", "1: the supervisor stopped acting and needs a person.", func(st *Status) bool { return st.Hold != nil }),
-		flag("crash_loop", "1: the node ends again and again.", func(st *Status) bool { return st.CrashLoop }),
+		flag("held", "1: the supervisor stopped acting and needs a person.", func(st *Sample) bool { return st.Hold != nil }),
+		flag("crash_loop", "1: the node ends again and again.", func(st *Sample) bool { return st.CrashLoop }),
 		flag("watch_fallback", "1: files are polled, because the kernel tells of no changes.",
-			func(st *Status) bool { return st.inner.fallback }),
+			func(st *Sample) bool { return st.Polled }),
 		{
 			name: "progress_ratio", help: "How far a long phase is, from 0 to 1; absent where none runs.",
 			kind: prometheus.GaugeValue, labels: []string{"phase"},
-			values: func(st *Status, put func(float64, ...string)) {
+			values: func(st *Sample, put func(float64, ...string)) {
 				if p := st.Progress; p != nil && p.Total > 0 {
 					put(min(1, float64(p.Done)/float64(p.Total)), p.Phase)
 				}
@@ -98,9 +113,9 @@ func stateMetrics() []metric {
 		{
 			name: "notifications_total", help: "Notifications by what became of them: sent, failed, dropped.",
 			kind: prometheus.CounterValue, labels: []string{"result"},
-			values: func(st *Status, put func(float64, ...string)) {
-				if st.inner.told != nil {
-					n := st.inner.told()
+			values: func(st *Sample, put func(float64, ...string)) {
+				if st.Told != nil {
+					n := st.Told()
 					put(float64(n.Sent), "sent")
 					put(float64(n.Failed), "failed")
 					put(float64(n.Dropped), "dropped")
@@ -112,25 +127,25 @@ func stateMetrics() []metric {
 
 func nodeMetrics() []metric {
 	return []metric{
-		flag("node_up", "1: the node's process lives.", func(st *Status) bool { return st.PID != nil }),
+		flag("node_up", "1: the node's process lives.", func(st *Sample) bool { return st.PID != nil }),
 		{
 			name: "node_info", help: "1, with the version that runs, or would.", kind: prometheus.GaugeValue, labels: []string{"version"},
-			values: func(st *Status, put func(float64, ...string)) {
+			values: func(st *Sample, put func(float64, ...string)) {
 				if st.Version != nil {
 					put(1, *st.Version)
 				}
 			},
 		},
 		gauge("node_start_time_seconds", "When the node was started, in seconds since 1970; absent while it doesn't run.",
-			func(st *Status) (float64, bool) { return moment(st.StartedAt) }),
+			func(st *Sample) (float64, bool) { return moment(st.StartedAt) }),
 		gauge("node_height", "The last height that was read; absent where none is known.",
-			func(st *Status) (float64, bool) { return amount(st.Height) }),
+			func(st *Sample) (float64, bool) { return amount(st.Height) }),
 		{
 			name: "node_restarts_total", help: "Restarts that followed an end of the node that nobody asked for, by how it ended.",
 			kind: prometheus.CounterValue, labels: []string{"reason"},
-			values: func(st *Status, put func(float64, ...string)) {
+			values: func(st *Sample, put func(float64, ...string)) {
 				for _, reason := range restartReasons() {
-					put(float64(st.inner.tally.restarts[reason]), reason)
+					put(float64(st.Tally.restarts[reason]), reason)
 				}
 			},
 		},
@@ -142,17 +157,17 @@ func upgradeMetrics() []metric {
 		{
 			name: "upgrade_phase", help: "The phase of the upgrade in flight: 1 for that one, else 0.",
 			kind: prometheus.GaugeValue, labels: []string{"phase"},
-			values: func(st *Status, put func(float64, ...string)) {
+			values: func(st *Sample, put func(float64, ...string)) {
 				for _, p := range upgrade.Phases() {
-					put(truth(st.inner.flight != nil && st.inner.flight.Phase == p), string(p))
+					put(truth(st.InFlight != nil && st.InFlight.Phase == p), string(p))
 				}
 			},
 		},
 		{
 			name: "upgrade_info", help: "1, with the upgrade in flight (result \"in-flight\"), else the last one.",
 			kind: prometheus.GaugeValue, labels: []string{"name", "from", "to", "result"},
-			values: func(st *Status, put func(float64, ...string)) {
-				if u := st.inner.flight; u != nil {
+			values: func(st *Sample, put func(float64, ...string)) {
+				if u := st.InFlight; u != nil {
 					put(1, u.Plan.Name, u.From.Name(), u.To.Name(), "in-flight")
 				} else if l := st.LastUpgrade; l != nil {
 					put(1, l.Name, l.From, l.To, string(l.Result))
@@ -162,9 +177,9 @@ func upgradeMetrics() []metric {
 		{
 			name: "upgrade_failures_total", help: "Failures of upgrades by the phase that had been reached: attempts that ended, and holds.",
 			kind: prometheus.CounterValue, labels: []string{"phase"},
-			values: func(st *Status, put func(float64, ...string)) {
+			values: func(st *Sample, put func(float64, ...string)) {
 				for _, p := range upgrade.Phases() {
-					put(float64(st.inner.tally.failures[p]), string(p))
+					put(float64(st.Tally.failures[p]), string(p))
 				}
 			},
 		},
@@ -172,10 +187,10 @@ func upgradeMetrics() []metric {
 }
 
 func planMetrics() []metric {
-	plan := func(name, help string, read func(p *PlanStatus) (float64, bool)) metric {
+	plan := func(name, help string, read func(p *status.Plan) (float64, bool)) metric {
 		return metric{
 			name: name, help: help, kind: prometheus.GaugeValue, labels: []string{"plan"},
-			values: func(st *Status, put func(float64, ...string)) {
+			values: func(st *Sample, put func(float64, ...string)) {
 				if st.Plan == nil {
 					return
 				}
@@ -187,16 +202,16 @@ func planMetrics() []metric {
 	}
 	return []metric{
 		plan("plan_ready", "1: the next plan's binary was verified; 0: something is missing; absent where nothing is planned.",
-			func(p *PlanStatus) (float64, bool) { return truth(p.Ready), true }),
-		plan("plan_height", "The height of the next plan.", func(p *PlanStatus) (float64, bool) { return amount(p.Height) }),
+			func(p *status.Plan) (float64, bool) { return truth(p.Ready), true }),
+		plan("plan_height", "The height of the next plan.", func(p *status.Plan) (float64, bool) { return amount(p.Height) }),
 		plan("plan_eta_timestamp_seconds", "When the next plan's height or time will have come, in seconds since 1970.",
-			func(p *PlanStatus) (float64, bool) { return moment(p.ETA) }),
+			func(p *status.Plan) (float64, bool) { return moment(p.ETA) }),
 	}
 }
 
 func roomMetrics() []metric {
-	last := func(read func(l *LastSnapshot) (float64, bool)) func(st *Status) (float64, bool) {
-		return func(st *Status) (float64, bool) {
+	last := func(read func(l *status.LastSnapshot) (float64, bool)) func(st *Sample) (float64, bool) {
+		return func(st *Sample) (float64, bool) {
 			if st.Snapshots.Last == nil {
 				return 0, false
 			}
@@ -204,17 +219,17 @@ func roomMetrics() []metric {
 		}
 	}
 	return []metric{
-		gauge("snapshots", "How many snapshots there are.", func(st *Status) (float64, bool) { return float64(st.Snapshots.Count), true }),
+		gauge("snapshots", "How many snapshots there are.", func(st *Sample) (float64, bool) { return float64(st.Snapshots.Count), true }),
 		gauge("snapshot_last_success_timestamp_seconds", "When the newest snapshot was taken, in seconds since 1970.",
-			last(func(l *LastSnapshot) (float64, bool) { return moment(&l.CreatedAt) })),
+			last(func(l *status.LastSnapshot) (float64, bool) { return moment(&l.CreatedAt) })),
 		gauge("snapshot_size_bytes", "The newest snapshot's size, what it shares with others included.",
-			last(func(l *LastSnapshot) (float64, bool) { return float64(l.Bytes), true })),
+			last(func(l *status.LastSnapshot) (float64, bool) { return float64(l.Bytes), true })),
 		gauge("snapshot_duration_seconds", "How long the newest snapshot took while the node was down.",
-			last(func(l *LastSnapshot) (float64, bool) { return float64(l.DurationMS) / 1000, true })),
-		gauge("disk_free_bytes", "Free room where the next snapshot goes.", func(st *Status) (float64, bool) { return amount(st.Disk.Free) }),
-		gauge("disk_needed_bytes", "Room that the next snapshot needs.", func(st *Status) (float64, bool) { return amount(st.Disk.Needed) }),
+			last(func(l *status.LastSnapshot) (float64, bool) { return float64(l.DurationMS) / 1000, true })),
+		gauge("disk_free_bytes", "Free room where the next snapshot goes.", func(st *Sample) (float64, bool) { return amount(st.Disk.Free) }),
+		gauge("disk_needed_bytes", "Room that the next snapshot needs.", func(st *Sample) (float64, bool) { return amount(st.Disk.Needed) }),
 		gauge("disk_min_free_bytes", "Room that no snapshot may take ([snapshot] min_free).",
-			func(st *Status) (float64, bool) { return amount(st.Disk.MinFree) }),
+			func(st *Sample) (float64, bool) { return amount(st.Disk.MinFree) }),
 	}
 }
 
@@ -222,19 +237,19 @@ func roomMetrics() []metric {
 type durations struct {
 	name, help string
 	labels     []string
-	values     func(t *tally, put func(h histogram, labels ...string))
+	values     func(t *Tally, put func(h histogram, labels ...string))
 }
 
 func durationMetrics() []durations {
 	return []durations{
 		{
 			name: "upgrade_duration_seconds", help: "How long upgrades left the host without a node: from the old one's end to the new one's first start.",
-			values: func(t *tally, put func(histogram, ...string)) { put(t.downtime) },
+			values: func(t *Tally, put func(histogram, ...string)) { put(t.downtime) },
 		},
 		{
 			name: "upgrade_phase_duration_seconds", help: "How long each phase of an upgrade took, named by the phase that it led to.",
 			labels: []string{"phase"},
-			values: func(t *tally, put func(histogram, ...string)) {
+			values: func(t *Tally, put func(histogram, ...string)) {
 				for _, p := range slices.Sorted(maps.Keys(t.phases)) {
 					put(t.phases[p], string(p))
 				}
@@ -243,14 +258,14 @@ func durationMetrics() []durations {
 	}
 }
 
-// collector makes Prometheus' metrics of the published status. It holds no state but the descriptions.
+// collector makes Prometheus' metrics of the published sample. It holds no state but the descriptions.
 type collector struct {
-	status func() *Status
+	latest func() *Sample
 	descs  map[string]*prometheus.Desc
 }
 
-func newCollector(node string, status func() *Status) *collector {
-	c := &collector{status: status, descs: map[string]*prometheus.Desc{}}
+func newCollector(node string, latest func() *Sample) *collector {
+	c := &collector{latest: latest, descs: map[string]*prometheus.Desc{}}
 	always := prometheus.Labels{"node": node}
 	for _, m := range metrics() {
 		c.descs[m.name] = prometheus.NewDesc(metricPrefix+m.name, m.help, m.labels, always)
@@ -268,10 +283,10 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect is part of prometheus.Collector. A scrape sees one moment: all of it comes from one status.
+// Collect is part of prometheus.Collector. A scrape sees one moment: all of it is of one sample.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	st := c.status()
-	if st == nil || st.inner.tally == nil {
+	st := c.latest()
+	if st == nil {
 		return
 	}
 	for _, m := range metrics() {
@@ -280,7 +295,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		})
 	}
 	for _, d := range durationMetrics() {
-		d.values(st.inner.tally, func(h histogram, labels ...string) {
+		d.values(st.Tally, func(h histogram, labels ...string) {
 			ch <- prometheus.MustNewConstHistogram(c.descs[d.name], h.count, h.sum, h.cumulated(), labels...)
 		})
 	}

@@ -1,4 +1,10 @@
-package supervisor
+// Package child is the node's process: started, told signals, stopped, and waited for with everything that it started.
+//
+// A node is more than its main process: its group, and what left the group and was adopted. It has ended only when all of
+// them are gone, for what is left may still write to the data. One goroutine for each node waits and carries out stop
+// orders; the process must be a subreaper (proc.BecomeSubreaper). What the node writes goes to the supervisor's own files
+// as it is, or through a tee that reads its lines along and never slows it.
+package child
 
 import (
 	"errors"
@@ -18,11 +24,11 @@ import (
 	"nodevisor/internal/proc"
 )
 
-// DefaultLinger is ChildSpec.Linger where it is 0.
+// DefaultLinger is Spec.Linger where it is 0.
 const DefaultLinger = 10 * time.Second
 
-// ChildSpec says how the node is started.
-type ChildSpec struct {
+// Spec says how the node is started.
+type Spec struct {
 	Path string   // the binary; also argv[0]
 	Args []string // without argv[0]
 	Env  []string // nil: the supervisor's own. What speaks to systemd is stripped in any case
@@ -47,9 +53,9 @@ type ChildSpec struct {
 	Linger time.Duration
 }
 
-// Child is the node's process with everything that it started: its process group, and its descendants that this
+// Process is the node's process with everything that it started: its process group, and its descendants that this
 // process adopted. Its methods may be used by several goroutines.
-type Child struct {
+type Process struct {
 	cmd       *exec.Cmd
 	pid       int
 	shares    bool // the node is in our own process group
@@ -78,9 +84,9 @@ type stopOrder struct {
 	deadline time.Time      // of the SIGKILL
 }
 
-// StartChild starts the node. proc.BecomeSubreaper should have been called: else processes that leave the node's group
+// Start starts the node. proc.BecomeSubreaper should have been called: else processes that leave the node's group
 // escape. The error is a *hint.Error.
-func StartChild(spec ChildSpec) (*Child, error) {
+func Start(spec Spec) (*Process, error) {
 	cmd := exec.Command(spec.Path, spec.Args...)
 	cmd.Env, cmd.Dir = nodeEnv(spec.Env), spec.Dir
 	if spec.NotifySocket != "" {
@@ -89,7 +95,7 @@ func StartChild(spec ChildSpec) (*Child, error) {
 	if spec.Lock != nil {
 		cmd.ExtraFiles = []*os.File{spec.Lock}
 	}
-	c := &Child{
+	c := &Process{
 		cmd: cmd, linger: spec.Linger,
 		exited: make(chan Exit, 1), over: make(chan struct{}), poke: make(chan struct{}, 1), told: map[int]bool{},
 	}
@@ -113,7 +119,7 @@ func StartChild(spec ChildSpec) (*Child, error) {
 }
 
 // start wires the output up and forks.
-func (c *Child) start(spec ChildSpec) error {
+func (c *Process) start(spec Spec) error {
 	var err error
 	if spec.Lines == nil {
 		if spec.Stdout != nil {
@@ -142,32 +148,42 @@ func (c *Child) start(spec ChildSpec) error {
 }
 
 // Pid is the main process's; it may have ended.
-func (c *Child) Pid() int { return c.pid }
+func (c *Process) Pid() int { return c.pid }
 
 // StartedAt is the moment before the fork.
-func (c *Child) StartedAt() time.Time { return c.startedAt }
+func (c *Process) StartedAt() time.Time { return c.startedAt }
 
 // SharesTerminal tells that the node is in the supervisor's own process group, the foreground group of a terminal:
 // Ctrl-C has reached it already, and mustn't be passed on (see Terminate with signal 0).
-func (c *Child) SharesTerminal() bool { return c.shares }
+func (c *Process) SharesTerminal() bool { return c.shares }
 
 // Exited delivers one value, once the main process, its group and all that this process adopted of it are gone, and
 // the last line was handed to Lines. Only then is the node stopped. The channel is never closed.
-func (c *Child) Exited() <-chan Exit { return c.exited }
+func (c *Process) Exited() <-chan Exit { return c.exited }
 
 // Gone is closed when Exited has its value: for those who don't take it.
-func (c *Child) Gone() <-chan struct{} { return c.over }
+func (c *Process) Gone() <-chan struct{} { return c.over }
+
+// Has tells whether a living process is the node's: its main process, or of its group. In a terminal the group is ours,
+// too, and only the main process counts.
+func (c *Process) Has(pid int) bool {
+	if pid == c.pid || c.shares {
+		return pid == c.pid
+	}
+	group, err := syscall.Getpgid(pid)
+	return err == nil && group == c.pid
+}
 
 // Signal sends sig to the node's group, or to its main process alone where the node shares our group. The error is
 // os.ErrProcessDone when there is nobody left to hear it.
-func (c *Child) Signal(sig syscall.Signal) error {
+func (c *Process) Signal(sig syscall.Signal) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.signal(sig)
 }
 
 // signal needs mu.
-func (c *Child) signal(sig syscall.Signal) error {
+func (c *Process) signal(sig syscall.Signal) error {
 	target := -c.pid
 	if c.shares {
 		target = c.pid
@@ -190,7 +206,7 @@ func (c *Child) signal(sig syscall.Signal) error {
 //
 // A node is told once: a second call sends no signal, for many programs take a second SIGTERM as an order to drop
 // everything. It can only bring the SIGKILL forward; with timeout 0, to now.
-func (c *Child) Terminate(sig syscall.Signal, timeout time.Duration) {
+func (c *Process) Terminate(sig syscall.Signal, timeout time.Duration) {
 	deadline := time.Now().Add(timeout)
 	c.mu.Lock()
 	if !c.order.asked {

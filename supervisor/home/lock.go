@@ -1,4 +1,10 @@
-package supervisor
+// Package home keeps a home to one supervisor and one node: a lock that the node inherits, and a look for nodes that hold
+// none. For a validator a second node is a double sign.
+//
+// The lock outlives a supervisor that was killed, because its node has it open; the file says who that is. A node that
+// another tool started, Cosmovisor for one, has no lock of ours: it is found by the program that it runs, or by the lock of
+// a store under the data.
+package home
 
 import (
 	"encoding/json"
@@ -262,7 +268,7 @@ func (l *Lock) write() error {
 	return l.file.Truncate(lockSize)
 }
 
-// File is the locked descriptor, for ChildSpec.Lock alone: who inherits it holds the lock.
+// File is the locked descriptor, for child.Spec.Lock alone: who inherits it holds the lock.
 func (l *Lock) File() *os.File { return l.file }
 
 // SetNode records the node's process, for those who find the lock held. The node holds the lock with or without it.

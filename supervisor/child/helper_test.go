@@ -1,4 +1,4 @@
-package supervisor
+package child
 
 import (
 	"bufio"
@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/proc"
 )
@@ -26,7 +24,7 @@ const helperEnv = "SUPERVISOR_TEST_HELPER"
 // TestMain is the supervisor of the tests (a subreaper, with the reaper at work), or a helper program.
 func TestMain(m *testing.M) {
 	if helper := os.Getenv(helperEnv); helper != "" {
-		os.Exit(runHelper(helper, os.Args[1:]))
+		os.Exit(runHelper(helper))
 	}
 	if err := proc.BecomeSubreaper(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -36,62 +34,23 @@ func TestMain(m *testing.M) {
 }
 
 // runHelper is main of the helper programs; what they return is their exit code.
-func runHelper(name string, args []string) int {
+func runHelper(name string) int {
 	switch name {
-	case "run":
-		return helperRun()
-	case "host":
-		return helperHost()
-	case "notify": // a program of the node's that speaks to systemd
-		return helperNotify(args[0])
-	case "holder": // a supervisor: takes the lock at args[0], starts a node that inherits it, and waits
-		return helperHolder(args[0])
 	case "tty-supervisor":
-		return helperTTYSupervisor(args)
+		return helperTTYSupervisor()
 	case "tty-node":
 		return helperTTYNode()
-	case "posix-lock": // a node with a Pebble or RocksDB store
-		f, err := os.OpenFile(args[0], os.O_RDWR|os.O_CREATE, 0o600)
-		if err == nil {
-			err = unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
-		}
-		if err != nil {
-			fmt.Println(err)
-			return 1
-		}
-		fmt.Println("locked")
-		select {}
 	case "epipe-tee": // a supervisor whose stdout's reader has gone
 		return helperClosedStdout()
 	}
 	return 99
 }
 
-// helperHolder prints the node's pid, and lives until it is killed.
-func helperHolder(path string) int {
-	lock, err := AcquireLock(path)
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	c, err := StartChild(ChildSpec{Path: "/bin/sleep", Args: []string{"60"}, Lock: lock.File()})
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	if err := lock.SetNode(c.Pid()); err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	fmt.Println(c.Pid())
-	select {}
-}
-
 // helperTTYSupervisor runs on a terminal: it starts tty-node and reports how often Ctrl-C reached itself.
-func helperTTYSupervisor([]string) int {
+func helperTTYSupervisor() int {
 	interrupts := make(chan os.Signal, 10)
 	signal.Notify(interrupts, syscall.SIGINT)
-	c, err := StartChild(ChildSpec{
+	c, err := Start(Spec{
 		Path: os.Args[0], Env: []string{helperEnv + "=tty-node"},
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 	})
@@ -137,7 +96,7 @@ func helperTTYNode() int {
 // helperClosedStdout gives its (closed) stdout to a tee, and says on stderr what became of node and lines.
 func helperClosedStdout() int {
 	var lines bytes.Buffer
-	c, err := StartChild(ChildSpec{
+	c, err := Start(Spec{
 		Path: "/bin/sh", Args: []string{"-c", "echo one; sleep 0.1; echo two; sleep 0.1; echo three; exit 5"},
 		Stdout: os.Stdout, Lines: func(l []byte) { lines.Write(append(l, ' ')) },
 	})
@@ -154,25 +113,6 @@ func helper(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), helperEnv+"="+name)
 	return cmd
-}
-
-// startHelper starts it, killed and waited for at the test's end, and returns its first line of output.
-func startHelper(t *testing.T, cmd *exec.Cmd) string {
-	t.Helper()
-	r, w, err := os.Pipe()
-	require.NoError(t, err)
-	cmd.Stdout = w
-	require.NoError(t, proc.Start(cmd))
-	w.Close()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = proc.Wait(cmd)
-		r.Close()
-	})
-	require.NoError(t, r.SetReadDeadline(time.Now().Add(20*time.Second)))
-	line, err := bufio.NewReader(r).ReadString('\n')
-	require.NoError(t, err)
-	return strings.TrimSpace(line)
 }
 
 // waitFor waits for a fact, at most d.
@@ -210,13 +150,13 @@ func pidIn(t *testing.T, path string) int {
 }
 
 // startScript starts a node that is a shell script; whatever the test does, the node is gone at its end.
-func startScript(t *testing.T, script string, change ...func(*ChildSpec)) *Child {
+func startScript(t *testing.T, script string, change ...func(*Spec)) *Process {
 	t.Helper()
-	spec := ChildSpec{Path: "/bin/sh", Args: []string{"-c", script}, Dir: t.TempDir()}
+	spec := Spec{Path: "/bin/sh", Args: []string{"-c", script}, Dir: t.TempDir()}
 	for _, f := range change {
 		f(&spec)
 	}
-	c, err := StartChild(spec)
+	c, err := Start(spec)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		c.Terminate(syscall.SIGKILL, 0)
@@ -226,7 +166,7 @@ func startScript(t *testing.T, script string, change ...func(*ChildSpec)) *Child
 }
 
 // exitOfChild waits for the end of a node.
-func exitOfChild(t *testing.T, c *Child) Exit {
+func exitOfChild(t *testing.T, c *Process) Exit {
 	t.Helper()
 	select {
 	case e := <-c.Exited():
@@ -235,16 +175,6 @@ func exitOfChild(t *testing.T, c *Child) Exit {
 		require.Fail(t, "the node doesn't end", "left: %v", c.Left())
 		return Exit{}
 	}
-}
-
-// copyProgram copies an executable, so that it is another program than the tests' own.
-func copyProgram(t *testing.T, from, to string) string {
-	t.Helper()
-	data, err := os.ReadFile(from)
-	require.NoError(t, err)
-	require.NoError(t, os.MkdirAll(filepath.Dir(to), 0o755))
-	require.NoError(t, os.WriteFile(to, data, 0o755))
-	return to
 }
 
 func shell(script string) *exec.Cmd { return exec.Command("/bin/sh", "-c", script) }

@@ -1,4 +1,4 @@
-package supervisor
+package child
 
 import (
 	"bytes"
@@ -82,7 +82,7 @@ func TestChildStartFailures(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, lines := range []func([]byte){nil, func([]byte) {}} {
-				c, err := StartChild(ChildSpec{Path: tc.path, Lines: lines})
+				c, err := Start(Spec{Path: tc.path, Lines: lines})
 				require.ErrorIs(t, err, tc.is)
 				assert.Nil(t, c)
 				assert.Contains(t, hint.Of(err), tc.hint)
@@ -101,7 +101,7 @@ func TestChildEnvironment(t *testing.T) {
 	for name, env := range map[string][]string{"inherited": nil, "given": append(os.Environ(), "KEPT=from us")} {
 		t.Run(name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "env")
-			c := startScript(t, "env > "+out+"; echo NO_FD_3=$([ -e /proc/self/fd/3 ] && echo no || echo yes) >> "+out, func(s *ChildSpec) { s.Env = env })
+			c := startScript(t, "env > "+out+"; echo NO_FD_3=$([ -e /proc/self/fd/3 ] && echo no || echo yes) >> "+out, func(s *Spec) { s.Env = env })
 			exitOfChild(t, c)
 			data, err := os.ReadFile(out)
 			require.NoError(t, err)
@@ -127,7 +127,7 @@ func TestChildInheritsItsFilesAndDirectory(t *testing.T) {
 	stderr, err := os.Create(filepath.Join(dir, "err"))
 	require.NoError(t, err)
 	defer stderr.Close()
-	c := startScript(t, "read l; echo $l; pwd; echo err >&2", func(s *ChildSpec) {
+	c := startScript(t, "read l; echo $l; pwd; echo err >&2", func(s *Spec) {
 		s.Stdin, s.Stdout, s.Stderr, s.Dir = stdin, stdout, stderr, "/usr"
 	})
 	assert.False(t, c.SharesTerminal())
@@ -150,7 +150,7 @@ func TestChildLeaksNothing(t *testing.T) {
 		require.NoError(t, err)
 		defer r.Close()
 		defer w.Close()
-		c := startScript(t, "echo a; echo b >&2; ( : & ); exit 0", func(s *ChildSpec) {
+		c := startScript(t, "echo a; echo b >&2; ( : & ); exit 0", func(s *Spec) {
 			s.Stdout, s.Stderr, s.Lines = w, w, func([]byte) {}
 		})
 		exitOfChild(t, c)

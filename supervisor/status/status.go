@@ -1,4 +1,6 @@
-package supervisor
+// Package status is what a supervisor says of itself: the document of `status --json` with its parts, how it is made of what
+// lies in files, and what a halt came to. Absent values are null, fields are added and never renamed: scripts read it.
+package status
 
 import (
 	"time"
@@ -28,37 +30,35 @@ func States() []State {
 	return []State{Starting, Running, Stopping, Backoff, Upgrading, WaitingForBinary, Held, Stopped}
 }
 
-// StatusSchema is the version of the status document. Fields are added, never renamed or removed.
-const StatusSchema = 1
+// Schema is the version of the status document. Fields are added, never renamed or removed.
+const Schema = 1
 
-// Status is `status --json`: the contract with scripts. Absent values are null.
-type Status struct {
-	Schema       int             `json:"schema"`
-	Supervisor   Identity        `json:"supervisor"`
-	State        State           `json:"state"`
-	PID          *int            `json:"pid"`
-	StartedAt    *time.Time      `json:"started_at"`
-	Version      *string         `json:"version"`
-	Binary       *BinaryStatus   `json:"binary"`
-	Height       *int64          `json:"height"`
-	HeightSource *string         `json:"height_source"`
-	HeightAge    *int64          `json:"height_age_ms"`
-	Restarts     int             `json:"restarts"`
-	CrashLoop    bool            `json:"crash_loop"`
-	LastExit     *ExitStatus     `json:"last_exit"`
-	Plan         *PlanStatus     `json:"plan"`
-	Upgrade      *UpgradeStatus  `json:"upgrade"`
-	Halt         *HaltStatus     `json:"halt"`
-	Hold         *upgrade.Hold   `json:"hold"`
-	Rollback     RollbackStatus  `json:"rollback"`
-	LastUpgrade  *LastUpgrade    `json:"last_upgrade"`
-	Snapshots    SnapshotStatus  `json:"snapshots"`
-	Disk         DiskStatus      `json:"disk"`
-	Progress     *ProgressStatus `json:"progress"`
-	Message      string          `json:"message"` // one line for people: what is going on, or must be done
-	Warnings     []string        `json:"warnings"`
-
-	inner inner // for the metrics
+// Document is `status --json`: the contract with scripts. Absent values are null.
+type Document struct {
+	Schema       int           `json:"schema"`
+	Supervisor   Identity      `json:"supervisor"`
+	State        State         `json:"state"`
+	PID          *int          `json:"pid"`
+	StartedAt    *time.Time    `json:"started_at"`
+	Version      *string       `json:"version"`
+	Binary       *Binary       `json:"binary"`
+	Height       *int64        `json:"height"`
+	HeightSource *string       `json:"height_source"`
+	HeightAge    *int64        `json:"height_age_ms"`
+	Restarts     int           `json:"restarts"`
+	CrashLoop    bool          `json:"crash_loop"`
+	LastExit     *Exit         `json:"last_exit"`
+	Plan         *Plan         `json:"plan"`
+	Upgrade      *Upgrade      `json:"upgrade"`
+	Halt         *Halt         `json:"halt"`
+	Hold         *upgrade.Hold `json:"hold"`
+	Rollback     Rollback      `json:"rollback"`
+	LastUpgrade  *LastUpgrade  `json:"last_upgrade"`
+	Snapshots    Snapshots     `json:"snapshots"`
+	Disk         Disk          `json:"disk"`
+	Progress     *Progress     `json:"progress"`
+	Message      string        `json:"message"` // one line for people: what is going on, or must be done
+	Warnings     []string      `json:"warnings"`
 }
 
 // Identity names the supervisor.
@@ -69,14 +69,14 @@ type Identity struct {
 	Config  *string `json:"config"`
 }
 
-// BinaryStatus names the running binary.
-type BinaryStatus struct {
+// Binary names the running binary.
+type Binary struct {
 	Path   string  `json:"path"`
 	SHA256 *string `json:"sha256"`
 }
 
-// ExitStatus is how the node ended last.
-type ExitStatus struct {
+// Exit is how the node ended last.
+type Exit struct {
 	Code    *int      `json:"code"`
 	Signal  *string   `json:"signal"`
 	At      time.Time `json:"at"`
@@ -84,8 +84,8 @@ type ExitStatus struct {
 	Forced  bool      `json:"forced"` // SIGKILL was needed
 }
 
-// PlanStatus is a plan that is to come: an element of `upgrade list --json`.
-type PlanStatus struct {
+// Plan is a plan that is to come: an element of `upgrade list --json`.
+type Plan struct {
 	Name       string      `json:"name"`
 	Height     *int64      `json:"height"`
 	Time       *time.Time  `json:"time"`
@@ -97,23 +97,23 @@ type PlanStatus struct {
 	BlocksLeft *int64      `json:"blocks_left"`
 }
 
-// UpgradeStatus is the upgrade in flight, or the next one's preparation.
-type UpgradeStatus struct {
+// Upgrade is the upgrade in flight, or the next one's preparation.
+type Upgrade struct {
 	Name     string        `json:"name"`
 	Phase    upgrade.Phase `json:"phase"`
 	Attempts int           `json:"attempts"`
 	Error    *string       `json:"error"`
 }
 
-// HaltStatus is the scheduled halt.
-type HaltStatus struct {
+// Halt is the scheduled halt.
+type Halt struct {
 	Height *int64     `json:"height"`
 	Time   *time.Time `json:"time"`
 	Exact  bool       `json:"exact"`
 }
 
-// RollbackStatus says whether the last upgrade can still be undone, and why not.
-type RollbackStatus struct {
+// Rollback says whether the last upgrade can still be undone, and why not.
+type Rollback struct {
 	Possible bool    `json:"possible"`
 	Reason   *string `json:"reason"`
 }
@@ -140,8 +140,8 @@ type PhaseDuration struct {
 	MS    int64         `json:"ms"`
 }
 
-// SnapshotStatus sums up the snapshots.
-type SnapshotStatus struct {
+// Snapshots sums up the snapshots.
+type Snapshots struct {
 	Count   int           `json:"count"`
 	Last    *LastSnapshot `json:"last"`
 	Method  *string       `json:"method"`  // how the next one is taken: the slowest of its sources'
@@ -160,15 +160,15 @@ type LastSnapshot struct {
 	DurationMS int64      `json:"duration_ms"` // of the time that the node was down for it
 }
 
-// DiskStatus is the room on the snapshots' file system, in bytes.
-type DiskStatus struct {
+// Disk is the room on the snapshots' file system, in bytes.
+type Disk struct {
 	Free    *int64 `json:"free"`
 	Needed  *int64 `json:"needed"`
 	MinFree *int64 `json:"min_free"` // no snapshot goes below it
 }
 
-// ProgressStatus is how far a long phase is.
-type ProgressStatus struct {
+// Progress is how far a long phase is.
+type Progress struct {
 	Phase string `json:"phase"`
 	Done  int64  `json:"done"`
 	Total int64  `json:"total"`
@@ -203,8 +203,8 @@ func DescribeFinished(f upgrade.Finished) LastUpgrade {
 }
 
 // DescribePlan renders a plan that is to come. height is the node's, or plan.UnknownHeight.
-func DescribePlan(p plan.Plan, scheduled bool, ready version.Readiness, height int64, perBlock time.Duration, clock time.Time) PlanStatus {
-	s := PlanStatus{Name: p.Name, Source: p.Source, Exact: !scheduled, Ready: ready.Ready(), Problems: ready.Problems}
+func DescribePlan(p plan.Plan, scheduled bool, ready version.Readiness, height int64, perBlock time.Duration, clock time.Time) Plan {
+	s := Plan{Name: p.Name, Source: p.Source, Exact: !scheduled, Ready: ready.Ready(), Problems: ready.Problems}
 	if s.Problems == nil {
 		s.Problems = []string{}
 	}
