@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"time"
@@ -62,6 +63,8 @@ type Engine struct {
 	j    Journal
 	s    Schedule
 	mark time.Time // when the last phase ended; monotonic
+
+	kept fs.FileInfo // the node's file, as it was last made durable
 }
 
 // NewEngine makes an engine; Load reads its state.
@@ -282,8 +285,11 @@ func (e *Engine) announce(p Plan, evidence Evidence, stood int64) error {
 	if e.Snapshots != nil {
 		u.Snapshot = e.NewSnapshot(p.Name, u.Floor())
 	}
-	if there, _, err := ReadPlanFile(e.Layout.Plan, e.Config.Recase); err == nil {
-		u.Announced = there.Key() == p.Key()
+	if there, _, err := ReadPlanFile(e.Layout.Plan, e.Config.Recase); err == nil && there.Key() == p.Key() {
+		if err := e.keepPlanFile(); err != nil {
+			return err
+		}
+		u.Announced = true
 	}
 	e.j.Upgrade = u
 	e.mark = time.Now()
