@@ -92,15 +92,20 @@ func newHome(t *testing.T, m *mount, s story) *home {
 	require.NoError(t, os.WriteFile(filepath.Join(under, "config", "config.toml"), []byte("[rpc]\nladdr = \"unix://"+filepath.Join(out, "rpc")+"\"\n"), 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(out, "supervisor.toml"), []byte(s.toml), 0o600))
 	t.Cleanup(func() {
-		h.endLeftOvers()
-		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(out, "log"))
-			t.Logf("lives: %s\nthe log:\n%s", strings.Join(h.lives, "; "), log[:min(len(log), 12000)])
-		}
+		h.clearUp()
 		os.RemoveAll(under)
 		os.RemoveAll(out)
 	})
 	return h
+}
+
+// clearUp ends what still runs, and shows a failed test's log.
+func (h *home) clearUp() {
+	h.endLeftOvers()
+	if h.Failed() {
+		log, _ := os.ReadFile(filepath.Join(h.out, "log"))
+		h.Logf("lives: %s\nthe log:\n%s", strings.Join(h.lives, "; "), log[:min(len(log), 12000)])
+	}
 }
 
 // command is the built program with the home's configuration.

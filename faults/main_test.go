@@ -33,7 +33,7 @@ var (
 const envNamespace = "FAULTS_TEST_NAMESPACE"
 
 // programs are built once, before the first test.
-var programs struct{ supervisor, faultfs string }
+var programs struct{ supervisor, faultfs, faultdisk string }
 
 // The tests mount file systems. They do so in a mount namespace of their own (an unprivileged user's, too), which goes
 // with the process: whatever happens, nothing stays mounted.
@@ -56,8 +56,9 @@ func run(m *testing.M) int {
 		err = errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), proc.BecomeSubreaper())
 	}
 	if err == nil {
-		programs.supervisor, programs.faultfs = filepath.Join(dir, "supervisor"), filepath.Join(dir, "faultfs")
-		err = errors.Join(build("..", programs.supervisor, "./cmd/supervisor"), build("faultfs", programs.faultfs, "."))
+		programs.supervisor, programs.faultfs, programs.faultdisk = filepath.Join(dir, "supervisor"), filepath.Join(dir, "faultfs"), filepath.Join(dir, "faultdisk")
+		err = errors.Join(build("..", programs.supervisor, "./cmd/supervisor"),
+			build("faultfs", programs.faultfs, "."), build("faultfs", programs.faultdisk, "./faultdisk"))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "faults:", err)

@@ -3,19 +3,14 @@
 package faults
 
 import (
-	"bufio"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"nodevisor/internal/proc"
 )
 
 // fault is what happens to the nth change of some kinds; the zero value is none.
@@ -34,8 +29,7 @@ func (f fault) String() string {
 // directory is one that never fails, and counts nothing.
 type mount struct {
 	dir, below string
-	in         io.Writer
-	out        *bufio.Scanner
+	*server
 }
 
 // newMount mounts a faultfs that goes at the test's end.
@@ -46,26 +40,8 @@ func newMount(t *testing.T) *mount {
 	m := &mount{dir: filepath.Join(root, "m"), below: filepath.Join(root, "b")}
 	require.NoError(t, os.Mkdir(m.dir, 0o755))
 	require.NoError(t, os.Mkdir(m.below, 0o755))
-	cmd := exec.Command(programs.faultfs, programs.supervisor, m.below, m.dir)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	require.NoError(t, err)
-	out, theirs, err := os.Pipe()
-	require.NoError(t, err)
-	cmd.Stdout = theirs
-	require.NoError(t, proc.Start(cmd))
-	theirs.Close()
-	m.in, m.out = in, bufio.NewScanner(out)
-	t.Cleanup(func() {
-		in.Close()
-		if err := proc.Wait(cmd); err != nil && !t.Failed() {
-			t.Errorf("faultfs: %v", err)
-		}
-		out.Close()
-		os.RemoveAll(root)
-	})
-	require.True(t, m.out.Scan(), "faultfs can't mount (is /dev/fuse there?)")
-	require.Equal(t, "mounted", m.out.Text())
+	t.Cleanup(func() { os.RemoveAll(root) })
+	m.server = serve(t, programs.faultfs, programs.supervisor, m.below, m.dir)
 	return m
 }
 
@@ -87,19 +63,10 @@ func memory() string {
 	return ""
 }
 
-func (m *mount) ask(t *testing.T, line string) string {
-	t.Helper()
-	_, err := io.WriteString(m.in, line+"\n")
-	require.NoError(t, err)
-	require.True(t, m.out.Scan(), "faultfs has ended")
-	require.False(t, strings.HasPrefix(m.out.Text(), "error"), m.out.Text())
-	return m.out.Text()
-}
-
 // arm sets the fault, and counts from now on.
 func (m *mount) arm(t *testing.T, f fault) {
 	t.Helper()
-	if m.in == nil {
+	if m.server == nil {
 		return
 	}
 	if f.n == 0 {
@@ -111,7 +78,7 @@ func (m *mount) arm(t *testing.T, f fault) {
 // met tells how many changes there were, how many of them failed, and what the first of those was.
 func (m *mount) met(t *testing.T) (count, hits int, first string) {
 	t.Helper()
-	if m.in == nil {
+	if m.server == nil {
 		return 0, 0, ""
 	}
 	words := strings.SplitN(m.ask(t, "state"), " ", 5)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"time"
 
 	"nodevisor/internal/atomicfile"
@@ -45,7 +46,8 @@ func (e *Engine) Carry(ctx context.Context) error {
 // StoppedAt says when the old node ended, for the downtime.
 func (e *Engine) StoppedAt(t time.Time) { e.j.Upgrade.Down = t.UTC() }
 
-// stopped: the node is gone. What it wrote last is read again before anything is changed.
+// stopped: the node is gone. What it wrote last is read again before anything is changed, and made durable: x/upgrade
+// doesn't sync its file, and a new version's store loader can't open the data without it.
 func (e *Engine) stopped(context.Context) error {
 	u := e.j.Upgrade
 	if u.Down.IsZero() {
@@ -54,11 +56,30 @@ func (e *Engine) stopped(context.Context) error {
 	if err := e.reread(); err != nil {
 		return err
 	}
+	if err := e.keepPlanFile(); err != nil {
+		return err
+	}
 	return e.advance(Stopped, atomicfile.Content)
 }
 
 // ErrPlanChanged means that the node announced something else between the trigger and the stop.
 var ErrPlanChanged = errors.New("the plan changed")
+
+// keepPlanFile makes the node's file durable, where there is one that isn't yet: as a rule it was done before the stop.
+func (e *Engine) keepPlanFile() error {
+	info, err := os.Stat(e.Layout.Plan)
+	if err != nil {
+		return nil //nolint:nilerr // what must be there was read
+	}
+	if k := e.kept; k != nil && os.SameFile(k, info) && k.ModTime().Equal(info.ModTime()) && k.Size() == info.Size() {
+		return nil
+	}
+	if err := atomicfile.Sync(e.Layout.Plan); err != nil {
+		return fmt.Errorf("cannot sync %s: %w", e.Layout.Plan, err)
+	}
+	e.kept = info
+	return nil
+}
 
 // reread compares the node's file with the plan that the upgrade began for. Only another name or height, or another
 // non-empty info that changes what was staged, is a changed plan.

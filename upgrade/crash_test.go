@@ -295,6 +295,6 @@ func TestFewFsyncsWhileTheNodeIsDown(t *testing.T) {
 	require.Equal(t, OnProbation, h.onDisk().Upgrade.Phase)
 	n := strings.Count(h.read(trace), "sync(")
 	t.Logf("%d fsyncs", n)
-	assert.LessOrEqual(t, n, 8)
+	assert.LessOrEqual(t, n, 8+2, "two are for the plan's file, which only a process that didn't see the begin syncs here")
 	assert.GreaterOrEqual(t, n, 4, "the link and two records of the journal are worth a file and a directory each")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"time"
@@ -65,6 +66,8 @@ type Engine struct {
 	j    Journal
 	s    plan.Schedule
 	mark time.Time // when the last phase ended; monotonic
+
+	kept fs.FileInfo // the node's file, as it was last made durable
 }
 
 // NewEngine makes an engine; Load reads its state.
@@ -285,8 +288,11 @@ func (e *Engine) announce(p plan.Plan, evidence plan.Evidence, stood int64) erro
 	if e.Snapshots != nil {
 		u.Snapshot = e.NewSnapshot(p.Name, u.Floor())
 	}
-	if there, _, err := plan.ReadFile(e.Layout.Plan, e.Config.Recase); err == nil {
-		u.Announced = there.Key() == p.Key()
+	if there, _, err := plan.ReadFile(e.Layout.Plan, e.Config.Recase); err == nil && there.Key() == p.Key() {
+		if err := e.keepPlanFile(); err != nil {
+			return err
+		}
+		u.Announced = true
 	}
 	e.j.Upgrade = u
 	e.mark = time.Now()

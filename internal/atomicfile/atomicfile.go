@@ -182,17 +182,28 @@ func Remove(path string) error {
 	return SyncDir(filepath.Dir(path))
 }
 
+// Sync makes durable what another program wrote to the file at path, and its name: one that is acted upon must still be
+// there after a power cut.
+func Sync(path string) error {
+	if err := syncOpened(path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
 // SyncDir makes the names in dir durable.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
+func SyncDir(dir string) error { return syncOpened(dir) }
+
+func syncOpened(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not block
 	if err != nil {
 		return err
 	}
-	err = d.Sync()
+	err = f.Sync()
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
 		err = nil // file systems that know no directory sync (FUSE, some network ones) order renames themselves
 	}
-	return errors.Join(err, d.Close())
+	return errors.Join(err, f.Close())
 }
 
 // RemoveTemps deletes what interrupted writes left in dir. Only the holder of the home lock may call it.

@@ -17,7 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lookAgain is how long after the last SIGCHLD the reaper looks once more: the kernel's list may miss an entry while
+// pause lies between a SIGCHLD and the look at who ended. It is mostly an own child, whose waiter has work to do at that
+// very moment, and an orphan can wait.
+const pause = 20 * time.Millisecond
+
+// lookAgain is how long after a look the reaper looks once more: the kernel's list may miss an entry while
 // another one leaves it (proc_pid_task(5), "children"), and no further signal would tell.
 const lookAgain = 250 * time.Millisecond
 
@@ -115,14 +119,19 @@ func ReapOn(ctx context.Context) <-chan struct{} {
 	go func() {
 		defer close(done)
 		defer signal.Stop(ended)
+		var soon <-chan time.Time
 		again := time.After(0) // those that ended before the first signal
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-ended:
+				if soon == nil {
+					soon = time.After(pause)
+				}
+			case <-soon:
 				Reap()
-				again = time.After(lookAgain)
+				soon, again = nil, time.After(lookAgain)
 			case <-again:
 				Reap()
 				again = nil
