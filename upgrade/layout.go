@@ -49,6 +49,11 @@ func (v Version) Name() string {
 	return escaped
 }
 
+// inTree tells whether v names a directory of a version: genesis, or one right below upgrades.
+func (v Version) inTree() bool {
+	return v == Genesis || filepath.Dir(string(v)) == "upgrades" && !strings.HasPrefix(filepath.Base(string(v)), ".")
+}
+
 // Errors of the link `current`.
 var (
 	ErrNoLink  = errors.New("current is missing")
@@ -119,7 +124,7 @@ func (l Layout) Current() (Version, error) {
 		}
 	}
 	v := Version(filepath.ToSlash(filepath.Clean(rel)))
-	if v != Genesis && (filepath.Dir(string(v)) != "upgrades" || strings.HasPrefix(filepath.Base(string(v)), ".")) {
+	if !v.inTree() {
 		return "", fmt.Errorf("%w: it leads to %s", ErrBadLink, target)
 	}
 	if info, err := os.Stat(l.Dir(v)); err != nil || !info.IsDir() {
