@@ -46,6 +46,7 @@ func (s *Supervisor) settleState() {
 	case s.child == nil:
 	case s.state == Starting && time.Since(s.child.StartedAt()) >= okayAfter:
 		s.state = Running
+		s.spawn(dropProgram) // the start is over
 		if s.tidyPause == 0 { // else its timer does it: a node that is started again is no reason to try sooner
 			s.tidy()
 		}
