@@ -10,7 +10,7 @@ FUZZERS  ?= $(shell nproc)
 # Of the changes that an upgrade makes to the disk, every Kth is made to fail; and how long make soak interrupts at random.
 EVERY ?= 1
 SOAK  ?= 1h
-FAULTS = cd faults && go test -tags faults -count 1
+FAULTS = cd faults && go test -count 1 -tags faults
 # What `make bench` measures, and beside what: see bench/doc.go.
 PARTS     ?= upgrade postgres
 PEER      ?= build/e2e/cosmovisor
@@ -24,7 +24,7 @@ SUDO     = $(shell test "$$(id -u)" = 0 || echo sudo)
 MISSING  = $(if $(RACE),,gcc(no race detector)) $(foreach w,$(WANTED),$(shell command -v $(firstword $(subst :, ,$(w))) >/dev/null || echo $(lastword $(subst :, ,$(w)))))
 
 .DEFAULT_GOAL := build
-.PHONY: build test test-postgres demo demo-postgres lint e2e e2e-systemd cover fuzz faults soak bench deb rpm packages packages-check deps clean help
+.PHONY: build test test-postgres demo demo-postgres lint e2e e2e-systemd cover fuzz faults powercuts soak soak-vm bench deb rpm packages packages-check deps clean help
 
 build: ## all programs, into build/
 	@mkdir -p build
@@ -80,12 +80,19 @@ build/e2e/cosmovisor:
 $(TOOLS)/postgresql-client-17/bin:
 	bench/client.sh $(@D)
 
-faults: ## a whole upgrade, and a roll-back, with each of their changes to the disk failing (EVERY=20: a sample); file systems in loop devices
-	$(FAULTS) -timeout 2h -args -every $(EVERY) -soak 20s
+faults: ## a whole upgrade, and a roll-back, with each of their changes to the disk failing, and power cuts (EVERY=20: a sample); file systems in loop devices
+	$(FAULTS) -timeout 4h -args -every $(EVERY) -soak 20s
 	go test -tags loopfs -count 1 -run LoopFS ./snapshot
+
+powercuts: ## a whole upgrade, and a roll-back, with the power cut after each flush of the disk, on ext4, XFS and btrfs (EVERY=20: a sample); as root
+	$(FAULTS) -run TestPowerCuts -timeout 4h -args -every $(EVERY)
 
 soak: ## upgrades that are interrupted at random moments, for SOAK
 	$(FAULTS) -run TestSoak -timeout 0 -args -soak $(SOAK)
+
+soak-vm: ## the same in a virtual machine whose power is cut; as root, qemu and Debian's kernel come from apt
+	faults/vm/build.sh build/vm
+	$(FAULTS),vm -run TestSoakVM -timeout 0 -args -vm $(CURDIR)/build/vm -soak $(SOAK)
 
 deb rpm: $(TOOLS)/nfpm-$(NFPM) ## one kind of package, with its bill of materials and digests, into dist/
 	NFPM=$< packaging/build.sh $@

@@ -34,6 +34,7 @@ type device struct {
 	kind
 	*server
 	file, dir string
+	mounted   bool
 }
 
 // newDevice makes a mounted device that goes with the test.
@@ -56,11 +57,16 @@ func newDevice(t *testing.T, k kind) *device {
 func (d *device) attach(t *testing.T) {
 	t.Helper()
 	must(t, "mount", "-t", d.name, "-o", d.options, d.file, d.dir)
+	d.mounted = true
 }
 
 func (d *device) detach(t *testing.T) {
 	t.Helper()
+	if !d.mounted {
+		return
+	}
 	must(t, "umount", d.dir)
+	d.mounted = false
 	if d.name == "btrfs" { // else a device that is older than the one seen last is refused
 		must(t, "btrfs", "device", "scan", "--forget")
 	}
@@ -86,6 +92,12 @@ func (d *device) end(t *testing.T) (flushes int) {
 func (d *device) cut(t *testing.T, name string, n int, seed uint64) (until time.Time, kept, lost int) {
 	t.Helper()
 	d.detach(t)
+	return d.cutDetached(t, name, n, seed)
+}
+
+// cutDetached does so with a device that is not mounted.
+func (d *device) cutDetached(t *testing.T, name string, n int, seed uint64) (until time.Time, kept, lost int) {
+	t.Helper()
 	var ns int64
 	_, err := fmt.Sscanf(d.ask(t, fmt.Sprintf("cut %s %d %d", name, n, seed)), "cut %d %d %d", &ns, &kept, &lost)
 	require.NoError(t, err)

@@ -5,5 +5,9 @@
 // Nobody lists the places. A file system of its own (faultfs) counts the changes of the whole program, and the number is
 // counted up until nothing is met any more, so that code which is added later is met, too.
 //
-// The tests carry the build tag faults, and are run by `make faults` (every place) and `make soak` (random moments).
+// A kill loses nothing that was written; a power cut does. For that a disk (faultdisk) records each write and each flush of
+// an upgrade, and is taken back to every flush in turn.
+//
+// The tests carry the build tag faults, and are run by `make faults` (every place), `make powercuts` (those alone), `make
+// soak` (random moments) and, with the tag vm, `make soak-vm` (the same, of a virtual machine).
 package faults

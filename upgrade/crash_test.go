@@ -288,7 +288,7 @@ func TestFewFsyncsWhileTheNodeIsDown(t *testing.T) {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	trace := filepath.Join(t.TempDir(), "trace")
-	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-qq", "-o", trace, "-e", "trace=fsync,fdatasync,sync,syncfs,sync_file_range,msync", self)
+	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-qq", "-y", "-o", trace, "-e", "trace=fsync,fdatasync,sync,syncfs,sync_file_range,msync", self)
 	cmd.Env = append(os.Environ(), actEnv+"=carry", homeEnv+"="+h.l.Home)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
@@ -296,5 +296,6 @@ func TestFewFsyncsWhileTheNodeIsDown(t *testing.T) {
 	n := strings.Count(h.read(trace), "sync(")
 	t.Logf("%d fsyncs", n)
 	assert.LessOrEqual(t, n, 8+2, "two are for the plan's file, which only a process that didn't see the begin syncs here")
+	assert.Contains(t, h.read(trace), h.l.Plan+">", "the node doesn't sync its file, and the new version needs it")
 	assert.GreaterOrEqual(t, n, 4, "the link and two records of the journal are worth a file and a directory each")
 }

@@ -124,8 +124,13 @@ func decodeJournal(data []byte) (Journal, error) {
 	if want, ok := digest(data, j.Check); !ok || want != j.Check {
 		return Journal{}, errors.New("its check doesn't match: it was changed by hand or by a faulty disk")
 	}
-	if u := j.Upgrade; u != nil && !u.Phase.Known() {
-		return Journal{}, fmt.Errorf("unknown phase %q", u.Phase)
+	if u := j.Upgrade; u != nil {
+		switch {
+		case !u.Phase.Known():
+			return Journal{}, fmt.Errorf("unknown phase %q", u.Phase)
+		case !u.To.InTree(), u.From != "" && !u.From.InTree():
+			return Journal{}, fmt.Errorf("a version in it lies outside the tree: from %.80q to %.80q", u.From, u.To)
+		}
 	}
 	return j, nil
 }

@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -282,4 +283,43 @@ func TestSetAsideAndSettle(t *testing.T) {
 	require.Len(t, kept, 2, "nothing is deleted")
 	assert.Equal(t, "torn", h.read(kept[0]))
 	require.NoError(t, h.unloaded().Load())
+}
+
+// FuzzOperations: whatever an operator's request holds, what it leaves on the disk can be read by the next process.
+func FuzzOperations(f *testing.F) {
+	f.Add([]byte(`{"plan":{"name":"v2","height":200,"source":"operator"},"halt":{"height":300},"name":"v3","height":7,"force":true}`))
+	f.Add([]byte(`{"plan":{"name":"v2","height":-5},"halt":{"height":-1},"name":"../x"}`))
+	f.Add([]byte(`{"plan":{"name":"V2","raw_name":"v3","time":"2100-01-01T00:00:00Z","immediate":true},"halt":{},"name":"\u0000","height":-7}`))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var r struct {
+			Plan   plan.Plan  `json:"plan"`
+			Halt   *plan.Halt `json:"halt"`
+			Name   string     `json:"name"`
+			Height int64      `json:"height"`
+			Force  bool       `json:"force"`
+		}
+		if json.Unmarshal(data, &r) != nil {
+			return
+		}
+		h := homeIn(dir)
+		h.t = t
+		require.NoError(t, os.RemoveAll(h.l.State()))
+		e := h.unloaded()
+		ctx := t.Context()
+		for _, operation := range []func() error{
+			func() error { return e.AddPlan(ctx, r.Plan, plan.UnknownHeight, r.Force) },
+			func() error { return e.SetHalt(r.Halt, plan.UnknownHeight) },
+			func() error { return e.SkipPlan(ctx, r.Name, r.Height, plan.UnknownHeight) },
+			func() error { return e.CancelPlan(r.Name) },
+		} {
+			err := operation()
+			s, errRead := plan.LoadSchedule(h.l.SchedulePath())
+			require.NoError(t, errRead, "after %v", err)
+			for _, p := range s.Plans {
+				require.True(t, version.Of(p.Name).InTree(), "%q", p.Name)
+				require.True(t, p.Height > 0 || !p.Time.IsZero(), "%+v", p)
+			}
+		}
+	})
 }

@@ -350,6 +350,18 @@ func TestRemoveTempsTakesOnlyOurs(t *testing.T) {
 	require.NoError(t, RemoveTemps(filepath.Join(dir, "none")))
 }
 
+// What another program left is synced as it is; the calls themselves are counted where it matters.
+func TestSync(t *testing.T) {
+	dir := t.TempDir()
+	require.ErrorIs(t, Sync(filepath.Join(dir, "none")), fs.ErrNotExist)
+	path := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(path, content(1), 0o400))
+	require.NoError(t, Sync(path))
+	assert.Equal(t, string(content(1)), read(t, path))
+	require.NoError(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
+	require.NoError(t, Sync(filepath.Join(dir, "fifo")), "it doesn't wait for a writer")
+}
+
 func TestSyncDir(t *testing.T) {
 	require.NoError(t, SyncDir(t.TempDir()))
 	require.ErrorIs(t, SyncDir(filepath.Join(t.TempDir(), "none")), fs.ErrNotExist)

@@ -74,6 +74,9 @@ func LoadSchedule(path string) (Schedule, error) {
 	if err == nil {
 		err = s.check()
 	}
+	for i := range s.Plans {
+		s.Plans[i].Source = FromOperator // whatever a hand wrote there
+	}
 	if err != nil {
 		return s, &hint.Error{
 			Op: "read the schedule", Path: path, Err: fmt.Errorf("%w: %w", state.ErrUntrusted, err),
@@ -83,7 +86,8 @@ func LoadSchedule(path string) (Schedule, error) {
 	return s, nil
 }
 
-// check refuses what another version of the program wrote, and names that could leave the tree: people edit this file.
+// check refuses what another version of the program wrote, and what people and requests may bring: a name that could leave
+// the tree, a plan or a halt without a height, which would be due at once.
 func (s Schedule) check() error {
 	if s.Schema != state.Schema {
 		return fmt.Errorf("its schema is %d, this program knows %d", s.Schema, state.Schema)
@@ -92,16 +96,30 @@ func (s Schedule) check() error {
 		if _, err := version.NormaliseName(p.Name, false); err != nil {
 			return err
 		}
-		if p.Height < 0 {
-			return fmt.Errorf("the height of %s is negative", p.Name)
+		if raw, err := version.NormaliseName(p.Title(), true); err != nil || p.RawName != "" && raw != p.Name {
+			return fmt.Errorf("the plan %s has another name in raw_name: %.64q", p.Name, p.RawName)
 		}
+		if p.Height < 0 || p.Height == 0 && p.Time.IsZero() {
+			return fmt.Errorf("the plan %s has neither a height nor a time: height %d", p.Name, p.Height)
+		}
+	}
+	for _, k := range s.Skip {
+		if _, err := version.NormaliseName(k.Name, false); err != nil || k.Height < 0 {
+			return fmt.Errorf("the skip list holds no plan's name and height: %.64q, %d", k.Name, k.Height)
+		}
+	}
+	if h := s.Halt; h != nil && (h.Height < 0 || h.Height == 0 && h.Time.IsZero()) {
+		return fmt.Errorf("the halt has neither a height nor a time: height %d", h.Height)
 	}
 	return nil
 }
 
-// Save writes the schedule durably.
+// Save writes the schedule durably. One that could not be read again isn't written.
 func (s Schedule) Save(path string) error {
 	s.Schema = state.Schema
+	if err := s.check(); err != nil {
+		return fmt.Errorf("cannot write the schedule: %w", err)
+	}
 	data, err := state.Encode(s)
 	if err != nil {
 		return err

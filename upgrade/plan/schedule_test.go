@@ -65,6 +65,7 @@ func TestUnusableScheduleIsRefused(t *testing.T) {
 		"empty": "", "cut off": `{"schema":1,"plans":[`, "schema 99": `{"schema":99}`, "no schema": `{}`, "garbage behind": `{"schema":1}x`,
 		"a name that leaves the tree": `{"schema":1,"plans":[{"name":"..","height":5}]}`,
 		"a negative height":           `{"schema":1,"plans":[{"name":"v2","height":-5}]}`,
+		"a height that is misspelt":   `{"schema":1,"plans":[{"name":"v2","heigth":5}]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, []byte(doc), 0o600))

@@ -54,6 +54,11 @@ func (v Version) Name() string {
 	return escaped
 }
 
+// InTree tells whether v names a directory of a version: genesis, or one right below upgrades.
+func (v Version) InTree() bool {
+	return v == Genesis || filepath.Dir(string(v)) == "upgrades" && !strings.HasPrefix(filepath.Base(string(v)), ".")
+}
+
 // Errors of the link `current`.
 var (
 	ErrNoLink  = errors.New("current is missing")
@@ -132,7 +137,7 @@ func (l Layout) Current() (Version, error) {
 		}
 	}
 	v := Version(filepath.ToSlash(filepath.Clean(rel)))
-	if v != Genesis && (filepath.Dir(string(v)) != "upgrades" || strings.HasPrefix(filepath.Base(string(v)), ".")) {
+	if !v.InTree() {
 		return "", fmt.Errorf("%w: it leads to %s", ErrBadLink, target)
 	}
 	if info, err := os.Stat(l.Dir(v)); err != nil || !info.IsDir() {

@@ -51,7 +51,7 @@ func serve(size, mountpoint string) error {
 	d := &disk{size: bytes, now: content{}, recordings: map[string]*recording{}}
 	root := &fs.Inode{}
 	server, err := fs.Mount(mountpoint, root, &fs.Options{
-		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faultdisk", MaxWrite: 1 << 20},
+		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faultdisk", MaxWrite: 1 << 20, DisableSplice: true},
 		OnAdd: func(ctx context.Context) {
 			root.AddChild("disk", root.NewPersistentInode(ctx, &file{disk: d}, fs.StableAttr{Mode: syscall.S_IFREG}), false)
 		},
