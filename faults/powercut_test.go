@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	fakenode "nodevisor/internal/fakenode/build"
 	"nodevisor/internal/fakenode/trace"
+	"nodevisor/upgrade"
 )
 
 // TestPowerCuts cuts the power after each flush of a whole upgrade's disk: once so that everything is lost which came
@@ -70,6 +72,7 @@ func recorded(t *testing.T, d *device, s story) (h *home, flushes int) {
 	for range 5 {
 		h = newHome(t, &mount{dir: d.dir, below: d.dir}, s)
 		d.record(t, "upgrade")
+		h.copyBinary()
 		code, _ := h.live(fault{})
 		flushes = d.end(t)
 		if code == 0 && h.finished() {
@@ -101,5 +104,33 @@ func (h *home) after(t *testing.T, world []trace.Event, d *device, recording str
 	require.NoError(t, os.WriteFile(filepath.Join(g.out, "log"), nil, 0o644))
 	t.Cleanup(g.clearUp)
 	g.invariants()
+	g.wholeBinaries()
 	return &g
+}
+
+// copyBinary puts the new version where it belongs as a person does with cp, who syncs nothing.
+func (h *home) copyBinary() {
+	h.Helper()
+	shared, at := filepath.Join(h.m.below, "v2"), h.below.Binary("upgrades/v2")
+	require.NoError(h, os.RemoveAll(shared))
+	require.NoError(h, os.RemoveAll(at))
+	fakenode.Install(h, shared, "v2")
+	require.NoError(h, os.MkdirAll(filepath.Dir(at), 0o755))
+	require.NoError(h, os.Link(shared, at))
+}
+
+// wholeBinaries looks at the new version as it came through the cut: from `staged` on it is there as it was copied. Before,
+// nobody promised anything, and the person copies it once more.
+func (h *home) wholeBinaries() {
+	h.Helper()
+	want, err := os.ReadFile(fakenode.Binary(h, "v2"))
+	require.NoError(h, err)
+	got, err := os.ReadFile(h.below.Binary("upgrades/v2"))
+	if err == nil && bytes.Equal(got, want) {
+		return
+	}
+	j, err := upgrade.LoadJournal(h.below.JournalPath())
+	require.NoError(h, err)
+	require.False(h, h.finished() || j.Upgrade != nil && j.Upgrade.Phase != upgrade.Planned, "what was staged isn't there")
+	h.copyBinary()
 }

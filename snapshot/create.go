@@ -52,8 +52,10 @@ func (s *Store) create(ctx context.Context, id, label string, height int64, live
 	if err != nil {
 		return err
 	}
-	if done, err := s.sealed(final); done || err != nil {
+	if done, err := s.sealed(final); err != nil {
 		return err
+	} else if done {
+		return atomicfile.SyncDir(s.dir) // whoever gave it this name may have been killed before it was durable
 	}
 	sources, err := s.present()
 	if err != nil {

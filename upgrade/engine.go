@@ -312,11 +312,14 @@ func (e *Engine) Begin(p plan.Plan, evidence plan.Evidence, ready version.Readin
 		return nil
 	}
 	u.SHA256, u.Downloaded = ready.SHA256, ready.Downloaded
-	if err := e.advanceFull(Staged); err != nil {
-		e.j = before // one that can't be recorded is not begun
-		return err
+	err := e.Layout.SyncBinary(u.To)
+	if err == nil {
+		err = e.advanceFull(Staged)
 	}
-	return nil
+	if err != nil {
+		e.j = before // one that can't be recorded is not begun
+	}
+	return err
 }
 
 // Recover prepares an interrupted upgrade to be gone on with: it counts the crash, and refuses when there were too many.

@@ -176,6 +176,22 @@ func (l Layout) SwitchTo(v Version) error {
 	return atomicfile.Symlink(string(v), l.Link())
 }
 
+// SyncBinary makes the binary of a version durable, and the names that lead to it from the root: a person may have copied
+// it a moment ago, and cp syncs nothing.
+func (l Layout) SyncBinary(v Version) error {
+	path, err := filepath.EvalSymlinks(l.Binary(v))
+	if err == nil {
+		err = atomicfile.Sync(path)
+	}
+	for at := l.Binary(v); err == nil && at != l.Root; at = filepath.Dir(at) {
+		err = atomicfile.SyncDir(filepath.Dir(at))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot sync %s: %w", l.Binary(v), err)
+	}
+	return nil
+}
+
 // Tidy removes what interrupted writes of this package left. Only the holder of the home lock may call it.
 func (l Layout) Tidy() error {
 	dirs := []string{l.State(), l.HistoryDir(), l.Root}
