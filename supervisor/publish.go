@@ -49,7 +49,7 @@ func (s *Supervisor) settleState() {
 	case s.child == nil:
 	case s.state == status.Starting && time.Since(s.child.StartedAt()) >= okayAfter:
 		s.state = status.Running
-		s.spawn(dropProgram) // the start is over
+		s.spawn(dropProgram)  // the start is over
 		if s.tidyPause == 0 { // else its timer does it: a node that is started again is no reason to try sooner
 			s.tidy()
 		}

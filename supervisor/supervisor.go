@@ -63,23 +63,23 @@ type Options struct {
 	Lock             *home.Lock
 	Snapshots        Snapshots // nil: there is nothing to snapshot
 	SnapshotOn       func(event string) bool
-	Templates        upgrade.Exporter                                 // nil: no genesis templates are made
-	TemplateOn       func(event string) bool                          // at which events besides upgrades
-	DescribeTemplate func(snapshot string) (*status.Template, error)  // of a template that was made
-	Restoring        *Restoring                                       // nil: no start restores
-	Room             func(ctx context.Context) error                  // room for the snapshot of an upgrade; nil: none is taken
-	Fetch            upgrade.Fetcher                                  // nil: downloads are off
-	ChainPlan        func(ctx context.Context) (*plan.Plan, error) // nil: the chain isn't asked
-	Command          func(v version.Version) (args, env []string)     // what a version is started with
-	Reload           func(inFlight bool) (Reloaded, error)            // re-reads the configuration, see Reloaded
-	Notify           Notifier                                         // nil: nobody
-	NotifyEvery      time.Duration                                    // how often it hears of the loop; 0 = aliveEvery
-	ReadyWhen        ReadyWhen                                        // "" = ReadyStarted
-	NodeSocket       string                                           // the node gets it as NOTIFY_SOCKET and is ready when it says so; see NodeSaid
-	Units            map[Moment][]UnitAction                          // other units of the host, in the order in which they are acted upon
-	Event            func(event, text string)                         // an operator is to be told (see package alert); nil: nobody
-	Told             func() alert.Counts                              // what became of that; nil: not counted
-	Metrics          string                                           // the address of the metrics listener; "" = none
+	Templates        upgrade.Exporter                                // nil: no genesis templates are made
+	TemplateOn       func(event string) bool                         // at which events besides upgrades
+	DescribeTemplate func(snapshot string) (*status.Template, error) // of a template that was made
+	Restoring        *Restoring                                      // nil: no start restores
+	Room             func(ctx context.Context) error                 // room for the snapshot of an upgrade; nil: none is taken
+	Fetch            upgrade.Fetcher                                 // nil: downloads are off
+	ChainPlan        func(ctx context.Context) (*plan.Plan, error)   // nil: the chain isn't asked
+	Command          func(v version.Version) (args, env []string)    // what a version is started with
+	Reload           func(inFlight bool) (Reloaded, error)           // re-reads the configuration, see Reloaded
+	Notify           Notifier                                        // nil: nobody
+	NotifyEvery      time.Duration                                   // how often it hears of the loop; 0 = aliveEvery
+	ReadyWhen        ReadyWhen                                       // "" = ReadyStarted
+	NodeSocket       string                                          // the node gets it as NOTIFY_SOCKET and is ready when it says so; see NodeSaid
+	Units            map[Moment][]UnitAction                         // other units of the host, in the order in which they are acted upon
+	Event            func(event, text string)                        // an operator is to be told (see package alert); nil: nobody
+	Told             func() alert.Counts                             // what became of that; nil: not counted
+	Metrics          string                                          // the address of the metrics listener; "" = none
 	Log              *slog.Logger
 	Socket           string // the control socket's path
 	SocketMode       os.FileMode
