@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -284,14 +283,4 @@ func phaseNames(u Upgrade) []Phase {
 		all = append(all, t.Phase)
 	}
 	return all
-}
-
-// within waits for a fact.
-func within(t testing.TB, d time.Duration, fact func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(d); !fact(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			require.Fail(t, "in vain")
-		}
-	}
 }

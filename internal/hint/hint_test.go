@@ -68,3 +68,10 @@ func TestSplit(t *testing.T) {
 	wrapped := fmt.Errorf("x: %w", errors.Join(a, b))
 	assert.Equal(t, []error{wrapped}, Split(wrapped), "one that says more than its parts stays whole")
 }
+
+func TestCause(t *testing.T) {
+	under := &fs.PathError{Op: "open", Path: "/x", Err: fs.ErrNotExist}
+	assert.Equal(t, fs.ErrNotExist, Cause(fmt.Errorf("cannot start: %w", under)), "the path is said by the caller")
+	cause := errors.New("it broke")
+	assert.Equal(t, cause, Cause(cause))
+}

@@ -12,12 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
-	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"nodevisor/upgrade/version"
@@ -93,41 +90,6 @@ func (p Plan) Merge(other Plan) Plan {
 		p.Info = other.Info
 	}
 	return p
-}
-
-// maxBytes caps a plan file. A governance proposal's info is far below; the cap keeps a hostile file from being parsed at all.
-const maxBytes = 1 << 20
-
-// Errors of plan files.
-var (
-	ErrMissing = errors.New("no plan")      // the file is missing
-	ErrInvalid = errors.New("invalid plan") // the file is there and says nothing usable (yet)
-)
-
-// ReadFile reads what the node announced. A missing file is ErrMissing; one that is empty, half-written or otherwise
-// unusable is ErrInvalid: look again later, the node may still be writing.
-func ReadFile(path string, recase bool) (Plan, fs.FileInfo, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO in its place must not block
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
-		return Plan{}, nil, ErrMissing
-	}
-	if err != nil {
-		return Plan{}, nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return Plan{}, nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	if !info.Mode().IsRegular() {
-		return Plan{}, info, fmt.Errorf("%w: not a regular file", ErrInvalid)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
-	if err != nil {
-		return Plan{}, info, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	p, err := Parse(data, recase)
-	return p, info, err
 }
 
 // Parse reads a plan as x/upgrade writes it (encoding/json: height is a number; or jsonpb: height is a string).
@@ -249,10 +211,4 @@ func (p Plan) Document(name string) ([]byte, error) {
 		Height int64     `json:"height,omitempty"`
 		Info   string    `json:"info,omitempty"`
 	}{Name: name, Height: p.Height, Info: p.Info})
-}
-
-// Installed reads the plan that a version was switched to for; ok is false where there is no (readable) trace.
-func Installed(l version.Layout, v version.Version, recase bool) (p Plan, ok bool) {
-	p, _, err := ReadFile(l.InfoPath(v), recase)
-	return p, err == nil
 }

@@ -2,10 +2,8 @@ package plan
 
 import (
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
-	"syscall"
 	"time"
 
 	"nodevisor/upgrade/version"
@@ -37,43 +35,6 @@ const (
 	Due                    // a plan's height has come
 	Unclear                // a plan is pending, and nothing says whether its height has come: hold, never switch
 )
-
-// File is one look at the node's plan file.
-type File struct {
-	Plan Plan
-	Err  error // ErrMissing, ErrInvalid
-	id   content
-	at   time.Time // when the content came to be there (ctime)
-}
-
-// LookAt reads the node's plan file.
-func LookAt(path string, recase bool) File {
-	if path == "" {
-		return File{Err: ErrMissing}
-	}
-	p, info, err := ReadFile(path, recase)
-	f := File{Plan: p, Err: err}
-	if info != nil {
-		f.id, f.at = identify(info)
-	}
-	return f
-}
-
-// content is what every write of a file changes. A changed owner or mode moves only its ctime.
-type content struct {
-	dev, ino    uint64
-	size, mtime int64
-}
-
-// identify tells the file's content from what was there before, and says when it came to be there.
-func identify(info fs.FileInfo) (content, time.Time) {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return content{size: info.Size(), mtime: info.ModTime().UnixNano()}, info.ModTime()
-	}
-	dev := uint64(st.Dev) //nolint:unconvert // its type differs by architecture
-	return content{dev: dev, ino: st.Ino, size: st.Size, mtime: st.Mtim.Nano()}, time.Unix(0, st.Ctim.Nano())
-}
 
 // Tracker holds what is known of plans and heights and says which plan is next, whether its height has come, and what
 // the node's end means. It is pure: no I/O, no clock, no goroutine. The rules are in docs/architecture.md, "Plans".
