@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -131,6 +132,23 @@ func assertSealedOrNone(t *testing.T, s *Store, id string, want map[string]strin
 	r, err := s.Verify(context.Background(), id, false)
 	require.NoError(t, err)
 	assert.True(t, r.OK, "%v", r.Errors)
+}
+
+// A snapshot that is there already may have got its name from a process that was killed before that was durable.
+func TestCreateAgainSyncsTheName(t *testing.T) {
+	home := newHome(t, 1200)
+	s := open(t, home)
+	id := create(t, s, "crash", 1200)
+	trace := filepath.Join(t.TempDir(), "trace")
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-qqq", "-y", "-o", trace, "-e", "trace=fsync", self)
+	cmd.Env = append(os.Environ(), envChild+"=create", "SNAPSHOT_TEST_HOME="+home, "SNAPSHOT_TEST_ID="+id)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	calls, err := os.ReadFile(trace)
+	require.NoError(t, err)
+	assert.Contains(t, string(calls), "<"+s.Dir()+">")
 }
 
 func TestCrashInCreateAcrossDevices(t *testing.T) {
