@@ -45,9 +45,6 @@ func parseURI(dsn string) (map[string]string, error) {
 		return nil, errors.New("it is no URI: postgresql://user@host:port/database?keyword=value")
 	}
 	all := map[string]string{}
-	for key, values := range u.Query() {
-		all[strings.ToLower(key)] = values[len(values)-1]
-	}
 	if u.User.Username() != "" {
 		all["user"] = u.User.Username()
 	}
@@ -70,6 +67,12 @@ func parseURI(dsn string) (map[string]string, error) {
 	}
 	if name := strings.TrimPrefix(u.Path, "/"); name != "" {
 		all["dbname"] = name
+	}
+	for key, values := range u.Query() { // over what stands before it, as libpq and the driver have it
+		if len(values) > 1 {
+			return nil, errors.New("a keyword stands twice in it")
+		}
+		all[strings.ToLower(key)] = values[0]
 	}
 	return canonical(all), nil
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -31,6 +32,44 @@ func TestParseDSNAgreesWithTheDriver(t *testing.T) {
 	}
 }
 
+// FuzzParseDSN: the driver and our own reading lead to the same database, and no secret gets past the check.
+func FuzzParseDSN(f *testing.F) {
+	for _, dsn := range []string{
+		"host=/var/run/postgresql dbname=kwild user=kwild", `  host = localhost port=5433 dbname = 'my chain' user='o\'neil' `,
+		"postgresql://u%40x@[::1]:5433/d%2Fb?application_name=x&sslmode=disable", "postgresql:///db?host=/tmp&user=u&port=7",
+		"postgres://u:hunter2@h/db", "host=h PASSWORD=hunter2", "postgresql://h/db?host=h2&dbname=db2&user=u2", "postgresql://;db?host=",
+	} {
+		f.Add(dsn)
+	}
+	for _, name := range []string{"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSERVICE", "PGSERVICEFILE"} {
+		f.Setenv(name, "")
+	}
+	f.Setenv("HOME", f.TempDir())
+	f.Fuzz(func(t *testing.T, dsn string) {
+		shown(dsn)
+		if len(CheckDSN("dsn", dsn)) > 0 {
+			return
+		}
+		all, err := parseDSN(dsn)
+		require.NoError(t, err)
+		cfg, err := pgx.ParseConfig(dsn)
+		if err != nil {
+			return
+		}
+		require.Empty(t, cfg.Password)
+		for key := range cfg.RuntimeParams {
+			if key != strings.ToLower(key) {
+				return // no keyword, and no parameter either: the server refuses the connection
+			}
+		}
+		for _, pair := range [][2]string{{all["host"], cfg.Host}, {all["dbname"], cfg.Database}, {all["user"], cfg.User}} {
+			if want := pair[0]; want != "" { // else both have a default
+				require.Equal(t, want, pair[1], "%q", dsn)
+			}
+		}
+	})
+}
+
 func TestDSNsThatAreRefused(t *testing.T) {
 	for dsn, want := range map[string]string{
 		"host=h user=u password=hunter2":        "holds a password",
@@ -38,6 +77,8 @@ func TestDSNsThatAreRefused(t *testing.T) {
 		"host=h PASSWORD=hunter2":               "holds a password",
 		"postgres://u:hunter2@h/db":             "holds a password",
 		"postgres://u@h/db?password=hunter2":    "holds a password",
+		"postgres://h/db?host=a,b":              "several hosts",
+		"postgres://h/db?host=a&host=b":         "stands twice",
 		"postgres://u@h/db?sslpassword=hunter2": "holds a sslpassword",
 		"hunter2":                               "no list of keyword=value",
 		"host=h 'hunter2":                       "no list of keyword=value",
