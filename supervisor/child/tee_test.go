@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -248,4 +249,32 @@ func TestLineQueueKeepsTheNewest(t *testing.T) {
 	assert.Equal(t, "newest", string(last))
 	assert.Greater(t, n, 50)
 	assert.Zero(t, q.size)
+}
+
+// FuzzCut: lines are the same in whatever pieces they come, and of a long one its beginning is kept.
+func FuzzCut(f *testing.F) {
+	f.Add([]byte("one\ntwo\r\n\n\x00three"), 2)
+	f.Add(bytes.Repeat([]byte("x\n"), 40), 3)
+	f.Fuzz(func(t *testing.T, said []byte, size int) {
+		// An x stands for 4 KiB of them, so that short inputs make long lines.
+		said = bytes.ReplaceAll(said, []byte("x"), bytes.Repeat([]byte("x"), 4<<10))
+		if len(said) > 1<<20 {
+			return
+		}
+		q, s := newLineQueue(), &teeStream{out: -1}
+		for piece := range slices.Chunk(said, max(size, 1)) {
+			s.cut(piece, q)
+		}
+		want := bytes.Split(said, []byte("\n"))
+		for _, line := range want[:len(want)-1] {
+			got, ok := q.take()
+			require.True(t, ok)
+			require.Equal(t, string(line[:min(len(line), longestLine)]), string(got))
+		}
+		q.close()
+		_, more := q.take()
+		require.False(t, more)
+		last := want[len(want)-1]
+		require.Equal(t, string(last[:min(len(last), longestLine)]), string(s.line))
+	})
 }

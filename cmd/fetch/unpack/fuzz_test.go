@@ -19,15 +19,15 @@ import (
 // small is what a fuzz test's archive may hold.
 const small = 1 << 20
 
-// taken is what comes of data in dir: the binary, or an error.
+// taken is what comes of data in dir, whose folder out is empty or holds an earlier binary: the binary, or an error.
 func taken(t *testing.T, dir string, data []byte) (string, error) {
 	t.Helper()
 	body := filepath.Join(dir, "body")
 	out := filepath.Join(dir, "out")
-	require.NoError(t, os.RemoveAll(out))
-	require.NoError(t, os.Mkdir(out, 0o700))
-	require.NoError(t, os.WriteFile(body, data, 0o600))
 	b := Binary{Path: filepath.Join(out, "simd"), MaxBytes: small, MaxFiles: 50}
+	require.NoError(t, os.MkdirAll(out, 0o700))
+	require.NoError(t, os.RemoveAll(b.Path))
+	require.NoError(t, os.WriteFile(body, data, 0o600))
 	failed := b.TakeFrom(body)
 	written := wroteOnly(t, out)
 	if failed != nil {

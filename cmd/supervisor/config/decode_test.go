@@ -2,11 +2,14 @@ package config
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
 	"github.com/stretchr/testify/assert"
@@ -115,6 +118,61 @@ func FuzzDecode(f *testing.F) {
 		rendered := RenderToml(cfg)
 		require.Empty(t, decodeToml("file", rendered, &again, map[string]string{}), rendered)
 		assert.Equal(t, rendered, RenderToml(again))
+	})
+}
+
+// FuzzEnvironment: a variable sets its key as the file does, or both refuse the value, and nothing else is set.
+func FuzzEnvironment(f *testing.F) {
+	f.Add("SUPERVISOR_NODE_STOP_TIMEOUT", "3m")
+	f.Add("SUPERVISOR_UPGRADE_RECASE", "TRUE")
+	f.Add("SUPERVISOR_NODE_BACKOFF_LIMIT", "+07")
+	f.Add("SUPERVISOR_SNAPSHOT_DIR", "/a\x00\"\\b\n")
+	f.Add("SUPERVISOR_HEIGHT_BODY", " ")
+	f.Add("DAEMON_SHUTDOWN_GRACE", "-1s")
+	f.Add("UNSAFE_SKIP_BACKUP", "tRuE")
+	f.Fuzz(func(t *testing.T, name, value string) {
+		if !utf8.ValidString(value) {
+			return // no TOML document holds it
+		}
+		l := &loader{cfg: Default(), origin: Origin{Keys: map[string]string{}}, env: map[string]string{name: value}}
+		l.applySupervisorEnv()
+		l.applyDaemonEnv()
+		if len(l.problems) > 0 {
+			return
+		}
+		again := Default()
+		rendered := RenderToml(l.cfg)
+		require.Empty(t, decodeToml("file", rendered, &again, map[string]string{}), rendered)
+		require.Equal(t, rendered, RenderToml(again))
+		if len(l.origin.Keys) == 0 && strings.HasPrefix(name, "SUPERVISOR_") {
+			require.Equal(t, RenderToml(Default()), rendered, "%s=%q", name, value)
+		}
+	})
+}
+
+// FuzzCosmovisorFile: whatever Cosmovisor's own file holds, reading it ends, and its values are read as variables are.
+func FuzzCosmovisorFile(f *testing.F) {
+	f.Add("daemon_home = \"/h\"\ndaemon_name = 'simd'\ndaemon_shutdown_grace = 5000000000\nunsafe_skip_backup = 'true'\n")
+	f.Add("DAEMON_RESTART_DELAY = '0s'\ndaemon_poll_interval = [1]\ndaemon_nme = 1\n")
+	path := filepath.Join(f.TempDir(), "config.toml")
+	f.Fuzz(func(t *testing.T, text string) {
+		if len(text) > 1<<16 {
+			return
+		}
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		file := &loader{cfg: Default(), origin: Origin{Keys: map[string]string{}}, env: map[string]string{}}
+		file.readCosmovisor(path)
+		if len(file.problems) > 0 {
+			return
+		}
+		variables := &loader{cfg: Default(), origin: Origin{Keys: map[string]string{}}, env: map[string]string{}}
+		for name, v := range file.legacy {
+			variables.env[name] = v.text
+		}
+		file.applyDaemonEnv()
+		variables.applyDaemonEnv()
+		require.Equal(t, len(variables.problems), len(file.problems))
+		require.Equal(t, RenderToml(variables.cfg), RenderToml(file.cfg))
 	})
 }
 

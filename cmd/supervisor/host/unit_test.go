@@ -202,11 +202,13 @@ func TestAUnitsNameIsNoOption(t *testing.T) {
 	}
 }
 
-// FuzzUnit: whatever systemctl or an environment file says, reading it ends.
+// FuzzUnit: whatever systemctl or an environment file says, reading it ends, and a value that is quoted is read as it was.
 func FuzzUnit(f *testing.F) {
-	f.Add(shown, "A='x\n#\\")
-	f.Add("ExecStart={ argv[]=a ${ $ $$ ${X} $X ; ignore_errors=\nEnvironment=\"\\x\" $'\\", "A=\"\\")
-	f.Fuzz(func(t *testing.T, text, file string) {
+	f.Add(shown, "A='x\n#\\", "two words")
+	f.Add("ExecStart={ argv[]=a ${ $ $$ ${X} $X ; ignore_errors=\nEnvironment=\"\\x\" $'\\", "A=\"\\", "a\\b\"c'$`\n\t;# ")
+	files := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`")
+	systemctl := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`", "\n", `\n`, "\t", `\t`, "\r", `\r`)
+	f.Fuzz(func(t *testing.T, text, file, value string) {
 		if u, err := parseUnit("x.service", text); err == nil {
 			u.Options(nil)
 			u.NodeArgs()
@@ -215,6 +217,14 @@ func FuzzUnit(f *testing.F) {
 		parseEnvironmentFile(file, env)
 		for name := range env {
 			assert.True(t, isVariable(name), name)
+		}
+		words, err := unquoteWords(`"A=` + systemctl.Replace(value) + `" B=2`)
+		require.NoError(t, err)
+		require.Equal(t, []string{"A=" + value, "B=2"}, words)
+		if !strings.Contains(value, "\r") { // the end of a line, in such a file
+			clear(env)
+			parseEnvironmentFile("# a file\nA=\""+files.Replace(value)+"\"\nB='2'\n", env)
+			require.Equal(t, map[string]string{"A": value, "B": "2"}, env)
 		}
 	})
 }
