@@ -209,7 +209,7 @@ func TestStaleFileUnderAHandPatch(t *testing.T) {
 	r.stop()
 	require.NoError(t, h.layout().SwitchTo(version.Of("v3")))
 	r = h.start()
-	h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil && st.State == status.Running })
+	h.awaitStatus("a height", func(st *status.Document) bool { return st.HeightSource != nil && st.State == status.Running })
 	require.NoError(t, os.Chmod(h.layout().Plan, 0o640))
 	require.NoError(t, os.Chtimes(h.layout().Plan, time.Now(), time.Now()))
 	data, err := os.ReadFile(h.layout().Plan)

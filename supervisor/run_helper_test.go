@@ -223,6 +223,3 @@ func (s *testStore) Do(ctx context.Context, raw json.RawMessage, atRest bool) (a
 	}
 	return nil, fmt.Errorf("cannot %s a snapshot: not now", r.Op)
 }
-
-// discard is a log for tests that look at files and processes.
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

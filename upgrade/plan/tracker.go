@@ -45,9 +45,10 @@ type Tracker struct {
 
 	file     File
 	seenFile bool
-	last     Plan // the last plan that the file held; kept while the file is torn or missing
-	appeared bool // the file's content came while our node ran, and no height has contradicted it since
-	unjudged bool // it changed while no node ran, and the end of the last one hasn't been judged yet
+	last     Plan      // the last plan that the file held; kept while the file is torn or missing
+	since    time.Time // when it came to be there
+	appeared bool      // the file's content came while our node ran, and no height has contradicted it since
+	unjudged bool      // it changed while no node ran, and the end of the last one hasn't been judged yet
 	schedule Schedule
 	chain    *Plan
 	record   int64     // the last height read in an earlier life of ours; UnknownHeight = none
@@ -108,12 +109,13 @@ func (t *Tracker) SawFile(f File, running bool) bool {
 		return false
 	}
 	known := !first && f.Err == nil && f.Plan == t.last
+	recorded := known && t.Done(f.Plan) // before this look is taken in
 	t.seenFile, t.file, t.unjudged = true, f, !first && !running
 	if f.Err != nil {
 		t.appeared = false
 		return true // torn, or gone for a moment: what is known of the plan that it held stays known
 	}
-	if t.last = f.Plan; known && t.Done(f.Plan) {
+	if t.last, t.since = f.Plan, f.at; known && t.Done(f.Plan) {
 		t.unjudged = false
 		return false // touched, copied over itself: a plan that is done isn't undone by that
 	}
@@ -121,7 +123,9 @@ func (t *Tracker) SawFile(f File, running bool) bool {
 	if running {
 		t.highest = t.height // a height only rises while a node runs
 	}
-	t.appeared = !first && running && !t.scheduled(f.Plan)
+	// A plan that the record has passed and that is written once more is no news of the node's alone: a tool may have copied
+	// the stale file over itself under a version that was put in by hand. Without a height that is unclear, never due.
+	t.appeared = !first && running && !t.scheduled(f.Plan) && !recorded
 	return true
 }
 
@@ -212,7 +216,7 @@ func (t *Tracker) Done(p Plan) bool {
 	if max(t.highest, t.height) > p.Height {
 		return true
 	}
-	return !t.appeared && t.record > p.Height && t.recorded.After(t.file.at)
+	return !t.appeared && t.record > p.Height && t.recorded.After(t.since)
 }
 
 // Pending lists the plans that are not done and not skipped, the next one first. The same plan from several sources is

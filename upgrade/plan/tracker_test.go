@@ -206,6 +206,20 @@ func TestAStaleFileUnderAHandPatch(t *testing.T) {
 		want(t, Unclear, None)(s.ends(5001))
 	})
 	for name, change := range map[string]func(s *story){
+		"rewritten":                func(s *story) { s.rewritten(noon).look() },
+		"copied over itself, torn": func(s *story) { s.tears(noon).look(); s.writes("v3", 100, noon).look() },
+	} {
+		t.Run(name+" before a height of this start was read: held, not switched, and a height clears it", func(t *testing.T) {
+			s := stale(t, 5000, noon.Add(-day))
+			want(t, Crash, None)(s.boots(5001))
+			s.runs()
+			change(s)
+			want(t, Unclear, None)(s.ends(5001))
+			s.runs(5000)
+			want(t, Crash, None)(s.ends(5001))
+		})
+	}
+	for name, change := range map[string]func(s *story){
 		"touched":                   func(s *story) { s.rewritten(noon) },
 		"given to another owner":    func(s *story) { s.file.at = noon },
 		"copied over itself, torn":  func(s *story) { s.tears(noon).look(); s.writes("v3", 100, noon) },
