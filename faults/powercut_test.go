@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,16 +25,15 @@ import (
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	fakenode.Binary(t, "v1")
+	var all sync.WaitGroup // not t.Parallel: most of it is waiting, whatever the number of processors
 	for _, k := range kinds {
 		for _, s := range stories {
-			t.Run(k.name+"/"+s.name, func(t *testing.T) {
-				t.Parallel()
-				// Slower blocks: each of them is flushes, and they aren't what is tried.
-				s.env = append([]string{"FAKENODE_SYNC=true", "FAKENODE_BLOCK_TIME=50ms"}, s.env...)
-				cutEach(t, k, s)
-			})
+			// Slower blocks: each of them is flushes, and they aren't what is tried.
+			s.env = append([]string{"FAKENODE_SYNC=true", "FAKENODE_BLOCK_TIME=50ms"}, s.env...)
+			all.Go(func() { t.Run(k.name+"/"+s.name, func(t *testing.T) { cutEach(t, k, s) }) })
 		}
 	}
+	all.Wait()
 }
 
 func cutEach(t *testing.T, k kind, s story) {
