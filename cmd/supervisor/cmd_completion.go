@@ -11,16 +11,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nodevisor/cmd/supervisor/cli"
+	"nodevisor/cmd/supervisor/session"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
 )
 
 // completer answers a shell that asks for the next word. It only reads files, so that an answer takes milliseconds also
 // beside a busy supervisor, and it is silent: whatever goes wrong, there is nothing to suggest.
-type completer func(ctx context.Context, s *session) []cobra.Completion
+type completer func(ctx context.Context, s *session.Session) []cobra.Completion
 
 // addCompletions tells the commands below root what their arguments are. Flags and commands complete by themselves.
-func addCompletions(a *app, root *cobra.Command) {
+func addCompletions(a *cli.App, root *cobra.Command) {
 	for path, words := range map[string]completer{
 		"upgrade add": waitingPlans, "upgrade cancel": scheduledPlans, "upgrade skip": pendingPlans,
 		"upgrade apply": stagedVersions, "upgrade use": versions,
@@ -28,7 +30,7 @@ func addCompletions(a *app, root *cobra.Command) {
 		"snapshot pin": snapshotIDs, "snapshot unpin": snapshotIDs, "snapshot delete": snapshotIDs,
 	} {
 		if cmd, rest, err := root.Find(strings.Fields(path)); err == nil && len(rest) == 0 {
-			cmd.ValidArgsFunction = a.complete(words)
+			cmd.ValidArgsFunction = complete(a, words)
 		}
 	}
 	for _, cmd := range root.Commands() {
@@ -48,12 +50,12 @@ func addCompletions(a *app, root *cobra.Command) {
 
 // complete makes cobra's function of ours. The first argument is what words knows; what follows, and where there are no
 // such words, is a file.
-func (a *app) complete(words completer) cobra.CompletionFunc {
+func complete(a *cli.App, words completer) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
-		s, done, err := a.quiet(cmd.Context())
+		s, done, err := quiet(cmd.Context(), a)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -72,14 +74,14 @@ func (a *app) complete(words completer) cobra.CompletionFunc {
 }
 
 // quiet loads the configuration for the command line that is being typed, and says nothing.
-func (a *app) quiet(ctx context.Context) (s *session, done func(), err error) {
+func quiet(ctx context.Context, a *cli.App) (s *session.Session, done func(), err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		return nil, nil, err
 	}
 	silent := *a
-	silent.stderr = null
-	if s, err = silent.load(ctx, true); err != nil {
+	silent.Stderr = null
+	if s, err = session.Load(ctx, &silent, true); err != nil {
 		null.Close()
 		return nil, nil, err
 	}
@@ -92,22 +94,22 @@ func word(name, about string) cobra.Completion {
 }
 
 // pendingPlans are the plans that are to come, and the upgrade in flight.
-func pendingPlans(_ context.Context, s *session) []cobra.Completion {
+func pendingPlans(_ context.Context, s *session.Session) []cobra.Completion {
 	return planWords(s, func(plan.Plan) bool { return true })
 }
 
 // scheduledPlans are those that an operator has scheduled: only they can be cancelled.
-func scheduledPlans(_ context.Context, s *session) []cobra.Completion {
+func scheduledPlans(_ context.Context, s *session.Session) []cobra.Completion {
 	return planWords(s, func(p plan.Plan) bool { return p.Source == plan.FromOperator })
 }
 
 // waitingPlans are those whose binary isn't there yet.
-func waitingPlans(_ context.Context, s *session) []cobra.Completion {
-	return planWords(s, func(p plan.Plan) bool { return !s.layout.HasBinary(p.To()) })
+func waitingPlans(_ context.Context, s *session.Session) []cobra.Completion {
+	return planWords(s, func(p plan.Plan) bool { return !s.Layout.HasBinary(p.To()) })
 }
 
-func planWords(s *session, is func(plan.Plan) bool) (words []cobra.Completion) {
-	v, err := s.view()
+func planWords(s *session.Session, is func(plan.Plan) bool) (words []cobra.Completion) {
+	v, err := s.View()
 	if err != nil {
 		return nil
 	}
@@ -126,7 +128,7 @@ func planWords(s *session, is func(plan.Plan) bool) (words []cobra.Completion) {
 		case !p.Time.IsZero():
 			about = "at " + p.Time.Format(time.RFC3339)
 		}
-		if s.layout.HasBinary(p.To()) {
+		if s.Layout.HasBinary(p.To()) {
 			about += ", staged"
 		}
 		words = append(words, word(p.Name, about))
@@ -135,15 +137,15 @@ func planWords(s *session, is func(plan.Plan) bool) (words []cobra.Completion) {
 }
 
 // stagedVersions are what can be switched to now: versions with a binary, but for the running one.
-func stagedVersions(_ context.Context, s *session) (words []cobra.Completion) {
-	current, _ := s.layout.Current() // without a link every version is another one
-	entries, err := os.ReadDir(filepath.Join(s.layout.Root, "upgrades"))
+func stagedVersions(_ context.Context, s *session.Session) (words []cobra.Completion) {
+	current, _ := s.Layout.Current() // without a link every version is another one
+	entries, err := os.ReadDir(filepath.Join(s.Layout.Root, "upgrades"))
 	if err != nil {
 		return nil
 	}
 	for _, e := range entries {
 		name, err := version.Parse(e.Name(), false)
-		if err == nil && name != current && s.layout.HasBinary(name) {
+		if err == nil && name != current && s.Layout.HasBinary(name) {
 			words = append(words, word(name.Name(), "staged"))
 		}
 	}
@@ -151,17 +153,17 @@ func stagedVersions(_ context.Context, s *session) (words []cobra.Completion) {
 }
 
 // versions are all of them.
-func versions(ctx context.Context, s *session) []cobra.Completion {
+func versions(ctx context.Context, s *session.Session) []cobra.Completion {
 	words := stagedVersions(ctx, s)
-	if current, err := s.layout.Current(); s.layout.HasBinary(version.Genesis) && (err != nil || current != version.Genesis) {
+	if current, err := s.Layout.Current(); s.Layout.HasBinary(version.Genesis) && (err != nil || current != version.Genesis) {
 		words = append(words, word(version.Genesis.Name(), "the first version"))
 	}
 	return words
 }
 
 // snapshotIDs are listed newest first.
-func snapshotIDs(_ context.Context, s *session) (words []cobra.Completion) {
-	store, err := s.store(nil)
+func snapshotIDs(_ context.Context, s *session.Session) (words []cobra.Completion) {
+	store, err := s.Store(nil)
 	if err != nil {
 		return nil
 	}

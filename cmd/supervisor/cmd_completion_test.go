@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/upgrade/version"
 )
 
@@ -19,7 +20,7 @@ import (
 func completions(t *testing.T, p *patient, args ...string) (words []string, directive string) {
 	t.Helper()
 	code, out, errs := p.invoke(append([]string{"__complete"}, args...)...)
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	directive = lines[len(lines)-1]
 	for _, line := range lines[:len(lines)-1] {
@@ -39,18 +40,18 @@ func TestCompletionKnowsTheHome(t *testing.T) {
 	p.stage(version.Of("v2"), version.Of("v3"))
 	for _, args := range [][]string{{"add", "v2", p.l.Binary(version.Of("v2")), "--height", "100"}, {"add", "v4", p.l.Binary(version.Of("v2")), "--height", "200"}} {
 		code, _, errs := p.invoke(append([]string{"upgrade"}, args...)...)
-		require.Equal(t, exitOK, code, errs)
+		require.Equal(t, cli.ExitOK, code, errs)
 	}
 	require.NoError(t, os.RemoveAll(p.l.Dir(version.Of("v4"))), "its binary was lost")
 	p.write(filepath.Join(p.l.DataDir(), "a"), "block")
 	var ids []string
 	for _, label := range []string{"before", "after"} {
 		code, out, errs := p.invoke("snapshot", "create", "--label", label)
-		require.Equal(t, exitOK, code, errs)
+		require.Equal(t, cli.ExitOK, code, errs)
 		ids = append([]string{strings.TrimSpace(out)}, ids...)
 	}
 	code, _, errs := p.invoke("snapshot", "pin", ids[0])
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 
 	const none, files, ordered = ":4", ":0", ":36"
 	for line, want := range map[string][]string{
@@ -142,7 +143,7 @@ func TestEveryArgumentIsCompleted(t *testing.T) {
 func TestBashCompletes(t *testing.T) {
 	p := newPatient(t)
 	code, script, _ := p.invoke("completion", "bash")
-	require.Equal(t, exitOK, code)
+	require.Equal(t, cli.ExitOK, code)
 	path := filepath.Join(t.TempDir(), "completion")
 	require.NoError(t, os.WriteFile(path, []byte(script), 0o644))
 	self, err := os.Executable()

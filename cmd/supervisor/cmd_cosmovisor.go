@@ -17,7 +17,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
+	"nodevisor/cmd/supervisor/operate"
+	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/upgrade"
@@ -26,20 +29,20 @@ import (
 
 // Cosmovisor's own names for what the other commands do, with its arguments and texts.
 
-func newAddUpgrade(a *app) *cobra.Command {
+func newAddUpgrade(a *cli.App) *cobra.Command {
 	var force bool
 	var height int64
 	cmd := &cobra.Command{
 		Use: "add-upgrade NAME PATH", GroupID: "cosmovisor", Short: "Stage an upgrade's binary, and schedule it",
 		Long:    "The same as `supervisor upgrade add NAME PATH`, under Cosmovisor's name and with its flags.",
 		Example: "  supervisor add-upgrade v2 ./simd-v2 --upgrade-height 1000",
-		Args:    exactArgs(2, "a name and a path"),
+		Args:    cli.ExactArgs(2, "a name and a path"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.load(cmd.Context(), false)
+			s, err := session.Load(cmd.Context(), a, false)
 			if err != nil {
 				return err
 			}
-			return s.addUpgrade(cmd.Context(), addition{name: args[0], from: args[1], height: max(0, height), force: force, strict: true})
+			return operate.AddUpgrade(cmd.Context(), s, operate.Addition{Name: args[0], From: args[1], Height: max(0, height), Force: force, Strict: true})
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "overwrite an existing upgrade binary; the old one is kept aside")
@@ -47,24 +50,24 @@ func newAddUpgrade(a *app) *cobra.Command {
 	return cmd
 }
 
-func newAddBatchUpgrade(a *app) *cobra.Command {
+func newAddBatchUpgrade(a *cli.App) *cobra.Command {
 	var file string
 	var list []string
 	cmd := &cobra.Command{
 		Use: "add-batch-upgrade --upgrade-file FILE | --upgrade-list NAME:PATH:HEIGHT,…", GroupID: "cosmovisor",
-		Short: "Stage and schedule several upgrades", Args: exactArgs(0, "no arguments"),
+		Short: "Stage and schedule several upgrades", Args: cli.ExactArgs(0, "no arguments"),
 		Long: `Takes a CSV file of name,path,height without a header, or a list of name:path:height. All entries are checked before
 the first one is staged.`,
 		Example: "  supervisor add-batch-upgrade --upgrade-file upgrades.csv",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := a.load(cmd.Context(), false)
+			s, err := session.Load(cmd.Context(), a, false)
 			if err != nil {
 				return err
 			}
 			if (file == "") == (len(list) == 0) {
-				return usagef("exactly one of --upgrade-file and --upgrade-list is needed")
+				return cli.Usagef("exactly one of --upgrade-file and --upgrade-list is needed")
 			}
-			var batch []addition
+			var batch []operate.Addition
 			if file != "" {
 				batch, err = readBatch(file)
 			} else {
@@ -73,7 +76,7 @@ the first one is staged.`,
 			if err != nil {
 				return err
 			}
-			return s.addBatch(cmd.Context(), batch)
+			return addBatch(cmd.Context(), s, batch)
 		},
 	}
 	cmd.Flags().StringVar(&file, "upgrade-file", "", "a CSV file: name,path,height")
@@ -82,21 +85,21 @@ the first one is staged.`,
 }
 
 // addBatch stages all entries; mistakes in any of them are reported before anything is changed.
-func (s *session) addBatch(ctx context.Context, batch []addition) error {
+func addBatch(ctx context.Context, s *session.Session, batch []operate.Addition) error {
 	var errs []error
 	for _, b := range batch {
-		if _, err := version.NormaliseName(b.name, s.cfg.Upgrade.Recase); err != nil {
+		if _, err := version.NormaliseName(b.Name, s.Config.Upgrade.Recase); err != nil {
 			errs = append(errs, err)
 		}
-		if _, err := os.Stat(b.from); err != nil {
-			errs = append(errs, &hint.Error{Op: "add", Path: b.from, Err: fmt.Errorf("invalid executable path: %w", err), Hint: "check the path"})
+		if _, err := os.Stat(b.From); err != nil {
+			errs = append(errs, &hint.Error{Op: "add", Path: b.From, Err: fmt.Errorf("invalid executable path: %w", err), Hint: "check the path"})
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	for _, b := range batch {
-		if err := s.addUpgrade(ctx, b); err != nil {
+		if err := operate.AddUpgrade(ctx, s, b); err != nil {
 			return err
 		}
 	}
@@ -106,7 +109,7 @@ func (s *session) addBatch(ctx context.Context, batch []addition) error {
 // maxBatch caps what is read of a batch file, in bytes.
 const maxBatch = 1 << 20
 
-func readBatch(path string) ([]addition, error) {
+func readBatch(path string) ([]operate.Addition, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, &hint.Error{Op: "read", Path: path, Err: err, Hint: "check the path"}
@@ -121,7 +124,7 @@ func readBatch(path string) ([]addition, error) {
 	return additions(records)
 }
 
-func parseBatch(list []string) ([]addition, error) {
+func parseBatch(list []string) ([]operate.Addition, error) {
 	var records [][]string
 	for i, item := range list {
 		fields := strings.Split(item, ":")
@@ -129,100 +132,100 @@ func parseBatch(list []string) ([]addition, error) {
 			fields = []string{fields[0], strings.Join(fields[1:len(fields)-1], ":"), fields[len(fields)-1]}
 		}
 		if len(fields) != 3 {
-			return nil, usagef("argument at position %d (%s) is invalid", i, item)
+			return nil, cli.Usagef("argument at position %d (%s) is invalid", i, item)
 		}
 		records = append(records, fields)
 	}
 	return additions(records)
 }
 
-func additions(records [][]string) ([]addition, error) {
-	var batch []addition
+func additions(records [][]string) ([]operate.Addition, error) {
+	var batch []operate.Addition
 	for i, r := range records {
 		height, err := strconv.ParseInt(strings.TrimSpace(r[2]), 10, 64)
 		if err != nil || height <= 0 {
-			return nil, usagef("upgrade height at position %d (%s) is invalid", i, r[2])
+			return nil, cli.Usagef("upgrade height at position %d (%s) is invalid", i, r[2])
 		}
-		batch = append(batch, addition{name: filepath.Base(strings.TrimSpace(r[0])), from: strings.TrimSpace(r[1]), height: height, force: true})
+		batch = append(batch, operate.Addition{Name: filepath.Base(strings.TrimSpace(r[0])), From: strings.TrimSpace(r[1]), Height: height, Force: true})
 	}
 	return batch, nil
 }
 
-func newPrepareUpgrade(a *app) *cobra.Command {
+func newPrepareUpgrade(a *cli.App) *cobra.Command {
 	return &cobra.Command{
-		Use: "prepare-upgrade", GroupID: "cosmovisor", Short: "Ask the chain for its plan and download its binary", Args: exactArgs(0, "no arguments"),
+		Use: "prepare-upgrade", GroupID: "cosmovisor", Short: "Ask the chain for its plan and download its binary", Args: cli.ExactArgs(0, "no arguments"),
 		Long: `Asks the chain over gRPC for the plan that governance passed, and places the binary that its info names for this
 machine into the tree. This command counts as the permission to download; the checksum is required all the same.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := a.load(cmd.Context(), false)
+			s, err := session.Load(cmd.Context(), a, false)
 			if err != nil {
 				return err
 			}
-			return s.prepareUpgrade(cmd.Context())
+			return prepareUpgrade(cmd.Context(), s)
 		},
 	}
 }
 
-func (s *session) prepareUpgrade(ctx context.Context) error {
-	s.log.Info("Using gRPC address", "address", s.cfg.Height.GRPC)
-	p, err := s.chainPlan(ctx)
+func prepareUpgrade(ctx context.Context, s *session.Session) error {
+	s.Log.Info("Using gRPC address", "address", s.Config.Height.GRPC)
+	p, err := s.ChainPlan(ctx)
 	if err != nil {
 		return err
 	}
 	if p == nil {
-		s.log.Info("No active upgrade plan found")
+		s.Log.Info("No active upgrade plan found")
 		return nil
 	}
-	s.log.Info("Preparing for upgrade", "name", p.Name, "height", p.Height)
+	s.Log.Info("Preparing for upgrade", "name", p.Name, "height", p.Height)
 	to := version.Of(p.Name)
-	checker := s.checker()
-	if r := checker.Check(ctx, to); !r.Ready() || !s.layout.HasBinary(to) {
-		s.log.Info("Downloading upgrade binary", "plan", p.Name)
-		if err := s.download(ctx, *p, to); err != nil {
+	checker := s.Checker()
+	if r := checker.Check(ctx, to); !r.Ready() || !s.Layout.HasBinary(to) {
+		s.Log.Info("Downloading upgrade binary", "plan", p.Name)
+		if err := s.Download(ctx, *p, to); err != nil {
 			return err
 		}
 		if r = checker.Check(ctx, to); !r.Ready() {
 			return hint.New("prepare", p.Name, r.Problems[0], "supervisor upgrade add "+p.Name+" BINARY --force")
 		}
 	}
-	s.log.Info("Upgrade preparation complete", "name", p.Name, "binary", s.layout.Binary(to))
+	s.Log.Info("Upgrade preparation complete", "name", p.Name, "binary", s.Layout.Binary(to))
 	return nil
 }
 
-func newShowUpgradeInfo(a *app) *cobra.Command {
+func newShowUpgradeInfo(a *cli.App) *cobra.Command {
 	return &cobra.Command{
-		Use: "show-upgrade-info", GroupID: "cosmovisor", Short: "Print the node's plan file", Args: exactArgs(0, "no arguments"),
+		Use: "show-upgrade-info", GroupID: "cosmovisor", Short: "Print the node's plan file", Args: cli.ExactArgs(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := a.load(cmd.Context(), false)
+			s, err := session.Load(cmd.Context(), a, false)
 			if err != nil {
 				return err
 			}
-			path := s.layout.Plan
+			path := s.Layout.Plan
 			f, err := os.Open(path)
 			if errors.Is(err, fs.ErrNotExist) {
-				fmt.Fprintf(a.stdout, "No upgrade info found at %s\n", path)
+				fmt.Fprintf(a.Stdout, "No upgrade info found at %s\n", path)
 				return nil
 			}
 			if err != nil {
 				return err
 			}
 			defer f.Close()
-			_, err = io.Copy(a.stdout, io.LimitReader(f, 1<<20))
-			fmt.Fprintln(a.stdout)
+			_, err = io.Copy(a.Stdout, io.LimitReader(f, 1<<20))
+			fmt.Fprintln(a.Stdout)
 			return err
 		},
 	}
 }
 
-func newConfig(a *app) *cobra.Command {
+func newConfig(a *cli.App) *cobra.Command {
 	return &cobra.Command{
-		Use: "config", GroupID: "cosmovisor", Short: "Print the configuration as Cosmovisor does", Args: exactArgs(0, "no arguments"),
+		Use: "config", GroupID: "cosmovisor", Short: "Print the configuration as Cosmovisor does", Args: cli.ExactArgs(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := a.load(cmd.Context(), false)
+			s, err := session.Load(cmd.Context(), a, false)
 			if err != nil {
 				return err
 			}
-			return config.RenderCosmovisor(s.cfg, a.stdout)
+			return config.RenderCosmovisor(s.Config, a.Stdout)
 		},
 	}
 }
@@ -230,7 +233,7 @@ func newConfig(a *app) *cobra.Command {
 // versionTimeout bounds how long the node's binary may take to say its version.
 const versionTimeout = 10 * time.Second
 
-func newVersion(a *app) *cobra.Command {
+func newVersion(a *cli.App) *cobra.Command {
 	var output string
 	var only bool
 	cmd := &cobra.Command{
@@ -238,9 +241,9 @@ func newVersion(a *app) *cobra.Command {
 		Long: "Asks the binary that current names directly: no lock, no journal, at most 10 s.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
-				return usagef("--output is text or json, not %q", output)
+				return cli.Usagef("--output is text or json, not %q", output)
 			}
-			return a.printVersion(cmd.Context(), output == "json" || a.flags.json, only, args)
+			return printVersion(cmd.Context(), a, output == "json" || a.Flags.JSON, only, args)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
@@ -249,41 +252,41 @@ func newVersion(a *app) *cobra.Command {
 	return cmd
 }
 
-func (a *app) printVersion(ctx context.Context, asJSON, only bool, args []string) error {
+func printVersion(ctx context.Context, a *cli.App, asJSON, only bool, args []string) error {
 	if only {
 		if asJSON {
-			return json.NewEncoder(a.stdout).Encode(map[string]string{"cosmovisor_version": release})
+			return json.NewEncoder(a.Stdout).Encode(map[string]string{"cosmovisor_version": a.Release})
 		}
-		_, err := fmt.Fprintf(a.stdout, "cosmovisor version: %s\n", release)
+		_, err := fmt.Fprintf(a.Stdout, "cosmovisor version: %s\n", a.Release)
 		return err
 	}
 	if !asJSON {
-		fmt.Fprintf(a.stdout, "cosmovisor version: %s\n", release)
+		fmt.Fprintf(a.Stdout, "cosmovisor version: %s\n", a.Release)
 	}
-	s, err := a.load(ctx, true)
+	s, err := session.Load(ctx, a, true)
 	if err != nil {
 		return err
 	}
-	v, err := s.layout.Current()
-	if errors.Is(err, version.ErrNoLink) && !upgrade.Seen(s.layout) {
+	v, err := s.Layout.Current()
+	if errors.Is(err, version.ErrNoLink) && !upgrade.Seen(s.Layout) {
 		v, err = version.Genesis, nil
 	}
 	if err != nil {
 		return &hint.Error{Op: "ask the node for its version", Err: err, Hint: "supervisor doctor --fix-link"}
 	}
-	return s.nodeVersion(ctx, v, asJSON, args)
+	return nodeVersion(ctx, s, v, asJSON, args)
 }
 
-func (s *session) nodeVersion(ctx context.Context, v version.Version, asJSON bool, args []string) error {
+func nodeVersion(ctx context.Context, s *session.Session, v version.Version, asJSON bool, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	argv := append([]string{"version"}, args...)
 	if asJSON {
 		argv = append([]string{"version", "--long", "--output", "json"}, args...)
 	}
-	cmd := exec.Command(s.layout.Binary(v), argv...)
-	_, cmd.Env = s.command(v)
-	cmd.Dir = s.layout.Root
+	cmd := exec.Command(s.Layout.Binary(v), argv...)
+	_, cmd.Env = s.Command(v)
+	cmd.Dir = s.Layout.Root
 	res, err := proc.Output(ctx, cmd, 1<<20)
 	if err != nil {
 		return &hint.Error{Op: "ask the node for its version", Err: err, Hint: "supervisor doctor"}
@@ -293,14 +296,14 @@ func (s *session) nodeVersion(ctx context.Context, v version.Version, asJSON boo
 		out = res.Stderr // SDKs up to 0.45 print it there
 	}
 	if !asJSON {
-		_, err = s.stdout.Write(out)
+		_, err = s.Stdout.Write(out)
 		return err
 	}
 	if !json.Valid(out) {
 		return hint.New("print the node's version", "", "it is no JSON: "+strings.TrimSpace(string(out)), "supervisor version")
 	}
-	return json.NewEncoder(s.stdout).Encode(struct {
+	return json.NewEncoder(s.Stdout).Encode(struct {
 		Cosmovisor string          `json:"cosmovisor_version"`
 		App        json.RawMessage `json:"app_version"`
-	}{release, out})
+	}{s.Release, out})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/fakenode/build"
 	"nodevisor/supervisor/home"
 	"nodevisor/upgrade/version"
@@ -58,7 +59,7 @@ func TestDoctorSaysWhoHoldsTheLock(t *testing.T) {
 	require.NoError(t, lock.SetNode(pid))
 	require.NoError(t, lock.Close())
 	d = p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("lock", "FAIL", fmt.Sprintf("node pid %d of an earlier supervisor still runs", pid), "supervisor --takeover run")
 	d.says("next start", "FAIL", "refuses: node pid", "--takeover")
 
@@ -78,7 +79,7 @@ func TestDoctorFindsAForeignNode(t *testing.T) {
 		return err == nil && len(found) == 1
 	})
 	d := p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("foreign node", "FAIL", "process "+strconv.Itoa(pid), "supervisor --takeover run")
 	d.says("next start", "FAIL", "refuses: process "+strconv.Itoa(pid), "--takeover")
 }
@@ -99,7 +100,7 @@ func TestDoctorBesideCosmovisor(t *testing.T) {
 		return err == nil && len(found) == 1
 	})
 	d := p.doctor()
-	assert.Equal(t, exitOK, d.code)
+	assert.Equal(t, cli.ExitOK, d.code)
 	d.says("foreign node", "ok", fmt.Sprintf("under Cosmovisor, process %d", boss.Process.Pid), "before the first start")
 	d.says("next start", "ok", fmt.Sprintf("once Cosmovisor (process %d) is stopped: starts genesis", boss.Process.Pid), "")
 }
@@ -124,7 +125,7 @@ func TestDoctorBesideARun(t *testing.T) {
 	})
 	t.Cleanup(func() { _ = unix.Kill(node, unix.SIGKILL) })
 	d := p.doctor()
-	assert.Equal(t, exitOK, d.code)
+	assert.Equal(t, cli.ExitOK, d.code)
 	d.says("supervisor", "ok", "running, ", "")
 	d.says("lock", "ok", fmt.Sprintf("held by the running supervisor, process %d, with its node, process %d", process.Pid, node), "")
 	d.says("foreign node", "ok", "none", "")
@@ -137,7 +138,7 @@ func TestDoctorBesideARun(t *testing.T) {
 		return err == nil && info.Supervisor == nil && strings.Contains(out, `"state": "stopped"`)
 	})
 	d = p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("supervisor", "ok", "none is running", "")
 	d.says("lock", "FAIL", fmt.Sprintf("node pid %d of an earlier supervisor still runs", node), "--takeover")
 }
@@ -151,15 +152,8 @@ func TestStagingMustNotCrossFileSystems(t *testing.T) {
 	far := filepath.Join(p.l.Dir("upgrades/v3"), "bin")
 	require.NoError(t, os.Symlink("/proc", far))
 	d := p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("staging", "FAIL", far+" is on another", "no mount, no link")
-
-	mounts := []string{
-		"22 1 0:21 / /proc rw - proc proc rw", `30 1 8:1 / /h/up\040grades/v2 rw - ext4 /dev/sda1 rw`,
-		"31 1 8:1 /x /h/upgrades2 rw - ext4 /dev/sda1 rw", "32 1 8:1 / /h/up rw", "junk", "",
-	}
-	assert.Equal(t, []string{"/h/up grades/v2"}, mountsBelow("/h/up grades", mounts))
-	assert.Empty(t, mountsBelow("/h/upgrades", mounts), "neither itself nor a longer name")
 }
 
 func TestTheClockIsComparedWithTheRecord(t *testing.T) {
@@ -167,23 +161,6 @@ func TestTheClockIsComparedWithTheRecord(t *testing.T) {
 	p.link("genesis")
 	p.record(5, time.Now().Add(time.Hour))
 	d := p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("clock", "FAIL", "behind the time when the last height was read", "timedatectl")
-}
-
-func TestWatchingIsJudgedByWhatItLacks(t *testing.T) {
-	for why, want := range map[string][3]string{
-		"":                                   {"ok", "the kernel tells of changes (limits)", ""},
-		"too many open files":                {"FAIL", "files are polled: too many open files (limits)", "max_user_instances"},
-		"/h/data: no space left on device":   {"FAIL", "polled", "max_user_watches"},
-		"/h/data: file system is NFS":        {"ok", "warning: files are polled every ", ""},
-		"/h/data: permission denied, really": {"ok", "warning", ""},
-	} {
-		x := &examination{session: &session{app: &app{}}}
-		x.judgeWatching(why, "limits")
-		diagnosis{t: t, Checks: x.checks}.says("file events", want[0], want[1], want[2])
-	}
-	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "max_user_instances"), []byte("128\n"), 0o600))
-	assert.Equal(t, "max_user_instances 128, max_user_watches not known", inotifyLimits(dir))
 }

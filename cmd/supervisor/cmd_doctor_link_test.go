@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
@@ -110,12 +111,12 @@ func TestWhichVersionCurrentShouldName(t *testing.T) {
 			assert.Empty(t, out)
 			assert.Contains(t, errs, c.why)
 			if c.want == "" {
-				assert.Equal(t, exitFailed, code)
+				assert.Equal(t, cli.ExitFailed, code)
 				assert.Contains(t, errs, "Hint: ")
 				assert.Equal(t, before, fingerprint(t, p.home), "never a guess")
 				return
 			}
-			require.Equal(t, exitOK, code, errs)
+			require.Equal(t, cli.ExitOK, code, errs)
 			v, err := p.l.Current()
 			require.NoError(t, err)
 			assert.Equal(t, c.want, v)
@@ -124,7 +125,7 @@ func TestWhichVersionCurrentShouldName(t *testing.T) {
 			assert.Equal(t, string(c.want), target, "relative")
 
 			code, _, errs = p.invoke("doctor", "--fix-link")
-			assert.Equal(t, exitOK, code)
+			assert.Equal(t, cli.ExitOK, code)
 			assert.Contains(t, errs, "nothing is to be mended")
 		})
 	}
@@ -149,7 +150,7 @@ func TestTheJournalSaysWhatCurrentShouldName(t *testing.T) {
 					p.link("upgrades/v9")
 				}
 				code, _, errs := p.invoke("doctor", "--fix-link", "--yes")
-				require.Equal(t, exitOK, code, errs)
+				require.Equal(t, cli.ExitOK, code, errs)
 				v, err := p.l.Current()
 				require.NoError(t, err)
 				switch phase {
@@ -159,7 +160,7 @@ func TestTheJournalSaysWhatCurrentShouldName(t *testing.T) {
 					}
 				}
 				assert.Equal(t, want, v)
-				assert.Equal(t, exitOK, p.doctor().code)
+				assert.Equal(t, cli.ExitOK, p.doctor().code)
 			})
 		}
 	}
@@ -171,7 +172,7 @@ func TestFixLinkLeavesTheHoldThatItMended(t *testing.T) {
 	p.signer(150)
 	p.journal("", &upgrade.Hold{Reason: "cannot tell which version is to run " + p.l.Link() + ": current is missing", Since: time.Now()})
 	code, _, errs := p.invoke("doctor", "--fix-link")
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	j, err := upgrade.LoadJournal(p.l.JournalPath())
 	require.NoError(t, err)
 	assert.Nil(t, j.Hold)
@@ -183,7 +184,7 @@ func TestFixLinkKeepsTheHold(t *testing.T) {
 	p.signer(150)
 	p.journal("", &upgrade.Hold{Reason: "halted now as an operator asked for", Hint: "supervisor resume", Since: time.Now()})
 	code, _, errs := p.invoke("doctor", "--fix-link")
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	assert.Contains(t, errs, "supervisor resume")
 	j, err := upgrade.LoadJournal(p.l.JournalPath())
 	require.NoError(t, err)
@@ -197,7 +198,7 @@ func TestFixLinkIsDoneUnderTheLock(t *testing.T) {
 	require.NoError(t, err)
 	defer lock.Close()
 	code, _, _ := p.invoke("doctor", "--fix-link", "--yes")
-	assert.Equal(t, exitLocked, code)
+	assert.Equal(t, cli.ExitLocked, code)
 	assert.NoFileExists(t, p.l.Link())
 }
 
@@ -206,7 +207,7 @@ func TestFixLinkRefusesABinaryThatCantRun(t *testing.T) {
 	p.write(p.l.Binary(version.Genesis), "junk")
 	require.NoError(t, os.Chmod(p.l.Binary(version.Genesis), 0o755))
 	code, _, errs := p.invoke("doctor", "--fix-link", "--yes")
-	assert.Equal(t, exitFailed, code)
+	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, errs, "neither an ELF executable")
 	assert.NoFileExists(t, p.l.Link())
 }
@@ -218,8 +219,8 @@ func TestFixLinkAsJSON(t *testing.T) {
 		code int
 		done bool
 	}{
-		{[]string{"--json", "doctor", "--fix-link"}, exitOK, true},
-		{[]string{"--json", "doctor", "--fix-link"}, exitOK, false},
+		{[]string{"--json", "doctor", "--fix-link"}, cli.ExitOK, true},
+		{[]string{"--json", "doctor", "--fix-link"}, cli.ExitOK, false},
 	} {
 		code, out, errs := p.invoke(c.args...)
 		assert.Equal(t, c.code, code, errs)
@@ -235,7 +236,7 @@ func TestFixLinkAsJSON(t *testing.T) {
 	require.NoError(t, os.Remove(p.l.Link()))
 	p.plan(p.l.Plan, "v2", 100)
 	code, out, _ := p.invoke("--json", "doctor", "--fix-link")
-	assert.Equal(t, exitFailed, code)
+	assert.Equal(t, cli.ExitFailed, code)
 	var failed struct {
 		Error struct {
 			Message, Hint string

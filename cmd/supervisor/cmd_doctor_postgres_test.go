@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/pgtest"
 )
 
@@ -33,7 +34,7 @@ func TestDoctorOfADatabase(t *testing.T) {
 	c.Exec("chain", "SELECT pg_create_logical_replication_slot('kept', 'pgoutput')")
 	d = p.doctor()
 	d.says("chain rollback", "FAIL", "replication slot kept", "pg_drop_replication_slot")
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 
 	c.StopServer()
 	d = p.doctor()

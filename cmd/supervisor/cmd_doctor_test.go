@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/atomicfile"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
@@ -131,12 +132,20 @@ func (p *patient) invoke(args ...string) (code int, stdout, stderr string) {
 	return code, read(out), read(errs)
 }
 
+// verdict is a line of the doctor, as `doctor --json` has it.
+type verdict struct {
+	Name   string  `json:"name"`
+	OK     *bool   `json:"ok"`
+	Detail string  `json:"detail"`
+	Fix    *string `json:"fix"`
+}
+
 // diagnosis is what `doctor --json` said.
 type diagnosis struct {
 	t      *testing.T
 	code   int
 	OK     bool
-	Checks []check
+	Checks []verdict
 }
 
 func (p *patient) doctor(args ...string) diagnosis {
@@ -192,7 +201,7 @@ func TestDoctorOfANewHome(t *testing.T) {
 	p := newPatient(t)
 	before := fingerprint(t, p.home)
 	d := p.doctor()
-	assert.Equal(t, exitOK, d.code)
+	assert.Equal(t, cli.ExitOK, d.code)
 	assert.True(t, d.OK)
 	d.says("configuration", "ok", "environment and defaults", "")
 	d.says("permissions", "ok", "only the node's user and root", "")
@@ -219,21 +228,11 @@ func TestDoctorPrintsOneLineACheck(t *testing.T) {
 	p := newPatient(t)
 	p.write(p.l.JournalPath(), "torn")
 	code, out, errs := p.invoke("doctor")
-	assert.Equal(t, exitHeld, code)
+	assert.Equal(t, cli.ExitHeld, code)
 	assert.Empty(t, errs)
 	assert.Contains(t, out, "ok      configuration  no file; environment and defaults\n")
 	assert.Contains(t, out, "unknown unit           no unit was named")
 	assert.Regexp(t, `(?m)^FAIL    journal        cannot read the journal .*\n {23}fix: supervisor doctor, then set the version by hand`, out)
-
-	var b strings.Builder
-	require.NoError(t, printChecks(&b, []check{
-		{Name: "a", OK: new(true), Detail: "fine"}, {Name: "b", OK: new(false), Detail: "bad", Fix: new("mend it")}, {Name: "c", Detail: "?"},
-	}, true))
-	assert.Equal(t, "✓ a              fine\n✗ b              bad\n                 fix: mend it\n? c              ?\n", b.String())
-}
-
-func TestHostileTextsStayOnTheirLineOfTheDoctor(t *testing.T) {
-	assert.Equal(t, "a b[2Jc d", oneLine("a\nb\x1b[2J\x00c\td\u202e"))
 }
 
 func TestDoctorListsEveryMistakeOfTheConfiguration(t *testing.T) {
@@ -242,7 +241,7 @@ func TestDoctorListsEveryMistakeOfTheConfiguration(t *testing.T) {
 	file := filepath.Join(p.l.State(), "supervisor.toml")
 	p.write(file, "[node]\nrestrat = \"never\"\n[upgrade]\non_failure = \"panic\"\npoll = \"0s\"\n")
 	d := p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	assert.False(t, d.OK)
 	d.says("configuration", "FAIL", file+":2:1", "correct "+file+":2:1")
 	d.says("configuration", "FAIL", "on_failure", "correct "+file+":4:1")
@@ -256,14 +255,14 @@ func TestDoctorNeedsToKnowWhoIsMeant(t *testing.T) {
 	p := newPatient(t)
 	p.env = []string{"PATH=" + os.Getenv("PATH"), "DAEMON_HOME=" + p.home}
 	d := p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("configuration", "FAIL", "DAEMON_NAME is not set", "DAEMON_NAME=")
 	d.says("next start", "unknown", "it isn't known", "")
 
 	p = newPatient(t)
 	require.NoError(t, os.RemoveAll(p.l.Root))
 	d = p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("configuration", "FAIL", "cannot stat home dir", "supervisor init BINARY")
 }
 
@@ -273,13 +272,13 @@ func TestDoctorFindsWhatOthersMayChange(t *testing.T) {
 	bin := filepath.Dir(p.l.Binary(version.Genesis))
 	require.NoError(t, os.Chmod(bin, 0o777))
 	d := p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("permissions", "FAIL", bin+": it is writable by everyone (mode 0777)", "chmod o-w "+bin)
 	d.says("next start", "FAIL", "refuses: others could change", "chmod o-w")
 
 	p.write(filepath.Join(p.l.State(), "supervisor.toml"), "[security]\nallow_writable = [\"cosmovisor/genesis/bin\"]\n")
 	d = p.doctor()
-	assert.Equal(t, exitOK, d.code)
+	assert.Equal(t, cli.ExitOK, d.code)
 	d.says("permissions", "ok", "only the node's user", "")
 }
 
@@ -353,7 +352,7 @@ func TestDoctorOfTheBinary(t *testing.T) {
 	p.doctor().says("binary", "FAIL", "/no/such/interpreter", "supervisor upgrade add")
 	require.NoError(t, os.Remove(binary))
 	d = p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("binary", "FAIL", "no binary "+binary, "supervisor upgrade add genesis BINARY")
 }
 
@@ -379,7 +378,7 @@ func TestDoctorOfAnUpgradeInFlight(t *testing.T) {
 				want = "goes on with the upgrade v2 at the phase " + string(phase)
 			}
 			d := p.doctor()
-			assert.Equal(t, exitOK, d.code)
+			assert.Equal(t, cli.ExitOK, d.code)
 			d.says("journal", "ok", "the upgrade v2 is in flight, at "+string(phase), "")
 			d.says("next start", "ok", want, "")
 
@@ -388,7 +387,7 @@ func TestDoctorOfAnUpgradeInFlight(t *testing.T) {
 			}
 			p.link(wrong)
 			d = p.doctor()
-			assert.Equal(t, exitHeld, d.code)
+			assert.Equal(t, cli.ExitHeld, d.code)
 			d.says("journal", "FAIL", "but current names", "supervisor")
 			d.says("next start", "FAIL", "holds: ", "supervisor")
 		})
@@ -400,7 +399,7 @@ func TestDoctorOfAHold(t *testing.T) {
 	p.link("genesis")
 	p.journal("", &upgrade.Hold{Reason: "halted at 100", Hint: "supervisor resume", Since: time.Now()})
 	d := p.doctor()
-	assert.Equal(t, exitHeld, d.code)
+	assert.Equal(t, cli.ExitHeld, d.code)
 	assert.False(t, d.OK)
 	d.says("hold", "FAIL", "halted at 100", "supervisor resume")
 	d.says("next start", "FAIL", "holds: halted at 100", "supervisor resume")
@@ -411,6 +410,6 @@ func TestDoctorOfAScheduleThatCantBeRead(t *testing.T) {
 	p.link("genesis")
 	p.write(p.l.SchedulePath(), `{"schema":99}`)
 	d := p.doctor()
-	assert.Equal(t, exitHeld, d.code)
+	assert.Equal(t, cli.ExitHeld, d.code)
 	d.says("journal", "FAIL", "its schema is 99", "schedule again")
 }

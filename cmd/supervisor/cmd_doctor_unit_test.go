@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/cmd/supervisor/cli"
 )
 
 // The settings of units, as systemctl shows them.
@@ -38,7 +40,7 @@ func TestDoctorOfTheUnit(t *testing.T) {
 			d := p.doctor("--unit", "simd.service")
 			d.says("unit", c.result, "simd.service: ", c.fix)
 			d.says("unit", c.result, c.detail, c.fix)
-			assert.Equal(t, c.result == "FAIL", d.code == exitFailed)
+			assert.Equal(t, c.result == "FAIL", d.code == cli.ExitFailed)
 			args, err := os.ReadFile(filepath.Join(dir, "args"))
 			require.NoError(t, err)
 			assert.Contains(t, string(args), "-p TimeoutStopUSec -- simd.service")

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/fetch"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
@@ -30,7 +31,7 @@ func TestDoctorOfThePlanFile(t *testing.T) {
 	p.link("genesis")
 	p.plan(p.l.Plan, "V2", 100)
 	d := p.doctor()
-	assert.Equal(t, exitOK, d.code)
+	assert.Equal(t, cli.ExitOK, d.code)
 	d.says("plan file", "ok", "v2 at 100 is pending", "")
 	d.says("plan", "ok", "v2 at 100 (file) is ready", "")
 	d.says("next start", "ok", "starts genesis; the plan v2 at 100 is to come", "")
@@ -43,7 +44,7 @@ func TestDoctorOfThePlanFile(t *testing.T) {
 
 	p.write(p.l.Plan, `{"name":"v2","hei`)
 	d = p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("plan file", "FAIL", "invalid plan", "look at "+p.l.Plan)
 }
 
@@ -85,13 +86,13 @@ func TestDoctorOfPlansWhoseBinaryIsNotReady(t *testing.T) {
 	p.write(p.l.Binary("upgrades/v4"), "junk")
 	require.NoError(t, os.Chmod(p.l.Binary("upgrades/v4"), 0o755))
 	d := p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("plan", "FAIL", `the version "V2" is there, but the plan's exact name is "v2"`, "supervisor upgrade add v2 BINARY")
 	d.says("plan", "FAIL", "v3 beta at 200 (operator) is not ready: no binary", "supervisor upgrade add 'v3 beta' BINARY")
 	d.says("plan", "FAIL", "v4 at 2040-01-01T00:00:00Z (operator) is not ready", "supervisor upgrade add v4 BINARY --force")
 
 	p.stage("upgrades/v2", version.Of("v3 beta"), "upgrades/v4")
-	assert.Equal(t, exitOK, p.doctor().code)
+	assert.Equal(t, cli.ExitOK, p.doctor().code)
 }
 
 func TestDoctorOfADownload(t *testing.T) {
@@ -105,7 +106,7 @@ func TestDoctorOfADownload(t *testing.T) {
 		d.says("downloader", "ok", path, "")
 		return
 	}
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("downloader", "FAIL", "is not installed", "install it beside supervisor")
 }
 
@@ -118,7 +119,7 @@ func TestDoctorBeforeATakeover(t *testing.T) {
 	p.signer(10)
 	before := fingerprint(t, p.home)
 	d := p.doctor()
-	assert.Equal(t, exitFailed, d.code, "v3 has no binary")
+	assert.Equal(t, cli.ExitFailed, d.code, "v3 has no binary")
 	d.says("batch", "ok", "v2 at 100 is taken over", "")
 	d.says("batch", "ok", "warning: cannot import plan v0 at 5", "supervisor upgrade add v0")
 	d.says("plan", "ok", "v2 at 100 (operator) is ready", "")
@@ -168,11 +169,11 @@ func TestDoctorAsksTheChain(t *testing.T) {
 		result, detail, fix string
 		code                int
 	}{
-		{nil, nil, "ok", "the chain has none", "", exitOK},
-		{chainPlanOf("v2", 100), nil, "ok", "warning: v2 at 100: no version of that name is staged", "supervisor upgrade add v2 BINARY", exitOK},
-		{chainPlanOf("v2", 100), []version.Version{"upgrades/v2"}, "ok", "v2 at 100, and a version of exactly that name", "", exitOK},
-		{chainPlanOf("V2", 100), []version.Version{"upgrades/v-2"}, "FAIL", `no version has that exact name; there is "v-2"`, "supervisor upgrade add v2 BINARY", exitFailed},
-		{chainPlanOf("../evil", 100), nil, "unknown", "invalid name", "printable ASCII", exitOK},
+		{nil, nil, "ok", "the chain has none", "", cli.ExitOK},
+		{chainPlanOf("v2", 100), nil, "ok", "warning: v2 at 100: no version of that name is staged", "supervisor upgrade add v2 BINARY", cli.ExitOK},
+		{chainPlanOf("v2", 100), []version.Version{"upgrades/v2"}, "ok", "v2 at 100, and a version of exactly that name", "", cli.ExitOK},
+		{chainPlanOf("V2", 100), []version.Version{"upgrades/v-2"}, "FAIL", `no version has that exact name; there is "v-2"`, "supervisor upgrade add v2 BINARY", cli.ExitFailed},
+		{chainPlanOf("../evil", 100), nil, "unknown", "invalid name", "printable ASCII", cli.ExitOK},
 	} {
 		t.Run(string(c.plan), func(t *testing.T) {
 			p := newPatient(t, "DAEMON_GRPC_ADDRESS="+serveChainPlan(t, c.plan))
@@ -199,7 +200,7 @@ func TestDoctorReadsTheHeight(t *testing.T) {
 
 	p.write(p.l.HeightPath(), "junk")
 	d = p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("height", "FAIL", "cannot read the recorded height", "remove the file")
 	d.says("next start", "FAIL", "refuses: the recorded height can't be read", "remove the file")
 }
@@ -209,16 +210,16 @@ func TestDoctorOfTheSignersState(t *testing.T) {
 	p.link("genesis")
 	p.write(filepath.Join(p.l.DataDir(), "priv_validator_state.json"), "{torn")
 	d := p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("signer", "FAIL", "cannot read the signer's state", "never an older one")
 
 	p.signer(7)
 	p.config("[[snapshot.source]]\nname = \"data\"\nkind = \"dir\"\npath = \"data\"\nnever_restore_older = []\n")
 	d = p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("signer", "FAIL", "would sign twice", "never_restore_older")
 	p.config("[[snapshot.source]]\nname = \"data\"\nkind = \"dir\"\npath = \"data\"\n")
-	assert.Equal(t, exitOK, p.doctor().code)
+	assert.Equal(t, cli.ExitOK, p.doctor().code)
 }
 
 func TestDoctorOfSnapshots(t *testing.T) {
@@ -234,13 +235,13 @@ func TestDoctorOfSnapshots(t *testing.T) {
 
 	p.env = append(p.env, "SUPERVISOR_SNAPSHOT_MIN_FREE=8000T")
 	d = p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("snapshots", "FAIL", "min_free keeps", "supervisor snapshot prune")
 
 	p.env = append(p.env, "SUPERVISOR_SNAPSHOT_MIN_FREE=0")
 	p.config("[[snapshot.source]]\nname = \"other\"\nkind = \"dir\"\npath = \"missing\"\n")
 	d = p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("snapshots", "FAIL", "cannot use source other", "snapshot restore")
 
 	p.config("[[snapshot.source]]\nname = \"all\"\nkind = \"dir\"\npath = \".\"\n")

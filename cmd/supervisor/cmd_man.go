@@ -8,10 +8,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/atomicfile"
 )
 
-func newMan(a *app) *cobra.Command {
+func newMan(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use: "man [DIR]", Short: "Write the manual pages of all commands",
 		Long: `Writes one page for each command into DIR, which is made where it is missing. Without DIR the page of the supervisor
@@ -19,7 +20,7 @@ itself is printed. The pages are made of the commands' own help and hold no date
 		Example: "  supervisor man | man -l -\n  supervisor man /usr/local/share/man/man1",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usagef("man takes one directory")
+				return cli.Usagef("man takes one directory")
 			}
 			return nil
 		},
@@ -27,7 +28,7 @@ itself is printed. The pages are made of the commands' own help and hold no date
 			root := cmd.Root()
 			root.InitDefaultCompletionCmd()
 			if len(args) == 0 {
-				_, err := a.stdout.WriteString(manPage(root))
+				_, err := a.Stdout.WriteString(manPage(root))
 				return err
 			}
 			if err := atomicfile.MkdirAll(args[0], 0o755); err != nil {
@@ -35,7 +36,7 @@ itself is printed. The pages are made of the commands' own help and hold no date
 			}
 			n, err := writeManPages(args[0], root)
 			if err == nil {
-				a.say("%d pages written to %s", n, args[0])
+				a.Say("%d pages written to %s", n, args[0])
 			}
 			return err
 		},

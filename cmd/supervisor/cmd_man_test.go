@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/cmd/supervisor/cli"
 )
 
 func TestManWritesAPageOfEveryCommand(t *testing.T) {
@@ -26,7 +28,7 @@ func TestManWritesAPageOfEveryCommand(t *testing.T) {
 	}
 	first, second := filepath.Join(t.TempDir(), "new", "man1"), t.TempDir()
 	code, out, errs := p.invoke("man", first)
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	assert.Empty(t, out)
 	pages := read(first)
 	each(newRoot(testApp()), func(cmd *cobra.Command) {
@@ -40,7 +42,7 @@ func TestManWritesAPageOfEveryCommand(t *testing.T) {
 	assert.Contains(t, errs, "pages written to "+first)
 
 	code, _, errs = p.invoke("man", second)
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	assert.Equal(t, pages, read(second), "the same program writes the same bytes")
 }
 
@@ -80,10 +82,10 @@ func TestRoffEscapesItsOwnCharacters(t *testing.T) {
 func TestManPrintsTheMainPage(t *testing.T) {
 	p := newPatient(t)
 	code, out, _ := p.invoke("man")
-	assert.Equal(t, exitOK, code)
+	assert.Equal(t, cli.ExitOK, code)
 	assert.True(t, strings.HasPrefix(out, ".TH \"SUPERVISOR\" "))
 	code, _, errs := p.invoke("man", "a", "b")
-	assert.Equal(t, exitUsage, code)
+	assert.Equal(t, cli.ExitUsage, code)
 	assert.Contains(t, errs, "one directory")
 }
 
@@ -95,15 +97,15 @@ func TestCompletion(t *testing.T) {
 		"bash": "__start_supervisor", "zsh": "#compdef supervisor", "fish": "complete -c supervisor", "powershell": "Register-ArgumentCompleter",
 	} {
 		code, out, errs := p.invoke("completion", shell)
-		assert.Equal(t, exitOK, code, shell)
+		assert.Equal(t, cli.ExitOK, code, shell)
 		assert.Contains(t, out, marker, shell)
 		assert.Empty(t, errs, shell)
 	}
 	code, out, _ := p.invoke("__complete", "upgrade", "a")
-	assert.Equal(t, exitOK, code)
+	assert.Equal(t, cli.ExitOK, code)
 	assert.Contains(t, out, "add\t")
 	assert.Contains(t, out, "apply\t")
 	code, out, _ = p.invoke("__complete", "doctor", "--fix")
-	assert.Equal(t, exitOK, code)
+	assert.Equal(t, cli.ExitOK, code)
 	assert.Contains(t, out, "--fix-link")
 }

@@ -14,9 +14,15 @@ import (
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+)
 
-	"nodevisor/supervisor/status"
-	"nodevisor/upgrade"
+// What a terminal is told: ECMA-48 and xterm (console_codes(4)).
+const (
+	alternate = "\x1b[?1049h\x1b[?25l"
+	ordinary  = "\x1b[?25h\x1b[?1049l"
+	topLeft   = "\x1b[H"
+	lineEnd   = "\x1b[K"
+	screenEnd = "\x1b[J"
 )
 
 // screen collects what a terminal shows.
@@ -84,16 +90,16 @@ func TestWatchOnATerminal(t *testing.T) {
 	t.Parallel()
 	cmd, tty, shown, home := watched(t, &pty.Winsize{Rows: 12, Cols: 60})
 	await(t, "a picture", func() bool { return strings.Contains(shown.String(), "no supervisor is running") })
-	assert.True(t, strings.HasPrefix(shown.String(), screenOn))
+	assert.True(t, strings.HasPrefix(shown.String(), alternate))
 
 	require.NoError(t, os.WriteFile(filepath.Join(home, "supervisor", "upgrade.json"), []byte("{"), 0o600))
 	await(t, "the change", func() bool { return strings.Contains(shown.String(), "HELD") })
 	assert.NotContains(t, shown.String(), "\x1b[2J", "nothing is cleared")
-	for _, picture := range strings.Split(shown.String(), drawFrom)[1:] {
+	for _, picture := range strings.Split(shown.String(), topLeft)[1:] {
 		lines := strings.Split(picture, "\r\n")
 		assert.LessOrEqual(t, len(lines), 12)
 		for _, line := range lines {
-			line = strings.NewReplacer(restEmpty, "", lastEmpty, "", "\r", "").Replace(line)
+			line = strings.NewReplacer(lineEnd, "", screenEnd, "", "\r", "").Replace(line)
 			assert.LessOrEqual(t, len([]rune(line)), 60, line)
 		}
 	}
@@ -102,10 +108,10 @@ func TestWatchOnATerminal(t *testing.T) {
 	state, err := cmd.Process.Wait()
 	require.NoError(t, err)
 	assert.Equal(t, 0, state.ExitCode())
-	await(t, "the end", func() bool { return strings.Contains(shown.String(), screenOff) })
-	_, after, _ := strings.Cut(shown.String(), screenOff)
+	await(t, "the end", func() bool { return strings.Contains(shown.String(), ordinary) })
+	_, after, _ := strings.Cut(shown.String(), ordinary)
 	await(t, "the last status", func() bool {
-		_, after, _ = strings.Cut(shown.String(), screenOff)
+		_, after, _ = strings.Cut(shown.String(), ordinary)
 		return strings.Contains(after, "HELD")
 	})
 	assert.NotContains(t, after, "\x1b[?25l")
@@ -143,7 +149,7 @@ func TestWatchIntoAFile(t *testing.T) {
 	await(t, "a block", func() bool { return strings.Contains(text(), "\n\n") })
 	height := filepath.Join(home, "supervisor", "height")
 	require.NoError(t, os.WriteFile(height, []byte("7\n"), 0o600)) // whatever it says: a height alone is no change
-	time.Sleep(2 * watchEvery)                                     // nothing is to happen, which can't be waited for
+	time.Sleep(2 * time.Second)                                    // nothing is to happen, which can't be waited for
 	require.NoError(t, os.Remove(height))
 	require.NoError(t, os.WriteFile(filepath.Join(home, "supervisor", "upgrade.json"), []byte("{"), 0o600))
 	await(t, "the second block", func() bool { return strings.Contains(text(), "HELD") })
@@ -151,39 +157,4 @@ func TestWatchIntoAFile(t *testing.T) {
 	require.NoError(t, cmd.Wait())
 	assert.Equal(t, 2, strings.Count(text(), "state "))
 	assert.NotContains(t, text(), "\x1b")
-}
-
-// What goes on by itself is no change; what an operator would look for is one.
-func TestEssence(t *testing.T) {
-	t.Parallel()
-	eta := time.Now()
-	a := status.Document{State: status.Running, Height: new(int64(1)), Plan: &status.Plan{Name: "v2", ETA: &eta, BlocksLeft: new(int64(7))}}
-	b := a
-	b.Height, b.Plan, b.Message = new(int64(2)), &status.Plan{Name: "v2"}, "up 7s"
-	assert.Equal(t, essence(&a), essence(&b))
-	b.Plan.Ready = true
-	assert.NotEqual(t, essence(&a), essence(&b))
-	assert.NotNil(t, a.Plan.ETA, "the original is left alone")
-	assert.Equal(t, "ab…", cut("abcdef", 3))
-	assert.Equal(t, "äöü", cut("äöü", 3))
-}
-
-// Where a person must do something, the next command is named: once, and a hold's own comes first.
-func TestStatusNamesTheNextCommand(t *testing.T) {
-	t.Parallel()
-	next := func(st status.Document) (lines []string) {
-		var b strings.Builder
-		require.NoError(t, printStatus(&b, &st, time.Now()))
-		for line := range strings.Lines(b.String()) {
-			if strings.HasPrefix(line, "next ") {
-				lines = append(lines, strings.Join(strings.Fields(line), " "))
-			}
-		}
-		return lines
-	}
-	waiting := status.Document{State: status.Running, Plan: &status.Plan{Name: "v2", Problems: []string{"no binary"}}}
-	assert.Equal(t, []string{"next supervisor upgrade add v2 BINARY"}, next(waiting))
-	waiting.Hold = &upgrade.Hold{Reason: "x", Hint: "supervisor resume"}
-	assert.Equal(t, []string{"next supervisor resume"}, next(waiting))
-	assert.Empty(t, next(status.Document{State: status.Running, Plan: &status.Plan{Name: "v2", Ready: true}}))
 }

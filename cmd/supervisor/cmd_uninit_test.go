@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/fakenode/build"
 	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
@@ -37,7 +38,7 @@ func lent(t *testing.T) *patient {
 	p.record(50, time.Now())
 	p.history("upgrades/v2", upgrade.ResultCancelled)
 	code, _, errs := p.invoke("snapshot", "create", "--label", "kept")
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	p.dir(filepath.Join(p.l.Root, "upgrades", ".stage-123"))
 	p.dir(filepath.Join(p.l.Root, "upgrades", ".fetch-123"))
 	p.write(filepath.Join(p.l.State(), ".atomic-123"), "half")
@@ -48,7 +49,7 @@ func TestUninitForetells(t *testing.T) {
 	p := lent(t)
 	before := fingerprint(t, p.home)
 	code, out, errs := p.invoke("uninit", "--dry-run")
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	assert.Equal(t, before, fingerprint(t, p.home))
 	assert.Contains(t, out, "hand over  v2 at 100, in "+p.l.BatchPath())
 	assert.Contains(t, out, "the plan timed at 2040-01-01T00:00:00Z: Cosmovisor has no place for it")
@@ -59,8 +60,17 @@ func TestUninitForetells(t *testing.T) {
 func TestUninitGivesTheHomeBack(t *testing.T) {
 	p := lent(t)
 	code, out, errs := p.invoke("--json", "uninit")
-	require.Equal(t, exitOK, code, errs)
-	var r uninitReport
+	require.Equal(t, cli.ExitOK, code, errs)
+	type handedOver struct {
+		Name   string
+		Height int64
+	}
+	var r struct {
+		DryRun         bool `json:"dry_run"`
+		Plans, Dropped []handedOver
+		Homeless       []string
+		Current        struct{ Version string }
+	}
 	require.NoError(t, json.Unmarshal([]byte(out), &r))
 	assert.Equal(t, []handedOver{{"v2", 100}}, r.Plans)
 	assert.Empty(t, r.Dropped)
@@ -96,7 +106,7 @@ func TestUninitGivesTheHomeBack(t *testing.T) {
 	assert.Contains(t, list, `"kept"`)
 
 	code, _, errs = p.invoke("uninit")
-	assert.Equal(t, exitOK, code, "done again it finds nothing to do: %s", errs)
+	assert.Equal(t, cli.ExitOK, code, "done again it finds nothing to do: %s", errs)
 	again, err := os.ReadFile(p.l.BatchPath())
 	require.NoError(t, err)
 	assert.Equal(t, batch, again)
@@ -107,9 +117,9 @@ func TestUninitLiftsAHold(t *testing.T) {
 	p := lent(t)
 	p.journal("", &upgrade.Hold{Reason: "halted", Hint: "supervisor resume", Since: time.Now()})
 	code, out, errs := p.invoke("uninit")
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	assert.Contains(t, out, "a hold")
-	assert.Equal(t, exitOK, p.doctor().code)
+	assert.Equal(t, cli.ExitOK, p.doctor().code)
 }
 
 func TestUninitIsRefused(t *testing.T) {
@@ -119,12 +129,12 @@ func TestUninitIsRefused(t *testing.T) {
 		says    []string
 	}{
 		"in flight": {
-			func(p *patient) { p.journal(upgrade.Staged, nil) }, exitFailed,
+			func(p *patient) { p.journal(upgrade.Staged, nil) }, cli.ExitFailed,
 			[]string{"the upgrade v2 is in flight, at staged", "Hint: supervisor run", "supervisor upgrade skip v2"},
 		},
-		"a journal that can't be trusted": {func(p *patient) { p.write(p.l.JournalPath(), "{") }, exitFailed, []string{"cannot read the journal", "Hint: "}},
-		"a batch that can't be merged":    {func(p *patient) { p.write(p.l.BatchPath(), "{") }, exitFailed, []string{"batch", "Hint: mend"}},
-		"never a supervisor's":            {func(p *patient) { require.NoError(p.t, os.RemoveAll(p.l.State())) }, exitFailed, []string{"never was a supervisor's"}},
+		"a journal that can't be trusted": {func(p *patient) { p.write(p.l.JournalPath(), "{") }, cli.ExitFailed, []string{"cannot read the journal", "Hint: "}},
+		"a batch that can't be merged":    {func(p *patient) { p.write(p.l.BatchPath(), "{") }, cli.ExitFailed, []string{"batch", "Hint: mend"}},
+		"never a supervisor's":            {func(p *patient) { require.NoError(p.t, os.RemoveAll(p.l.State())) }, cli.ExitFailed, []string{"never was a supervisor's"}},
 		"a left node": {func(p *patient) {
 			lock, err := home.AcquireLock(p.l.LockPath())
 			require.NoError(p.t, err)
@@ -132,7 +142,7 @@ func TestUninitIsRefused(t *testing.T) {
 			node.ExtraFiles = []*os.File{lock.File()}
 			require.NoError(p.t, lock.SetNode(spawn(p.t, node).Pid))
 			require.NoError(p.t, lock.Close())
-		}, exitLocked, []string{"still runs", "Hint: stop it first: kill "}},
+		}, cli.ExitLocked, []string{"still runs", "Hint: stop it first: kill "}},
 		"a foreign node": {func(p *patient) {
 			build.Install(p.t, p.l.Binary(version.Genesis), "v1")
 			spawn(p.t, exec.Command(p.l.Binary(version.Genesis), "start", "--home", p.home, "--block-time", "0"))
@@ -140,7 +150,7 @@ func TestUninitIsRefused(t *testing.T) {
 				found, err := home.FindForeign(p.l.Root, p.l.DataDir())
 				return err == nil && len(found) == 1
 			})
-		}, exitLocked, []string{"runs a binary of the tree", "Hint: stop it first"}},
+		}, cli.ExitLocked, []string{"runs a binary of the tree", "Hint: stop it first"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := lent(t)
@@ -184,15 +194,15 @@ func TestUninitAndARun(t *testing.T) {
 	process := start()
 	p.stage("upgrades/v2")
 	code, _, errs := p.invoke("upgrade", "add", "v2", p.l.Binary("upgrades/v2"), "--height", "1000000")
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	code, _, errs = p.invoke("uninit")
-	assert.Equal(t, exitLocked, code)
+	assert.Equal(t, cli.ExitLocked, code)
 	assert.Contains(t, errs, fmt.Sprintf("a supervisor, process %d, is running", process.Pid))
 	assert.Contains(t, errs, "Hint: stop it first: ")
 
 	stop(process)
 	code, out, errs := p.invoke("uninit")
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	assert.Contains(t, out, "v2 at 1000000")
 	stop(start())
 }
@@ -205,12 +215,6 @@ func TestUninitRemovesAStaleSocket(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	require.NoError(t, l.Close())
 	code, _, errs := p.invoke("uninit")
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	assert.NoFileExists(t, path)
-}
-
-func TestShellQuote(t *testing.T) {
-	for text, want := range map[string]string{"/a/b-c": "/a/b-c", "": "''", "a b": "'a b'", "it's": `'it'\''s'`, "$(x)": "'$(x)'", "v3.0_1@x": "v3.0_1@x"} {
-		assert.Equal(t, want, shellQuote(text))
-	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/cmd/supervisor/cli"
 )
 
 var updateUnits = flag.Bool("update-units", false, "write the golden units anew")
@@ -74,7 +76,7 @@ func TestUnitOfAConfiguration(t *testing.T) {
 		assert.Contains(t, errs, "SUPERVISOR_NOTIFY_WEBHOOK may hold a secret")
 	}
 	code, _, errs := unitRun(t, environ, "unit", "--hardening=none")
-	assert.Equal(t, exitUsage, code)
+	assert.Equal(t, cli.ExitUsage, code)
 	assert.Contains(t, errs, `--hardening: "none" is none of standard, strict`)
 }
 
@@ -114,14 +116,14 @@ func TestUnitFrom(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.service")
 	require.NoError(t, os.WriteFile(path, []byte("[Service]\nExecStart=/bin/sh -c 'exec simd start'\n"), 0o644))
 	code, _, errs := unitRun(t, nil, "unit", "--from", path)
-	assert.Equal(t, exitFailed, code)
+	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, errs, "its ExecStart= is sh", "before anything that a person would mend in vain")
 	require.NoError(t, os.WriteFile(path, []byte("[Service]\nExecStart=/usr/bin/simd start --home \"/srv/a b\"\n"), 0o644))
 	_, _, errs = unitRun(t, nil, "unit", "--from", path)
 	assert.Contains(t, errs, "DAEMON_HOME='/srv/a b' supervisor init /usr/bin/simd\n", "it can be copied")
 	require.NoError(t, os.WriteFile(path, []byte("[Service]\nExecStart=/usr/bin/simd start\n"), 0o644))
 	code, out, errs := unitRun(t, nil, "unit", "--from", path)
-	assert.Equal(t, exitFailed, code)
+	assert.Equal(t, cli.ExitFailed, code)
 	assert.Empty(t, out)
 	assert.Contains(t, errs, "it doesn't say where the node's home is")
 	code, out, errs = unitRun(t, nil, "--home", "/srv/simd", "unit", "--from", path, "--hardening=strict")

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade"
@@ -99,7 +100,7 @@ func TestDidYouMean(t *testing.T) {
 		"upgrade add --heigth 1 v2 x": `unknown flag: --heigth (did you mean "--height"?)`,
 	} {
 		code, _, errs := p.invoke(strings.Fields(line)...)
-		assert.Equal(t, exitUsage, code, line)
+		assert.Equal(t, cli.ExitUsage, code, line)
 		assert.Contains(t, errs, want)
 	}
 	_, _, errs := p.invoke("status", "--zzzzzz")
@@ -120,10 +121,10 @@ func TestNextStep(t *testing.T) {
 		err  error
 		want string
 	}{
-		{usagef("x"), "supervisor halt --help"},
+		{cli.Usagef("x"), "supervisor halt --help"},
 		{fmt.Errorf("cannot write: %w", syscall.ENOSPC), "make room, for example: supervisor snapshot prune"},
 		{fmt.Errorf("cannot write: %w", syscall.EROFS), "mount it writable"},
-		{fmt.Errorf("cannot open: %w", fs.ErrPermission), asRightUser},
+		{fmt.Errorf("cannot open: %w", fs.ErrPermission), cli.AsRightUser},
 		{&config.Error{Problems: []error{errors.New("x")}}, "correct it, then: supervisor doctor"},
 		{upgrade.ErrHeld, "supervisor status"},
 		{errors.New("x"), "supervisor doctor"},
@@ -131,7 +132,7 @@ func TestNextStep(t *testing.T) {
 		assert.Equal(t, c.want, nextStep(c.err, "supervisor halt"))
 	}
 	assert.Equal(t, "supervisor status", nextStep(errors.New("x"), "supervisor doctor"), "not itself again")
-	assert.Equal(t, "look", hint.Of(&usageError{advised{errors.New("x"), "look"}}))
+	assert.Equal(t, "look", hint.Of(&cli.UsageError{Err: cli.Advise(errors.New("x"), "look")}))
 }
 
 // The first run asks nothing, and ends with the two commands that come next: both can be copied, and both work.
@@ -152,22 +153,22 @@ func TestInitSaysWhatComesNext(t *testing.T) {
 	p.env[1] = "DAEMON_HOME=" + p.home + "/a home"
 	home := "'" + p.home + "/a home'"
 	code, out, errs := p.invoke("init")
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	assert.Empty(t, out)
 	assert.Equal(t, []string{"supervisor --home " + home + " init BINARY", "supervisor --home " + home + " doctor"}, next(errs))
 
 	code, _, errs = p.invoke("init", node)
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	assert.Contains(t, errs, "\nReady: simd, version genesis, in "+p.home+"/a home. Next:\n")
 	assert.Equal(t, []string{"supervisor --home " + home + " doctor", "supervisor --home " + home + " run start"}, next(errs))
 	// Without the variables, as they are copied: what init wrote is enough.
 	p.env = []string{"PATH=" + os.Getenv("PATH"), "SUPERVISOR_SNAPSHOT_MIN_FREE=0", "DAEMON_GRPC_ADDRESS=127.0.0.1:1"}
 	code, _, errs = p.invoke("--home", p.home+"/a home", "status")
-	assert.Equal(t, exitOK, code, errs)
+	assert.Equal(t, cli.ExitOK, code, errs)
 
 	// A name that isn't said is probably the binary's: the hint is the whole command.
 	code, _, errs = p.invoke("--home", p.home+"/new", "init", node)
-	assert.Equal(t, exitUsage, code)
+	assert.Equal(t, cli.ExitUsage, code)
 	assert.Contains(t, errs, "Error: DAEMON_NAME is not set\nHint: DAEMON_NAME=simd supervisor --home "+p.home+"/new init "+node+"\n")
 	assert.NoDirExists(t, p.home+"/new")
 	// What can't run isn't ready.
@@ -175,7 +176,7 @@ func TestInitSaysWhatComesNext(t *testing.T) {
 	require.NoError(t, os.WriteFile(text, []byte("no program\n"), 0o755))
 	p.env = append(p.env, "DAEMON_NAME=simd")
 	code, _, errs = p.invoke("--home", p.home+"/new", "init", text)
-	assert.Equal(t, exitOK, code)
+	assert.Equal(t, cli.ExitOK, code)
 	assert.NotContains(t, errs, "Ready:")
 	assert.Equal(t, []string{"rm " + p.home + "/new/cosmovisor/genesis/bin/simd", "supervisor --home " + p.home + "/new init BINARY"}, next(errs))
 
@@ -183,7 +184,7 @@ func TestInitSaysWhatComesNext(t *testing.T) {
 	p.env = append(p.env, "DAEMON_HOME="+p.home, "DAEMON_NAME=simd")
 	config := filepath.Join(t.TempDir(), "simd.toml")
 	code, _, errs = p.invoke("--config", config, "init", node)
-	require.Equal(t, exitOK, code, errs)
+	require.Equal(t, cli.ExitOK, code, errs)
 	assert.Equal(t, []string{"supervisor --config " + config + " doctor", "supervisor --config " + config + " run start"}, next(errs))
 	written, err := os.ReadFile(config)
 	require.NoError(t, err)

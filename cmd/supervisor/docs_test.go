@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
 )
 
@@ -193,4 +194,4 @@ func each(cmd *cobra.Command, f func(*cobra.Command)) {
 	}
 }
 
-func testApp() *app { return newApp(nil, nil, os.Stdin, os.Stdout, os.Stderr) }
+func testApp() *cli.App { return newApp(nil, nil, os.Stdin, os.Stdout, os.Stderr) }

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/fakenode/build"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/version"
@@ -86,12 +87,12 @@ func (d *downloads) requireNothingLeft() {
 func TestAddFromAnAddress(t *testing.T) {
 	d := newDownloads(t)
 	out, code := d.run("upgrade", "add", "v2", d.url)
-	assert.Equal(t, exitFailed, code)
+	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, out, "checksum")
 	assert.Zero(t, d.asked.Load(), "the server wasn't even asked")
 
 	out, code = d.run("upgrade", "add", "v2", d.url+"?checksum=sha256:"+strings.Repeat("0", 64))
-	assert.Equal(t, exitFailed, code)
+	assert.Equal(t, cli.ExitFailed, code)
 	assert.Contains(t, out, "checksum mismatch")
 	d.requireNothingLeft()
 

@@ -102,7 +102,12 @@ func TestGenesisInitSetsUpARoot(t *testing.T) {
 		require.NoError(t, os.WriteFile(key, []byte(strings.Repeat("ab", 64)), 0o644))
 		out, errs, code := c.run("--key", key, "--json")
 		require.Zero(t, code, out+errs)
-		var result initResult
+		var result struct {
+			Version  string
+			State    string `json:"state_sha256"`
+			Rows     int64
+			Restored bool
+		}
 		require.NoError(t, json.Unmarshal([]byte(out), &result))
 		assert.Equal(t, version, result.Version)
 		assert.Positive(t, result.Rows)

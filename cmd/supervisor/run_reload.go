@@ -11,6 +11,7 @@ import (
 
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/cmd/supervisor/console"
+	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/alert"
@@ -20,12 +21,12 @@ import (
 // live is what a running `run` is made of and a reload replaces. The session's own configuration is never changed: what was
 // made from it may be in use in any goroutine. Only the reload's job touches live, and whoever ends `run`.
 type live struct {
-	*session                                       // as it was at the start: [node], arguments, streams
-	cfg      config.Config                         // what holds now
-	made     supervisor.Reloaded                   // and what was made of it
-	lines    *source.Lines                         // of the node's output
-	observe  func(phase string, done, total int64) // of long phases
-	alerts   *alert.Sender
+	*session.Session                                       // as it was at the start: [node], arguments, streams
+	Config           config.Config                         // what holds now, before the session's
+	made             supervisor.Reloaded                   // and what was made of it
+	lines            *source.Lines                         // of the node's output
+	observe          func(phase string, done, total int64) // of long phases
+	alerts           *alert.Sender
 }
 
 // reloadable are the keys that a reload makes effective, and startOnly those that it leaves to the next start of `run`. A
@@ -38,60 +39,60 @@ var (
 
 // reload reads the configuration again and makes everything that follows from it, or changes nothing.
 func (l *live) reload(inFlight bool) (supervisor.Reloaded, error) {
-	_, cfg, origin, err := l.compose(context.Background(), false)
+	_, cfg, origin, err := session.Compose(context.Background(), l.Session.App, false)
 	if err != nil {
 		return supervisor.Reloaded{}, err
 	}
-	cfg.Node, cfg.Versions = l.session.cfg.Node, l.session.cfg.Versions
-	changed := config.Changed(l.cfg, cfg)
+	cfg.Node, cfg.Versions = l.Session.Config.Node, l.Session.Config.Versions
+	changed := config.Changed(l.Config, cfg)
 	if err := refuseFixed(changed, inFlight); err != nil {
 		return supervisor.Reloaded{}, err
 	}
-	fresh := *l.session
-	fresh.cfg, fresh.origin = cfg, origin
-	if err := fresh.checkPermissions(); err != nil {
+	fresh := *l.Session
+	fresh.Config, fresh.Origin = cfg, origin
+	if err := fresh.CheckPermissions(); err != nil {
 		return supervisor.Reloaded{}, err
 	}
 	for _, w := range origin.Warnings {
-		l.log.Warn(w)
+		l.Log.Warn(w)
 	}
 	made, err := l.make(&fresh, changed)
 	if err != nil {
 		return supervisor.Reloaded{}, err
 	}
 	made.Apply = func() {
-		l.cfg, l.made = cfg, made
-		l.level.Set(console.Level(cfg.Log, cfg.Cosmovisor))
+		l.Config, l.made = cfg, made
+		l.Level.Set(console.Level(cfg.Log, cfg.Cosmovisor))
 		l.alerts.Configure(alertConfig(cfg.Notify))
 	}
 	return made, nil
 }
 
 // make makes what the loop works with. What needn't be made anew stays, with all that it remembers.
-func (l *live) make(s *session, changed []string) (supervisor.Reloaded, error) {
+func (l *live) make(s *session.Session, changed []string) (supervisor.Reloaded, error) {
 	made := l.made
-	made.Upgrade, made.SnapshotOn, made.ChainPlan, made.Fetch = s.cfg.Upgrade, s.snapshotOn, s.chainPlan, s.fetcher()
-	made.Metrics = s.cfg.Metrics.Listen
+	made.Upgrade, made.SnapshotOn, made.ChainPlan, made.Fetch = s.Config.Upgrade, s.SnapshotOn, s.ChainPlan, s.Fetcher()
+	made.Metrics = s.Config.Metrics.Listen
 	if made.Checker == nil || slices.Contains(changed, "upgrade.probe") {
-		made.Checker = s.checker()
+		made.Checker = s.Checker()
 	}
 	if made.Heights == nil || touches(changed, "height.") {
-		made.Heights = s.heights(l.lines, s.currentBinary)
+		made.Heights = s.Heights(l.lines, s.CurrentBinary)
 	}
 	if made.Snapshots == nil || touches(changed, "snapshot.") {
-		store, err := s.store(l.observe)
+		store, err := s.Store(l.observe)
 		if err != nil {
 			return made, err
 		}
 		made.Snapshots = store
 	}
 	made.OnUpgrade, made.Room = nil, nil
-	if store, ok := made.Snapshots.(*snapshots); ok && s.snapshotOn("upgrade") {
+	if store, ok := made.Snapshots.(*session.Snapshots); ok && s.SnapshotOn("upgrade") {
 		made.OnUpgrade, made.Room = store, store.Room
 	}
 	made.SocketMode, made.SocketGroup = 0o600, -1
-	if s.cfg.Control.Group != "" {
-		gid, err := groupID(s.cfg.Control.Group)
+	if s.Config.Control.Group != "" {
+		gid, err := groupID(s.Config.Control.Group)
 		if err != nil {
 			return made, err
 		}
@@ -142,14 +143,14 @@ const notifiedFile = "notified.json"
 const heldGrace, endGrace = 5 * time.Second, time.Second
 
 // newAlerts makes what tells an operator.
-func (s *session) newAlerts() *alert.Sender {
+func newAlerts(s *session.Session) *alert.Sender {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown host"
 	}
 	return alert.New(alert.Options{
-		Config: alertConfig(s.cfg.Notify), Node: s.cfg.Node.Name, Home: s.cfg.Node.Home, Host: host,
-		Record: fmt.Sprintf("%s/%s", s.layout.State(), notifiedFile), Log: s.log,
+		Config: alertConfig(s.Config.Notify), Node: s.Config.Node.Name, Home: s.Config.Node.Home, Host: host,
+		Record: fmt.Sprintf("%s/%s", s.Layout.State(), notifiedFile), Log: s.Log,
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
 )
 
@@ -48,10 +49,10 @@ func TestReloadBesideQuestions(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { null.Close() })
 	a := newApp(nil, []string{"DAEMON_NAME=simd", "DAEMON_HOME=" + home}, null, null, null)
-	a.running = true
-	s, err := a.load(t.Context(), false)
+	a.Running = true
+	s, err := session.Load(t.Context(), a, false)
 	require.NoError(t, err)
-	l := &live{session: s, cfg: s.cfg, alerts: s.newAlerts()}
+	l := &live{Session: s, Config: s.Config, alerts: newAlerts(s)}
 	t.Cleanup(func() { l.alerts.Close(0) })
 	l.made, err = l.make(s, nil)
 	require.NoError(t, err)
@@ -61,10 +62,10 @@ func TestReloadBesideQuestions(t *testing.T) {
 	go func() {
 		defer close(asking)
 		for ctx.Err() == nil {
-			_, _ = s.chainPlan(ctx)
-			s.snapshotOn("upgrade")
-			s.command("genesis")
-			s.fetcher()
+			_, _ = s.ChainPlan(ctx)
+			s.SnapshotOn("upgrade")
+			s.Command("genesis")
+			s.Fetcher()
 		}
 	}()
 	for i := 1; i <= 20; i++ {
@@ -85,7 +86,7 @@ func TestReloadBesideQuestions(t *testing.T) {
 	assert.Same(t, l.made.Snapshots, same.Snapshots)
 	cancel()
 	<-asking
-	assert.Zero(t, s.cfg.Upgrade.Delay, "the session is as it was at the start")
+	assert.Zero(t, s.Config.Upgrade.Delay, "the session is as it was at the start")
 }
 
 // newHome makes a home with a tree of versions.

@@ -6,6 +6,7 @@ import (
 
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/cmd/supervisor/host"
+	"nodevisor/cmd/supervisor/session"
 	"nodevisor/supervisor"
 	"nodevisor/systemd"
 )
@@ -21,18 +22,18 @@ type systemdLink struct {
 
 // joinSystemd lets the supervisor speak to systemd, the node to the supervisor ([systemd] node_notify), and both act on
 // other units of the host ([[unit]]).
-func (s *session) joinSystemd(o *supervisor.Options) (l systemdLink) {
-	o.ReadyWhen = supervisor.ReadyWhen(s.cfg.Systemd.Ready)
-	o.Units = unitActions(s.cfg.Units, systemd.Units{}.Act)
+func joinSystemd(s *session.Session, o *supervisor.Options) (l systemdLink) {
+	o.ReadyWhen = supervisor.ReadyWhen(s.Config.Systemd.Ready)
+	o.Units = unitActions(s.Config.Units, systemd.Units{}.Act)
 	if l.notifier = systemd.New(); l.notifier != nil {
 		o.Notify, o.NotifyEvery = l.notifier, l.notifier.Every()
 	}
-	if !s.cfg.Systemd.NodeNotify {
+	if !s.Config.Systemd.NodeNotify {
 		return l
 	}
 	var err error
-	if l.node, err = s.listenNode(); err != nil {
-		s.log.Warn("the node's own READY=1 is not waited for", "error", err)
+	if l.node, err = listenNode(s); err != nil {
+		s.Log.Warn("the node's own READY=1 is not waited for", "error", err)
 		return l
 	}
 	o.NodeSocket = l.node.Path()
@@ -56,8 +57,8 @@ func (l systemdLink) close() {
 }
 
 // listenNode makes the node's notify socket.
-func (s *session) listenNode() (*systemd.NodeSocket, error) {
-	path, err := host.NotifySocket(s.environ, s.cfg.Node.Home)
+func listenNode(s *session.Session) (*systemd.NodeSocket, error) {
+	path, err := host.NotifySocket(s.Environ, s.Config.Node.Home)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/client"
 )
@@ -192,7 +193,7 @@ func cmdGolden(ts *testscript.TestScript, neg bool, args []string) {
 	doc, err := decode([]byte(ts.ReadFile("stdout")))
 	ts.Check(err)
 	var buf bytes.Buffer
-	ts.Check(writeJSON(&buf, mask(doc, "", storyOf(ts).work)))
+	ts.Check(cli.WriteJSON(&buf, mask(doc, "", storyOf(ts).work)))
 	path := filepath.Join("..", "..", "testdata", "golden", args[0]+".json")
 	if *update {
 		ts.Check(os.WriteFile(path, buf.Bytes(), 0o644))

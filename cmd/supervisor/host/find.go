@@ -124,3 +124,11 @@ func Environ(pid int) []string {
 	}
 	return ours
 }
+
+// StopCommand is the command that stops a process: that of its unit, where it has one.
+func StopCommand(pid int) string {
+	if unit := UnitOfProcess(pid); unit != "" {
+		return "systemctl stop " + unit
+	}
+	return fmt.Sprintf("kill %d", pid)
+}

@@ -1,0 +1,77 @@
+// Package cli is the frame that all commands share: what a command line was given and prints to, which mistakes are the
+// user's and not ours, and the exit codes. It knows nothing of nodes.
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"nodevisor/cmd/supervisor/console"
+	"nodevisor/internal/hint"
+)
+
+// WriteJSON prints one document, indented for people, on one stream.
+func WriteJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", " ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// ShellQuote makes a path one word of a shell.
+func ShellQuote(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// App is one command line: what it was given, and what it prints to.
+type App struct {
+	Args    []string // without the program's name
+	Environ []string
+	Stdin   *os.File
+	Stdout  *os.File
+	Stderr  *os.File
+	Flags   Flags
+	Running bool           // the command is `run`: its exit codes are its own
+	Release string         // what this program calls itself
+	Meter   *console.Meter // shows how far a long command is; nil = none
+}
+
+// Flags stand before the command's own arguments.
+type Flags struct {
+	Home, Config, Unit, CosmovisorConfig string
+	JSON, Takeover                       bool
+}
+
+// Say prints what is meant for people, and isn't data.
+func (a *App) Say(format string, args ...any) {
+	if !a.Flags.JSON {
+		fmt.Fprintf(a.Stderr, format+"\n", args...)
+	}
+}
+
+// Confirm asks before what can't be undone, on a terminal; elsewhere --yes is needed.
+func (a *App) Confirm(yes bool, question string) error {
+	if yes {
+		return nil
+	}
+	if !console.IsTerminal(a.Stdin) || !console.IsTerminal(a.Stderr) {
+		return &UsageError{Err: hint.New("go on", "", "this can't be undone and nobody can be asked", "add --yes")}
+	}
+	fmt.Fprintf(a.Stderr, "%s [y/N] ", question)
+	var word string
+	if _, err := fmt.Fscanln(a.Stdin, &word); err != nil && !errors.Is(err, io.EOF) && err.Error() != "unexpected newline" {
+		return err
+	}
+	if word != "y" && word != "Y" && word != "yes" {
+		return &hint.Error{Op: "go on", Err: errors.New("not confirmed; nothing was changed"), Hint: "answer y, or add --yes"}
+	}
+	return nil
+}

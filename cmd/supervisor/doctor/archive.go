@@ -1,0 +1,28 @@
+package doctor
+
+import "nodevisor/cmd/supervisor/session"
+
+// unfinished reports snapshots that can't be completed. That one is only sealed is as it should be for a while after a
+// stop: the running supervisor says whether it gets any further.
+func (x *examination) unfinished(store *session.Snapshots) {
+	all, err := store.List()
+	if err != nil {
+		x.failErr("archives", err)
+		return
+	}
+	sealed := 0
+	for _, i := range all {
+		if i.State == "sealed" {
+			sealed++
+		}
+	}
+	switch {
+	case sealed == 0:
+	case x.live == nil:
+		x.unknown("archives", "nothing is to be done: the next run does it", "%d snapshots are only sealed; they are completed while the node runs", sealed)
+	case x.live.Snapshots.Problem != nil:
+		x.fail("archives", "mend the cause; it is tried again by itself", "%d snapshots can't be completed: %s", sealed, *x.live.Snapshots.Problem)
+	default:
+		x.ok("archives", "%d snapshots are being completed", sealed)
+	}
+}

@@ -1,0 +1,350 @@
+package operate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"nodevisor/cmd/supervisor/cli"
+	"nodevisor/cmd/supervisor/session"
+	"nodevisor/internal/hint"
+	"nodevisor/supervisor"
+	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
+	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
+)
+
+// NewUpgrade makes `supervisor upgrade` with the commands below it.
+func NewUpgrade(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "upgrade", GroupID: "upgrade", Short: "Stage, schedule, carry out and undo upgrades",
+		Args: cli.OnlyCommands,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	for _, add := range []func(*cli.App) *cobra.Command{
+		newUpgradeAdd, newUpgradeList, newUpgradeHistory, newUpgradeCancel, newUpgradeApply, newUpgradeResume, newUpgradeSkip, newUpgradeUse,
+	} {
+		cmd.AddCommand(add(a))
+	}
+	return cmd
+}
+
+// Addition is one version to stage, and its plan.
+type Addition struct {
+	Name, From, SHA256 string
+	Height             int64
+	At                 time.Time
+	Force              bool
+	Strict             bool // a binary that is there is an error, also where it is the same one (Cosmovisor's add-upgrade)
+}
+
+func newUpgradeAdd(a *cli.App) *cobra.Command {
+	var add Addition
+	var at string
+	cmd := &cobra.Command{
+		Use: "add NAME BINARY|DIR|URL", Short: "Stage a version, and schedule it",
+		Long: `Copies BINARY, or DIR with a bin/, into the tree as the version NAME. Without --height and --time it waits for the
+chain's own plan of that name. --height N: N is the first block that the new version executes.
+A URL must be https and end in ?checksum=sha256:HEX; naming it counts as permission to download.
+--force replaces a binary that is there, also that of a held upgrade; the old one is kept aside.`,
+		Example: "  supervisor upgrade add v2 ./simd-v2 --sha256 9f86d0…\n  supervisor upgrade add v3 ./simd-v3 --height 120000",
+		Args:    cli.ExactArgs(2, "a name and a binary"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := session.Load(cmd.Context(), a, false)
+			if err != nil {
+				return err
+			}
+			add.Name, add.From = args[0], args[1]
+			if add.At, err = parseTime(at, "supervisor upgrade add "+args[0]+" "+args[1]+", then: supervisor upgrade apply "+args[0]); err != nil {
+				return err
+			}
+			if add.Height < 0 || (add.Height > 0 && !add.At.IsZero()) {
+				return cli.Usagef("--height must be positive, and only one of --height and --time can be given")
+			}
+			return AddUpgrade(cmd.Context(), s, add)
+		},
+	}
+	f := cmd.Flags()
+	f.Int64Var(&add.Height, "height", 0, "the first block that the new version executes")
+	f.StringVar(&at, "time", "", "when to switch (RFC 3339: 2026-12-01T14:00:00Z)")
+	f.StringVar(&add.SHA256, "sha256", "", "what the binary's SHA-256 must be")
+	f.BoolVar(&add.Force, "force", false, "replace what is there; the old binary is kept aside")
+	return cmd
+}
+
+// parseTime reads --time; "" is none. A time that is past is refused, as a height is: it would stop the node at once, and
+// more often is a slip of the pen. now is the command that means it.
+func parseTime(s, now string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return t, cli.Usagef("--time: %q is no time in RFC 3339 form (2026-12-01T14:00:00Z)", s)
+	}
+	if t.Before(time.Now()) {
+		return t, &cli.UsageError{Err: hint.New("use --time", s, "it is past", now)}
+	}
+	return t.UTC(), nil
+}
+
+// AddUpgrade stages a binary and schedules its plan. The binary goes first: a plan without its binary is a trap.
+func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
+	name, err := version.NormaliseName(add.Name, s.Config.Upgrade.Recase)
+	if err != nil {
+		return err
+	}
+	to := version.Of(name)
+	if err := stage(ctx, s, to, add); err != nil {
+		return err
+	}
+	ready := s.Checker().Check(ctx, to)
+	if !ready.Ready() {
+		s.Log.Warn("the version is staged, but it can't run here", "version", name, "problem", ready.Problems[0])
+	}
+	p := plan.Plan{Name: name, Height: add.Height, Time: add.At, Source: plan.FromOperator}
+	if name != add.Name {
+		p.RawName = add.Name
+	}
+	if add.Height > 0 {
+		s.Log.Info(fmt.Sprintf("%s created, %s upgrade binary will switch at height %d", s.Layout.SchedulePath(), name, add.Height))
+	}
+	warnOfChainPlan(ctx, s, name)
+	return s.Operate(ctx, client.OpAdd, client.Request{Plan: p, Force: add.Force}, func(o *session.Offline) (client.Reply, error) {
+		if o.Broken != nil {
+			return client.Reply{}, o.Broken
+		}
+		return client.Reply{Message: supervisor.Scheduled(p)}, o.Engine.AddPlan(ctx, p, o.KnownHeight(), add.Force)
+	})
+}
+
+// stage puts the binary into the tree: copied, or downloaded and verified.
+func stage(ctx context.Context, s *session.Session, to version.Version, add Addition) error {
+	if u, err := url.Parse(add.From); err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http") {
+		if s.Layout.HasBinary(to) && !add.Force {
+			return &hint.Error{
+				Op: "add", Path: to.Name(), Err: fmt.Errorf("%w: file already exists at %s", version.ErrExists, s.Layout.Binary(to)),
+				Hint: "add --force to replace it",
+			}
+		}
+		return s.DownloadFrom(ctx, add.From, to)
+	}
+	s.Log.Info(fmt.Sprintf("Using %s for %s upgrade", add.From, to.Name()))
+	if add.Strict && !add.Force && s.Layout.HasBinary(to) {
+		return &hint.Error{Op: "add", Path: to.Name(), Err: fmt.Errorf("file already exists at %s", s.Layout.Binary(to)), Hint: "add --force to replace it"}
+	}
+	placed, err := version.Place(ctx, s.Layout, version.Placement{Version: to, From: add.From, SHA256: add.SHA256, Force: add.Force})
+	if err != nil {
+		return err
+	}
+	if placed {
+		s.Log.Info("Upgrade binary located at " + s.Layout.Binary(to))
+	} else {
+		s.Log.Info("the same binary is there already", "binary", s.Layout.Binary(to))
+	}
+	return nil
+}
+
+// warnOfChainPlan asks the chain once, where its gRPC answers, whether its plan has exactly this name.
+func warnOfChainPlan(ctx context.Context, s *session.Session, name string) {
+	ctx, cancel := context.WithTimeout(ctx, session.ChainTimeout)
+	defer cancel()
+	p, err := s.ChainPlan(ctx)
+	if err != nil || p == nil || p.Name == name || s.Layout.HasBinary(version.Of(p.Name)) {
+		return
+	}
+	s.Log.Warn("the chain's own plan has another name, and no version of that name is staged", "plan", p.Name, "height", p.Height,
+		"staged", name, "hint", "supervisor upgrade add "+strconv.Quote(p.Name)+" BINARY")
+}
+
+func newUpgradeList(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the plans that are to come", Args: cli.ExactArgs(0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := session.Load(cmd.Context(), a, false)
+			if err != nil {
+				return err
+			}
+			plans, err := s.Plans(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if a.Flags.JSON {
+				return cli.WriteJSON(a.Stdout, plans)
+			}
+			w := tabwriter.NewWriter(a.Stdout, 0, 4, 2, ' ', 0)
+			fmt.Fprintln(w, "NAME\tAT\tSOURCE\tREADY\tBLOCKS LEFT\tPROBLEM")
+			for _, p := range plans {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, at(p), p.Source, yesNo(p.Ready), orDash(p.BlocksLeft), first(p.Problems))
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func at(p status.Plan) string {
+	if p.Time != nil {
+		return p.Time.Format(time.RFC3339)
+	}
+	return orDash(p.Height)
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "NO"
+}
+
+func orDash(n *int64) string {
+	if n == nil {
+		return "-"
+	}
+	return strconv.FormatInt(*n, 10)
+}
+
+func first(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0]
+}
+
+func newUpgradeHistory(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use: "history", Short: "List the upgrades that have ended, newest first", Args: cli.ExactArgs(0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := session.Load(cmd.Context(), a, false)
+			if err != nil {
+				return err
+			}
+			all, err := upgrade.LoadHistory(s.Layout.HistoryDir())
+			if err != nil {
+				return err
+			}
+			list := []status.LastUpgrade{}
+			for _, f := range all {
+				list = append(list, status.DescribeFinished(f))
+			}
+			if a.Flags.JSON {
+				return cli.WriteJSON(a.Stdout, list)
+			}
+			w := tabwriter.NewWriter(a.Stdout, 0, 4, 2, ' ', 0)
+			fmt.Fprintln(w, "AT\tNAME\tFROM\tTO\tRESULT\tDOWNTIME MS\tSNAPSHOT")
+			for _, l := range list {
+				snap := "-"
+				if l.Snapshot != nil {
+					snap = *l.Snapshot
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.At.Format(time.RFC3339), l.Name, l.From, l.To, l.Result, orDash(l.DowntimeMS), snap)
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func newUpgradeCancel(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use: "cancel NAME", Short: "Take a plan off the schedule; its binary stays", Args: cli.ExactArgs(1, "a name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, name, err := loadWithName(cmd.Context(), a, args[0])
+			if err != nil {
+				return err
+			}
+			return s.Operate(cmd.Context(), client.OpCancel, client.Request{Name: name}, func(o *session.Offline) (client.Reply, error) {
+				return client.Reply{Message: name + " is cancelled"}, errors.Join(o.Broken, o.Engine.CancelPlan(name))
+			})
+		},
+	}
+}
+
+func loadWithName(ctx context.Context, a *cli.App, raw string) (*session.Session, string, error) {
+	s, err := session.Load(ctx, a, false)
+	if err != nil {
+		return nil, "", err
+	}
+	name, err := version.NormaliseName(raw, s.Config.Upgrade.Recase)
+	return s, name, err
+}
+
+func newUpgradeSkip(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use: "skip NAME", Short: "Pass a plan over for good; the previous version starts", Args: cli.ExactArgs(1, "a name"),
+		Long: `Puts the plan on the durable skip list. An upgrade of that name in flight is undone first, with its snapshot, as long
+as the new version has made no block of its own. A governance plan halts the old version again at its height, unless the
+node is told, too: --unsafe-skip-upgrades HEIGHT among its arguments.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, name, err := loadWithName(cmd.Context(), a, args[0])
+			if err != nil {
+				return err
+			}
+			return s.Operate(cmd.Context(), client.OpSkip, client.Request{Name: name}, func(o *session.Offline) (client.Reply, error) {
+				if o.Broken != nil {
+					return client.Reply{}, o.Broken
+				}
+				if u := o.Engine.InFlight(); u != nil && u.Plan.Name == name {
+					if err := o.AtRest(cmd.Context()); err != nil {
+						return client.Reply{}, err
+					}
+				}
+				return client.Reply{Message: name + " is passed over"}, o.Engine.SkipPlan(cmd.Context(), name, heightOf(o, name), o.KnownHeight())
+			})
+		},
+	}
+}
+
+func newUpgradeUse(a *cli.App) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "use VERSION", Short: "Set current by hand while the node is down, and record it", Args: cli.ExactArgs(1, "a version"),
+		Long:    "Links current to VERSION (genesis, or an upgrade's name). --force gives up an upgrade in flight where it stands.",
+		Example: "  supervisor upgrade use genesis",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := session.Load(cmd.Context(), a, false)
+			if err != nil {
+				return err
+			}
+			v, err := version.Parse(args[0], s.Config.Upgrade.Recase)
+			if err != nil {
+				return err
+			}
+			return s.UnderLock(cmd.Context(), func(o *session.Offline) error {
+				if err := o.AtRest(cmd.Context()); err != nil {
+					return err
+				}
+				if o.Broken != nil {
+					if !force {
+						return o.Broken
+					}
+					if err := o.Engine.SetAside(); err != nil {
+						return err
+					}
+				}
+				if err := o.Engine.Use(cmd.Context(), v, force); err != nil {
+					return err
+				}
+				return s.PrintReply(client.Reply{Message: "current is " + v.Name()}, false)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "give up an upgrade in flight, or a journal that can't be trusted (it is kept aside)")
+	return cmd
+}
+
+// heightOf finds the height of a pending plan by its name; 0 = none is known.
+func heightOf(o *session.Offline, name string) int64 {
+	for _, p := range o.Tracker().Pending() {
+		if p.Name == name {
+			return p.Height
+		}
+	}
+	return 0
+}

@@ -1,0 +1,103 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"nodevisor/cmd/supervisor/cli"
+	"nodevisor/cmd/supervisor/config"
+	"nodevisor/cmd/supervisor/console"
+	"nodevisor/cmd/supervisor/host"
+	"nodevisor/upgrade/version"
+)
+
+// Load composes the configuration for this command line: that of the flags, of the unit that --unit names, or of the one
+// `run` of this host.
+func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
+	o, cfg, origin, err := Compose(ctx, a, skipDirs)
+	if err != nil {
+		return &Session{App: a, Config: cfg, Origin: origin}, err
+	}
+	s := &Session{App: a, Config: cfg, Origin: origin, Environ: o.Environ, UnitArgs: o.unit.NodeArgs()}
+	s.Log, s.Level = console.NewLogger(cfg.Log, cfg.Cosmovisor, a.Stderr, a.Environ)
+	if !a.Running {
+		a.Meter = console.NewMeter(a.Stderr, a.Environ, s.Log)
+		s.Log, s.Progress = a.Meter.Logger(s.Log), a.Meter.Observe
+	}
+	for _, w := range origin.Warnings {
+		s.Log.Warn(w)
+	}
+	s.Layout = version.Layout{Home: cfg.Node.Home, Root: cfg.RootDir(), Node: cfg.Node.Name}
+	if cfg.Upgrade.PlanFile != "" {
+		s.Layout.Plan = cfg.UnderHome(cfg.Upgrade.PlanFile)
+	}
+	return s, nil
+}
+
+// composed is what a configuration was composed of.
+type composed struct {
+	config.Options
+	unit host.Unit
+}
+
+// Compose finds out where the configuration is and reads it. What is said of the whole holds for an error, too.
+func Compose(ctx context.Context, a *cli.App, skipDirs bool) (composed, config.Config, config.Origin, error) {
+	o := config.Options{Environ: a.Environ}
+	var unit host.Unit
+	if a.Flags.Unit != "" {
+		var err error
+		if unit, err = host.ReadUnit(ctx, a.Flags.Unit); err != nil {
+			return composed{}, config.Config{}, config.Origin{}, err
+		}
+		o = unit.Options(a.Environ)
+	} else if err := loneRun(a, &o); err != nil {
+		return composed{}, config.Config{}, config.Origin{}, err
+	}
+	if a.Flags.Home != "" {
+		o.HomeFlag = a.Flags.Home
+	}
+	if a.Flags.Config != "" {
+		o.ConfigFlag = a.Flags.Config
+	}
+	if a.Flags.CosmovisorConfig != "" {
+		o.CosmovisorConfig = a.Flags.CosmovisorConfig
+	}
+	o.SkipDirs = skipDirs
+	cfg, origin, err := config.Load(o)
+	return composed{o, unit}, cfg, origin, err
+}
+
+// loneRun fills in the home of the one registered `run`, where nothing on the command line or in the environment says
+// which home is meant. With several they are listed.
+func loneRun(a *cli.App, o *config.Options) error {
+	env := config.Variables(a.Environ)
+	if a.Running || a.Flags.Home != "" || a.Flags.Config != "" || a.Flags.CosmovisorConfig != "" {
+		return nil
+	}
+	for _, name := range []string{"DAEMON_HOME", "SUPERVISOR_NODE_HOME", "SUPERVISOR_CONFIG"} {
+		if env[name] != "" {
+			return nil
+		}
+	}
+	runs := host.Registered(a.Environ)
+	switch len(runs) {
+	case 0:
+		return nil
+	case 1:
+		o.HomeFlag, o.ConfigFlag = runs[0].Home, runs[0].Config
+		o.Environ = append(o.Environ, host.Environ(runs[0].Pid)...)
+		if int(runs[0].UID) != os.Geteuid() { // what another user registered is shown before it is acted upon
+			a.Say("for --home %s, which user %d runs", runs[0].Home, runs[0].UID)
+		}
+		return nil
+	}
+	list, again := "", "supervisor --home DIR"
+	for _, r := range runs {
+		list += "\n  --home " + r.Home
+	}
+	for _, word := range a.Args {
+		again += " " + cli.ShellQuote(word)
+	}
+	return &cli.UsageError{Err: cli.Advise(fmt.Errorf("several supervisors run on this host; say which one is meant:%s", list), again)}
+}

@@ -1,0 +1,92 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"nodevisor/cmd/supervisor/cli"
+	"nodevisor/cmd/supervisor/host"
+	"nodevisor/internal/progress"
+	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
+)
+
+// Operate does one operation: through the running supervisor where there is one, else by itself under the lock.
+func (s *Session) Operate(ctx context.Context, op string, req client.Request, alone func(*Offline) (client.Reply, error)) error {
+	reply, err := s.ask(ctx, op, req)
+	live := !errors.Is(err, client.ErrNotRunning)
+	if !live {
+		err = s.UnderLock(ctx, func(o *Offline) error {
+			reply, err = alone(o)
+			return err
+		})
+	}
+	if err != nil {
+		return err
+	}
+	return s.PrintReply(reply, live)
+}
+
+// ask has the running supervisor do an operation, and shows how far it is.
+func (s *Session) ask(ctx context.Context, op string, r client.Request) (client.Reply, error) {
+	c := client.New(host.ControlSocket(s.Config, s.Environ))
+	if s.Meter != nil {
+		defer follow(ctx, c, s.Progress)()
+	}
+	return c.Do(ctx, op, r)
+}
+
+// pollInterval lies between two questions to a running supervisor.
+const pollInterval = 500 * time.Millisecond
+
+// follow observes what a running supervisor is at, until stop is called. A question that isn't answered is asked again.
+func follow(ctx context.Context, c *client.Client, observe progress.Observer) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pollInterval):
+			}
+			raw, err := c.Status(ctx)
+			var st struct{ Progress *status.Progress }
+			if err == nil && json.Unmarshal(raw, &st) == nil && st.Progress != nil {
+				observe(progress.Event{Phase: st.Progress.Phase, Done: st.Progress.Done, Total: st.Progress.Total})
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-over
+	}
+}
+
+// PrintReply prints what came of an operation; live: the running supervisor did it.
+func (s *Session) PrintReply(reply client.Reply, live bool) error {
+	if s.Flags.JSON {
+		if reply.Result != nil {
+			return cli.WriteJSON(s.Stdout, reply.Result)
+		}
+		return cli.WriteJSON(s.Stdout, map[string]any{"message": reply.Message, "live": live})
+	}
+	how := "no supervisor is running; the next one finds it so"
+	if live {
+		how = "done by the running supervisor"
+	}
+	s.Say("%s (%s)", reply.Message, how)
+	return nil
+}
+
+// rawJSON makes a value a request's raw part; it can't fail for what the commands send.
+func rawJSON(v any) json.RawMessage {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}

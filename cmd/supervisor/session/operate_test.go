@@ -1,0 +1,62 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/cmd/supervisor/cli"
+	"nodevisor/cmd/supervisor/console"
+	"nodevisor/internal/progress"
+	"nodevisor/supervisor/client"
+)
+
+// A running supervisor is asked how far it is, until its answer to the operation is there.
+func TestFollowingASupervisor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	var asked atomic.Int64
+	over := make(chan struct{})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		n := asked.Add(1)
+		if n == 1 {
+			w.WriteHeader(http.StatusTeapot) // a question that isn't answered is asked again
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"progress": map[string]any{"phase": "snapshot", "done": n, "total": 1000}})
+		if n == 3 {
+			close(over)
+		}
+	})
+	mux.HandleFunc("POST /v1/snapshots", func(w http.ResponseWriter, _ *http.Request) {
+		<-over
+		_, _ = w.Write([]byte(`{"message":"done"}`))
+	})
+	server := &http.Server{Handler: mux}
+	go server.Serve(l) //nolint:errcheck // it ends with Close
+	t.Cleanup(func() { server.Close() })
+
+	var seen []progress.Event
+	s := &Session{App: &cli.App{Meter: console.NewMeter(nil, nil, nil)}, Progress: func(e progress.Event) { seen = append(seen, e) }}
+	s.Config.Control.Socket = path
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	reply, err := s.ask(ctx, client.OpSnapshots, client.Request{})
+	require.NoError(t, err)
+	assert.Equal(t, "done", reply.Message)
+	require.NotEmpty(t, seen)
+	assert.Equal(t, progress.Event{Phase: "snapshot", Done: 2, Total: 1000}, seen[0])
+	before := asked.Load()
+	time.Sleep(2 * pollInterval)
+	assert.Equal(t, before, asked.Load(), "nobody asks any more")
+}
