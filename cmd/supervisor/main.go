@@ -1,6 +1,6 @@
 // Command supervisor runs one blockchain node and carries its upgrades out as transactions. It is the composition root:
 // the only place that knows all packages. root.go lists the commands and says by that where each of them is; here are run,
-what cobra makes of the others (completion, man), and Cosmovisor's own names.
+// what cobra makes of the others (completion, man), and Cosmovisor's own names.
 package main
 
 import (
