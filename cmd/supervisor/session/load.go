@@ -15,7 +15,7 @@ import (
 // Load composes the configuration for this command line: that of the flags, of the unit that --unit names, or of the one
 // `run` of this host.
 func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
-	o, cfg, origin, err := Compose(ctx, a, skipDirs)
+	o, cfg, origin, err := compose(ctx, a, skipDirs)
 	if err != nil {
 		return &Session{App: a, Config: cfg, Origin: origin}, err
 	}
@@ -41,8 +41,14 @@ type composed struct {
 	unit host.Unit
 }
 
-// Compose finds out where the configuration is and reads it. What is said of the whole holds for an error, too.
-func Compose(ctx context.Context, a *cli.App, skipDirs bool) (composed, config.Config, config.Origin, error) {
+// Reread reads the configuration again as it is now. The session stays what it was.
+func (s *Session) Reread(ctx context.Context) (config.Config, config.Origin, error) {
+	_, cfg, origin, err := compose(ctx, s.App, false)
+	return cfg, origin, err
+}
+
+// compose finds out where the configuration is and reads it. What is said of the whole holds for an error, too.
+func compose(ctx context.Context, a *cli.App, skipDirs bool) (composed, config.Config, config.Origin, error) {
 	o := config.Options{Environ: a.Environ}
 	var unit host.Unit
 	if a.Flags.Unit != "" {
