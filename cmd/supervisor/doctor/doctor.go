@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,7 +61,6 @@ Exit codes: 0 nothing failed; 1 a check failed; 3 held.`,
 				}
 				return fixLink(cmd.Context(), s, yes)
 			}
-			complete(s)
 			x := &examination{Session: s, bad: bad}
 			x.examine(cmd.Context())
 			return x.report()
@@ -71,19 +69,6 @@ Exit codes: 0 nothing failed; 1 a check failed; 3 held.`,
 	cmd.Flags().BoolVar(&fix, "fix-link", false, "find out which version current should name, and link it")
 	cmd.Flags().BoolVar(&yes, "yes", false, "with --fix-link: don't ask")
 	return cmd
-}
-
-// complete makes a session out of one whose configuration has mistakes, as far as it goes.
-func complete(s *session.Session) {
-	if s.Log != nil {
-		return
-	}
-	s.Log = slog.New(slog.DiscardHandler)
-	s.Environ = s.App.Environ
-	s.Layout = version.Layout{Home: s.Config.Node.Home, Root: s.Config.RootDir(), Node: s.Config.Node.Name}
-	if s.Config.Upgrade.PlanFile != "" {
-		s.Layout.Plan = s.Config.UnderHome(s.Config.Upgrade.PlanFile)
-	}
 }
 
 // check is one line of the doctor: an element of "checks" in `doctor --json`.

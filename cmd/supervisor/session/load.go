@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"nodevisor/cmd/supervisor/cli"
@@ -13,13 +14,19 @@ import (
 )
 
 // Load composes the configuration for this command line: that of the flags, of the unit that --unit names, or of the one
-// `run` of this host.
+// `run` of this host. Where the configuration has mistakes (*config.Error) the session is what can be made of the rest, and
+// silent: the doctor examines such a home, too.
 func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
 	o, cfg, origin, err := compose(ctx, a, skipDirs)
-	if err != nil {
-		return &Session{App: a, Config: cfg, Origin: origin}, err
+	s := &Session{App: a, Config: cfg, Origin: origin, Environ: a.Environ, Log: slog.New(slog.DiscardHandler)}
+	s.Layout = version.Layout{Home: cfg.Node.Home, Root: cfg.RootDir(), Node: cfg.Node.Name}
+	if cfg.Upgrade.PlanFile != "" {
+		s.Layout.Plan = cfg.UnderHome(cfg.Upgrade.PlanFile)
 	}
-	s := &Session{App: a, Config: cfg, Origin: origin, Environ: o.Environ, UnitArgs: o.unit.NodeArgs()}
+	if err != nil {
+		return s, err
+	}
+	s.Environ, s.UnitArgs = o.Environ, o.unit.NodeArgs()
 	s.Log, s.Level = console.NewLogger(cfg.Log, cfg.Cosmovisor, a.Stderr, a.Environ)
 	if !a.Running {
 		a.Meter = console.NewMeter(a.Stderr, a.Environ, s.Log)
@@ -27,10 +34,6 @@ func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
 	}
 	for _, w := range origin.Warnings {
 		s.Log.Warn(w)
-	}
-	s.Layout = version.Layout{Home: cfg.Node.Home, Root: cfg.RootDir(), Node: cfg.Node.Name}
-	if cfg.Upgrade.PlanFile != "" {
-		s.Layout.Plan = cfg.UnderHome(cfg.Upgrade.PlanFile)
 	}
 	return s, nil
 }
