@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	fakenode "nodevisor/internal/fakenode/build"
 )
@@ -29,29 +30,34 @@ const (
 	moving  = "rename,link"
 )
 
-// TestKilled kills the program before each of its changes: once, and in every other round again while it recovers.
+// TestKilled kills the program before each of its changes.
 func TestKilled(t *testing.T) {
-	each(t, "kill", changes, 0)
+	each(t, fault{kinds: changes, action: "kill"}, once)
+}
+
+// TestKilledTwice does so too, and kills it again while it recovers from that.
+func TestKilledTwice(t *testing.T) {
+	each(t, fault{kinds: changes, action: "kill"}, twice)
 }
 
 // TestBroken makes each change fail once with EIO.
 func TestBroken(t *testing.T) {
-	each(t, "EIO", changes, 0)
+	each(t, fault{kinds: changes, action: "EIO"}, once)
 }
 
 // TestBrokenForAWhile lets the disk fail at each change and for some time after it.
 func TestBrokenForAWhile(t *testing.T) {
-	each(t, "EIO", changes, outage)
+	each(t, fault{kinds: changes, action: "EIO", lasts: outage}, once)
 }
 
 // TestFull makes each change that needs room fail, for some time.
 func TestFull(t *testing.T) {
-	each(t, "ENOSPC", growing, outage)
+	each(t, fault{kinds: growing, action: "ENOSPC", lasts: outage}, once)
 }
 
 // TestOtherDevice makes each move fail as between two file systems.
 func TestOtherDevice(t *testing.T) {
-	each(t, "EXDEV", moving, 0)
+	each(t, fault{kinds: moving, action: "EXDEV"}, once)
 }
 
 // What the proofs found, each at the place where it was found.
@@ -67,11 +73,12 @@ func TestFirstLinkFails(t *testing.T) {
 	assert.NotContains(t, h.lives, "resume")
 }
 
-// each counts n up until the nth change is never made, in each story, and lets every kth n be met.
-func each(t *testing.T, action, kinds string, lasts time.Duration) {
+// each counts n up until the nth change is never made, in each story, and lets every kth n be met by the fault. meet tells
+// whether it came.
+func each(t *testing.T, f fault, meet func(*testing.T, *mount, story, fault) bool) {
 	t.Parallel()
 	step := *every
-	if kinds == moving {
+	if f.kinds == moving {
 		step = max(1, step/8) // there are few
 	}
 	fakenode.Binary(t, "v1") // the first one compiles the standard library where no cache has it
@@ -87,8 +94,9 @@ func each(t *testing.T, action, kinds string, lasts time.Duration) {
 				all.Go(func() {
 					for n := range places {
 						t.Run(fmt.Sprintf("%03d", n), func(t *testing.T) {
-							h := newHome(t, m, s)
-							if h.meet(fault{kinds, n, action, lasts}) {
+							f := f
+							f.n = n
+							if meet(t, m, s, f) {
 								met.Add(1)
 							} else {
 								beyond.Add(1)
@@ -105,7 +113,7 @@ func each(t *testing.T, action, kinds string, lasts time.Duration) {
 			}
 			close(places)
 			all.Wait()
-			report(t, "%s at every %d. change from %d to %d (-seed %d): met %d times", action, step, first, last, *seed, met.Load())
+			report(t, "%s at every %d. change from %d to %d (-seed %d): met %d times", f.action, step, first, last, *seed, met.Load())
 			if !t.Failed() {
 				assert.GreaterOrEqual(t, beyond.Load(), int64(1), "there are more changes than %d", limit)
 				assert.Positive(t, met.Load(), "the faults don't reach the program")
@@ -114,15 +122,35 @@ func each(t *testing.T, action, kinds string, lasts time.Duration) {
 	}
 }
 
-// meet lets one life meet the fault, and then recovers; a program that was killed is killed again while it recovers, at
-// another place. It tells whether the fault came.
-func (h *home) meet(f fault) bool {
+// once lets one life meet the fault, and then recovers.
+func once(t *testing.T, m *mount, s story, f fault) bool {
+	h := newHome(t, m, s)
 	_, hits := h.live(f)
-	if hits > 0 && f.action == "kill" && f.n%2 == 0 {
-		h.live(fault{f.kinds, 1 + f.n*7%40, f.action, f.lasts})
-	}
 	h.recover()
 	return hits > 0
+}
+
+// recovery is about how many changes lie between a start after a kill and the place that was reached before.
+const recovery = 40
+
+// twice lets the life after that one meet the fault, too, at a place of its own. Near the end of a story there are fewer of
+// them: then it is done anew, with an earlier one.
+func twice(t *testing.T, m *mount, s story, f fault) bool {
+	random := rand.New(rand.NewPCG(*seed, uint64(f.n)))
+	for second := 1 + random.IntN(recovery); ; second = 1 + random.IntN(second-1) {
+		h := newHome(t, m, s)
+		_, hits := h.live(f)
+		if hits == 0 {
+			h.recover()
+			return false
+		}
+		_, hits = h.live(fault{f.kinds, second, f.action, f.lasts})
+		h.recover()
+		if hits > 0 {
+			return true
+		}
+		require.Greater(t, second, 1, "a start changes nothing")
+	}
 }
 
 // report prints what was done, also where nothing failed.

@@ -24,7 +24,7 @@ import (
 )
 
 // patience is how long a life may take. It is long: the machine may be busy, and only a failing test waits so long.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // held is the code of a `run` that needs a person.
 const held = 79

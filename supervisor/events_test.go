@@ -4,8 +4,10 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -61,6 +63,18 @@ func TestEvents(t *testing.T) {
 	t.Run("not ready", func(t *testing.T) {
 		h, tells, _ := run(t, func(h *testHome) { h.set("UPGRADE", "v9@10") })
 		h.wait("not ready", func() bool { return tells.has(`^not ready\|v9: `) })
+	})
+	t.Run("an unusable plan file", func(t *testing.T) {
+		h, tells, w := run(t, func(*testHome) {})
+		node := h.awaitState(status.Running).PID
+		h.write("data/upgrade-info.json", "{")
+		h.wait("the log says so", func() bool { return strings.Contains(h.lines(), "the plan file can't be used; looking again") })
+		assert.False(t, tells.has("plan file"), "it may be half-written")
+		w.post(func() { w.unreadable = time.Now().Add(-unreadableFor) })
+		h.wait("it stays so", func() bool { return tells.has(`^not ready\|the plan file can't be read: `) })
+		st := h.status()
+		assert.Equal(t, status.Running, st.State)
+		assert.Equal(t, node, st.PID, "the node is left running")
 	})
 	t.Run("held on probation, rolled back", func(t *testing.T) {
 		h, tells, w := run(t, func(h *testHome) {

@@ -115,14 +115,20 @@ func (s *Supervisor) sayUnreadable() {
 	}
 }
 
-// logPending says once what is scheduled, and what is passed over.
+// logPending says what is scheduled, or passed over: once, however often the file is written.
 func (s *Supervisor) logPending() {
 	p, err := s.tracker.NextPlan()
+	was := s.pendingWas
+	s.pendingWas = ""
 	switch {
 	case err != nil:
-		s.log.Info("the plan is passed over", "reason", err)
+		if s.pendingWas = err.Error(); s.pendingWas != was {
+			s.log.Info("the plan is passed over", "reason", err)
+		}
 	case p != nil:
-		s.log.Info("a plan is pending", "plan", p.Name, "at", p.When(), "source", p.Source)
+		if s.pendingWas = p.Name + " at " + p.When() + " by " + string(p.Source); s.pendingWas != was {
+			s.log.Info("a plan is pending", "plan", p.Name, "at", p.When(), "source", p.Source)
+		}
 	}
 }
 

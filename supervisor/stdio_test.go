@@ -21,6 +21,7 @@ import (
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
+	"nodevisor/upgrade"
 )
 
 // script makes the node of a home a shell script.
@@ -163,7 +164,7 @@ func TestStderrIsFull(t *testing.T) {
 	run := h.startCommand(cmd)
 	w.Close()
 	h.await(trace.FirstBlock, "v2")
-	h.awaitResult("committed")
+	h.awaitResult(upgrade.ResultCommitted)
 	run.stop()
 }
 
@@ -194,6 +195,20 @@ func TestStdinAtItsEnd(t *testing.T) {
 		require.Fail(t, "the end of stdin doesn't reach the node")
 	}
 	run.stop()
+}
+
+// Started without stdin, stdout and stderr at all it does its work: no file of its own takes their numbers.
+func TestNoStreamsAtAll(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	cmd := h.command()
+	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `exec "$0" <&- >&- 2>&-`, cmd.Path}
+	r := h.startCommand(cmd)
+	h.awaitResult(upgrade.ResultCommitted)
+	r.stop()
+	h.singleNode()
+	h.journal()
 }
 
 // fill makes a pipe full without blocking.

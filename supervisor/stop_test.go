@@ -76,6 +76,29 @@ func TestStopTimeout(t *testing.T) {
 	assert.Contains(t, h.lines(), "the node did not stop in time and was killed")
 }
 
+// Nothing of an upgrade is done beside what the old node left: a grandchild in a session of its own, deaf to SIGTERM, is
+// gone before the phase stopped is recorded, and with it before the snapshot.
+func TestStoppedMeansNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.setOf("genesis", "DAEMON", "true")
+	h.setOf("genesis", "IGNORE_TERM", "true")
+	h.Node.StopTimeout = 300 * time.Millisecond
+	h.Upgrade.Delay = time.Hour
+	r := h.start()
+	grandchild := h.await(trace.Daemon, "v1").PID
+	h.wait("it is stopped", func() bool { u := h.journal().Upgrade; return u != nil && u.Phase == upgrade.Stopped })
+	assert.False(t, alive(grandchild))
+	assert.Contains(t, h.lines(), "the node did not stop in time and was killed")
+	r.stop()
+	h.Upgrade.Delay = 0
+	r = h.start()
+	h.awaitResult(upgrade.ResultCommitted)
+	h.wait("the snapshot", h.verified)
+	r.stop()
+}
+
 // A second stop request doesn't wait.
 func TestSecondStopKills(t *testing.T) {
 	t.Parallel()

@@ -182,6 +182,7 @@ type Supervisor struct {
 	lookAgain     bool
 	unreadable    time.Time   // since when the plan file can't be used; zero = it can
 	unreadableWas string      // what the log said of it last
+	pendingWas    string      // what the log said last of the plan that comes next
 	unproven      []plan.Plan // imported without a known height
 	recordAfter   time.Time   // a commit that could not be recorded isn't tried again before
 	heightAt      time.Time

@@ -132,7 +132,7 @@ func TestAPlanCalledGenesisIsNoWayBack(t *testing.T) {
 	assert.Equal(t, version.Genesis, e.InFlight().To)
 }
 
-// FAULTS: the plan changes between the trigger and the stop.
+// The plan changes between the trigger and the stop.
 func TestThePlanIsReadAgainAfterTheStop(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(h *home)
@@ -177,7 +177,7 @@ func TestThePlanIsReadAgainAfterTheStop(t *testing.T) {
 	}
 }
 
-// FAULTS 29: the staged binary is replaced after it was verified.
+// The staged binary is replaced after it was verified.
 func TestABinaryReplacedAfterItsVerificationIsNotRun(t *testing.T) {
 	for name, replace := range map[string]func(h *home){
 		"another file": func(h *home) { h.stage(staged, v2+"\n# evil") },

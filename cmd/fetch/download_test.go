@@ -1,15 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -257,6 +260,36 @@ func TestSizes(t *testing.T) {
 		o := invoke(t, "--url", serve(t, promise("4000000000000000000", 0)), "--max-bytes", "4000000000000000001")
 		o.refusedWith(t, fetch.NoSpace, "4000000000000000000 bytes needed")
 	})
+}
+
+// TestFullDisk: a disk that gets full meanwhile, which no server's word foretells; it is said, and nothing is left on it.
+func TestFullDisk(t *testing.T) {
+	big := strings.Repeat("x", 4<<20)
+	endless := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush() // no Content-Length any more
+		_, _ = io.WriteString(w, big)
+	})
+	archive := filepath.Join(t.TempDir(), "body")
+	require.NoError(t, os.WriteFile(archive, gzipped(t, []byte(big)), 0o600))
+	for name, args := range map[string][]string{"downloading": {"--url", endless}, "unpacking": {"--unpack", archive}} {
+		t.Run(name, func(t *testing.T) {
+			// A file system of its own, in a mount namespace that goes with the program.
+			const script = `mount -t tmpfs -o size=1m none "$0"; code=0; "$@" || code=$?; ls -A "$0" >&2; exit $code`
+			dir := t.TempDir()
+			cmd := exec.CommandContext(t.Context(), "unshare", append([]string{
+				"-Urm", "sh", "-ec", script, dir, program, "--name", "simd", "--out", dir,
+			}, args...)...)
+			var stdout, stderr bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			require.Error(t, cmd.Run())
+			assert.Equal(t, 1, cmd.ProcessState.ExitCode())
+			lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
+			var last fetch.Message
+			require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &last), "%s %s", &stdout, &stderr)
+			assert.Equal(t, fetch.NoSpace, last.Kind, last.Error)
+			assert.Empty(t, stderr.String(), "left over")
+		})
+	}
 }
 
 func TestAnswers(t *testing.T) {

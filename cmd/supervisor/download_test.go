@@ -138,3 +138,44 @@ func TestUpgradeByDownload(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "upgrades/v2", target)
 }
+
+// A plan whose binary isn't what it promises: nothing of it stays, the old version is neither stopped nor touched, the
+// server is not asked again at once, and a binary that is put there by hand goes on.
+func TestUpgradeByADownloadOfSomethingElse(t *testing.T) {
+	d := newDownloads(t)
+	old, err := version.HashFile(t.Context(), filepath.Join(d.home, "cosmovisor/genesis/bin/simd"))
+	require.NoError(t, err)
+	info := fmt.Sprintf(`{"binaries":{"any":"%s?checksum=sha256:%s"}}`, d.url, strings.Repeat("0", 64))
+	run := d.command([]string{"DAEMON_ALLOW_DOWNLOAD_BINARIES=true", "FAKENODE_UPGRADE=v2@5:" + info}, "run", "start")
+	require.NoError(t, run.Start())
+	t.Cleanup(func() {
+		_ = run.Process.Signal(syscall.SIGTERM)
+		_ = run.Wait()
+	})
+	state := func() (st struct {
+		State   string
+		PID     *int
+		Version string
+		Plan    struct{ Problems []string }
+	}) {
+		out, _ := d.run("status", "--json")
+		_ = json.Unmarshal([]byte(out), &st) // not yet up: not yet so
+		return st
+	}
+	require.Eventually(t, func() bool {
+		st := state()
+		return st.State == "waiting-for-binary" && strings.Contains(strings.Join(st.Plan.Problems, ""), "checksum mismatch")
+	}, 60*time.Second, 100*time.Millisecond)
+	st := state()
+	assert.NotNil(t, st.PID, "the node lives")
+	assert.Equal(t, "genesis", st.Version)
+	d.requireNothingLeft()
+	now, err := version.HashFile(t.Context(), filepath.Join(d.home, "cosmovisor/genesis/bin/simd"))
+	require.NoError(t, err)
+	assert.Equal(t, old, now)
+	assert.Equal(t, int64(1), d.asked.Load())
+
+	out, code := d.run("upgrade", "add", "v2", build.Binary(t, "v2"))
+	require.Zero(t, code, out)
+	require.Eventually(t, func() bool { return state().Version == "v2" }, 60*time.Second, 100*time.Millisecond)
+}

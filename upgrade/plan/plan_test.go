@@ -104,6 +104,11 @@ func TestReadPlanFile(t *testing.T) {
 	require.ErrorIs(t, err, ErrInvalid)
 	assert.NotNil(t, info, "an unusable file has an identity all the same: a change of it is seen")
 
+	require.NoError(t, os.Truncate(path, 1<<36)) // 64 GiB: it is not read into memory
+	_, _, err = ReadFile(path, true)
+	require.ErrorIs(t, err, ErrInvalid)
+	require.ErrorContains(t, err, "larger than")
+
 	require.NoError(t, os.Remove(path))
 	require.NoError(t, os.Mkdir(path, 0o755))
 	_, _, err = ReadFile(path, true)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,18 +17,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fullDiskEnv names the directory on which a re-executed test process tries a full disk instead of running the tests.
-const fullDiskEnv = "VERSION_TEST_FULL_DISK"
+// mountEnv makes a re-executed test process mount a file system over the directory that follows, and try something there
+// instead of running the tests: "full DIR" or "noexec DIR".
+const mountEnv = "VERSION_TEST_MOUNT"
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(fullDiskEnv); dir != "" {
-		if err := fullDisk(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	what, dir, mounts := strings.Cut(os.Getenv(mountEnv), " ")
+	if !mounts {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err := map[string]func(string) error{"full": fullDisk, "noexec": noexec}[what](dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// onAMount tries something on a file system of its own, in a process with a mount namespace: no test needs to be root's.
+func onAMount(t *testing.T, what string) {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), self)
+	cmd.Env = append(os.Environ(), mountEnv+"="+what+" "+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }
 
 // staged is the version that the tests place, check and switch to.
@@ -141,6 +160,24 @@ func fullDisk(dir string) error {
 	left, err := os.ReadDir(filepath.Dir(l.Binary("upgrades/v2")))
 	if err != nil || len(left) != 1 {
 		return fmt.Errorf("left over: %v %w", left, err)
+	}
+	return nil
+}
+
+// noexec checks a binary on a file system from which nothing may be executed, with and without a trial run.
+func noexec(dir string) error {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	l := layoutOf(dir)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(l.Binary(staged)), 0o755), os.WriteFile(l.Binary(staged), []byte("#!/bin/sh\n"), 0o755)); err != nil {
+		return err
+	}
+	for _, probe := range [][]string{nil, {"version"}} {
+		r := NewChecker(l, probe, nil, slog.New(slog.DiscardHandler)).Check(context.Background(), staged)
+		if r.Ready() || !strings.Contains(r.Problems[0], "noexec") {
+			return fmt.Errorf("probe %q: %q", probe, r.Problems)
+		}
 	}
 	return nil
 }

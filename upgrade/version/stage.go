@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 )
@@ -228,8 +230,11 @@ var machines = map[string]elf.Machine{
 }
 
 // runnable finds by the file's head what execve would answer at the halt height: a foreign machine, a missing dynamic
-// loader, a script without an interpreter.
+// loader, a script without an interpreter. A file system that is mounted noexec is known to the kernel alone.
 func runnable(path string) error {
+	if err := unix.Access(path, unix.X_OK); err != nil {
+		return fmt.Errorf("%s can't be executed, look for a noexec mount: %w", path, err)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err

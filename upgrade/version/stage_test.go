@@ -108,6 +108,11 @@ func TestCheckFindsWhatWouldFailAtTheHalt(t *testing.T) {
 	}
 }
 
+// Nor does a file system from which nothing may be executed come as a surprise, also where there is no trial run.
+func TestCheckOnANoexecMount(t *testing.T) {
+	onAMount(t, "noexec")
+}
+
 func TestCheckAcceptsWhatRuns(t *testing.T) {
 	for name, make := range map[string]func(h *home){
 		"a script":            func(h *home) { h.stage(staged, "exit 0") },
