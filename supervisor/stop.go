@@ -96,6 +96,7 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 		s.stopped = &stopped{trial: s.trial}
 	}
 	if s.child == nil {
+		s.cancelUnits() // no node is left that other units are acted upon for
 		return
 	}
 	s.onExit = func(exit child.Exit) {
