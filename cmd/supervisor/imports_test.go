@@ -19,7 +19,7 @@ var forbidden = map[string][]string{
 	"nodevisor/genesis/...":               {"nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/snapshot", "nodevisor/cmd"},
 	"nodevisor/supervisor/...":            {"nodevisor/snapshot", "nodevisor/systemd", "nodevisor/cmd", "github.com/spf13/cobra"},
 	"nodevisor/cmd/supervisor/config":     {"nodevisor/cmd/supervisor/host", "nodevisor/cmd/supervisor/console", "github.com/spf13/cobra"},
-	"nodevisor/cmd/supervisor/cli":        {"nodevisor/cmd/supervisor/session", "nodevisor/supervisor", "nodevisor/upgrade", "nodevisor/snapshot"},
+	"nodevisor/cmd/supervisor/cli":        {"nodevisor/cmd/supervisor/session", "nodevisor/cmd/supervisor/host"},
 	"nodevisor/cmd/supervisor/session":    {"nodevisor/cmd/supervisor/doctor", "nodevisor/cmd/supervisor/operate", "nodevisor/cmd/supervisor/setup", "nodevisor/cmd/supervisor/template"},
 	"nodevisor/cmd/supervisor/doctor":     {"nodevisor/cmd/supervisor/operate", "nodevisor/cmd/supervisor/setup", "nodevisor/cmd/supervisor/template"},
 	"nodevisor/cmd/supervisor/operate":    {"nodevisor/cmd/supervisor/doctor", "nodevisor/cmd/supervisor/setup", "nodevisor/cmd/supervisor/template"},
