@@ -39,7 +39,7 @@ var (
 
 // reload reads the configuration again and makes everything that follows from it, or changes nothing.
 func (l *live) reload(inFlight bool) (supervisor.Reloaded, error) {
-	_, cfg, origin, err := session.Compose(context.Background(), l.Session.App, false)
+	cfg, origin, err := l.Reread(context.Background())
 	if err != nil {
 		return supervisor.Reloaded{}, err
 	}
