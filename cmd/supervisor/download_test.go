@@ -152,12 +152,13 @@ func TestUpgradeByADownloadOfSomethingElse(t *testing.T) {
 		_ = run.Process.Signal(syscall.SIGTERM)
 		_ = run.Wait()
 	})
-	state := func() (st struct {
+	type shown struct {
 		State   string
 		PID     *int
 		Version string
 		Plan    struct{ Problems []string }
-	}) {
+	}
+	state := func() (st shown) {
 		out, _ := d.run("status", "--json")
 		_ = json.Unmarshal([]byte(out), &st) // not yet up: not yet so
 		return st
