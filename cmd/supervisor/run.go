@@ -101,6 +101,9 @@ func run(ctx context.Context, s *session.Session) (int, error) {
 		return 0, err
 	}
 	defer lock.Close()
+	if err := lock.SetArgs(s.Args); err != nil {
+		return 0, err
+	}
 	if err := fetch.RemoveStale(filepath.Join(s.Layout.Root, "upgrades")); err != nil {
 		s.Log.Warn("cannot remove left-overs", "error", err)
 	}

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/capped"
+	"nodevisor/internal/hint"
 	"nodevisor/upgrade/source"
 )
 
@@ -136,7 +136,7 @@ func (x *examination) fileSystem() {
 		return
 	}
 	if int64(st.Flags)&unix.ST_RDONLY != 0 {
-		x.fail("file system", `mount -o remount,rw "$(findmnt -no TARGET -T `+cli.ShellQuote(x.stateParent())+`)"`, "the home is mounted read-only")
+		x.fail("file system", `mount -o remount,rw "$(findmnt -no TARGET -T `+hint.Quote(x.stateParent())+`)"`, "the home is mounted read-only")
 		return
 	}
 	x.ok("file system", "local, writable")

@@ -169,7 +169,7 @@ func newUpgradeList(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the plans that are to come", Args: cli.ExactArgs(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}
@@ -222,7 +222,7 @@ func newUpgradeHistory(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use: "history", Short: "List the upgrades that have ended, newest first", Args: cli.ExactArgs(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}
@@ -267,7 +267,7 @@ func newUpgradeCancel(a *cli.App) *cobra.Command {
 }
 
 func loadWithName(ctx context.Context, a *cli.App, raw string) (*session.Session, string, error) {
-	s, err := session.Load(ctx, a, false)
+	s, err := session.Reach(ctx, a)
 	if err != nil {
 		return nil, "", err
 	}

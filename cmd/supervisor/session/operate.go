@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"nodevisor/cmd/supervisor/cli"
-	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/status"
@@ -31,7 +30,7 @@ func (s *Session) Operate(ctx context.Context, op string, req client.Request, al
 
 // ask has the running supervisor do an operation, and shows how far it is.
 func (s *Session) ask(ctx context.Context, op string, r client.Request) (client.Reply, error) {
-	c := client.New(host.ControlSocket(s.Config, s.Environ))
+	c := client.New(s.Socket())
 	if s.Meter != nil {
 		defer follow(ctx, c, s.Progress)()
 	}
@@ -70,9 +69,9 @@ func follow(ctx context.Context, c *client.Client, observe progress.Observer) (s
 func (s *Session) PrintReply(reply client.Reply, live bool) error {
 	if s.Flags.JSON {
 		if reply.Result != nil {
-			return cli.WriteJSON(s.Stdout, reply.Result)
+			return cli.WriteJSON(s.Stdout, s.addressResult(reply.Result))
 		}
-		return cli.WriteJSON(s.Stdout, map[string]any{"message": reply.Message, "live": live})
+		return cli.WriteJSON(s.Stdout, map[string]any{"message": s.Addressed(reply.Message), "live": live})
 	}
 	how := "no supervisor is running; the next one finds it so"
 	if live {

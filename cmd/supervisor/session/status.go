@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/home"
@@ -21,8 +20,11 @@ import (
 
 // Status asks the running supervisor; where none runs it says what the files say.
 func (s *Session) Status(ctx context.Context) (*status.Document, error) {
-	raw, err := client.New(host.ControlSocket(s.Config, s.Environ)).Status(ctx)
+	raw, err := client.New(s.Socket()).Status(ctx)
 	if errors.Is(err, client.ErrNotRunning) {
+		if s.bad != nil {
+			return nil, s.bad
+		}
 		return s.statusOfFiles(ctx)
 	}
 	if err != nil {
@@ -33,13 +35,14 @@ func (s *Session) Status(ctx context.Context) (*status.Document, error) {
 		return nil, fmt.Errorf("cannot read the supervisor's answer: %w", err)
 	}
 	s.addChainPlan(ctx, st)
+	s.addressStatus(st)
 	return st, nil
 }
 
 // addChainPlan asks the chain's own plan once, where its gRPC answers and nothing nearer is scheduled: the running
 // supervisor asks it only now and then.
 func (s *Session) addChainPlan(ctx context.Context, st *status.Document) {
-	if st.PID == nil || st.Plan != nil || st.Upgrade != nil {
+	if st.PID == nil || st.Plan != nil || st.Upgrade != nil || s.bad != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, ChainTimeout)
@@ -106,8 +109,9 @@ func (s *Session) statusOfFiles(ctx context.Context) (*status.Document, error) {
 	}
 	if info, err := home.ReadLock(s.Layout.LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
 		st.PID = &info.Node.Pid
-		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: supervisor --takeover run", info.Node.Pid))
+		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: %s", info.Node.Pid, home.Takeover(info.Args)))
 	}
+	s.addressStatus(st)
 	return st, nil
 }
 

@@ -61,11 +61,11 @@ func adviseName(a *cli.App, err error, binary string) error {
 		if !errors.As(problem, &p) || !errors.Is(p.Err, config.ErrNoName) {
 			continue
 		}
-		p.Hint = "DAEMON_NAME=" + cli.ShellQuote(filepath.Base(binary)) + " supervisor"
+		p.Hint = "DAEMON_NAME=" + hint.Quote(filepath.Base(binary)) + " supervisor"
 		if a.Flags.Home != "" {
-			p.Hint += " --home " + cli.ShellQuote(a.Flags.Home)
+			p.Hint += " --home " + hint.Quote(a.Flags.Home)
 		}
-		p.Hint += " init " + cli.ShellQuote(binary)
+		p.Hint += " init " + hint.Quote(binary)
 	}
 	return err
 }
@@ -100,9 +100,9 @@ func initialise(s *session.Session, cmd *cobra.Command, binary string) error {
 
 // sayNext ends the first run with the two commands that come next, written so that they can be copied.
 func sayNext(s *session.Session, usable bool) {
-	self := "supervisor --home " + cli.ShellQuote(s.Layout.Home)
+	self := "supervisor --home " + hint.Quote(s.Layout.Home)
 	if s.Flags.Config != "" {
-		self = "supervisor --config " + cli.ShellQuote(s.Flags.Config)
+		self = "supervisor --config " + hint.Quote(s.Flags.Config)
 	}
 	v, err := s.Layout.Current()
 	if err != nil || !s.Layout.HasBinary(v) {
@@ -113,7 +113,7 @@ func sayNext(s *session.Session, usable bool) {
 	}
 	if bad := s.Layout.Binary(version.Genesis); !usable && v == version.Genesis {
 		s.Say("\nThe tree of %s is there, but its first binary can't run here. Next:\n", s.Layout.Home)
-		s.Say("  rm %s\n  %s init BINARY\n      installs another one; what else is there already stays", cli.ShellQuote(bad), self)
+		s.Say("  rm %s\n  %s init BINARY\n      installs another one; what else is there already stays", hint.Quote(bad), self)
 		return
 	}
 	s.Say("\nReady: %s, version %s, in %s. Next:\n", s.Layout.Node, v.Name(), s.Layout.Home)
