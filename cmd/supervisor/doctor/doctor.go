@@ -176,6 +176,7 @@ func (x *examination) examine(ctx context.Context) {
 		x.downloader()
 		x.watching(ctx)
 	}
+	x.controlGroup()
 	x.staging()
 	x.fileSystem()
 	x.clock()

@@ -14,18 +14,25 @@ import (
 
 // Operate does one operation: through the running supervisor where there is one, else by itself under the lock.
 func (s *Session) Operate(ctx context.Context, op string, req client.Request, alone func(*Offline) (client.Reply, error)) error {
-	reply, err := s.ask(ctx, op, req)
-	live := !errors.Is(err, client.ErrNotRunning)
-	if !live {
-		err = s.UnderLock(ctx, func(o *Offline) error {
-			reply, err = alone(o)
-			return err
-		})
-	}
+	reply, live, err := s.CarryOut(ctx, op, req, alone)
 	if err != nil {
 		return err
 	}
 	return s.PrintReply(reply, live)
+}
+
+// CarryOut is Operate for a caller who prints the reply; live tells that a running supervisor did it.
+func (s *Session) CarryOut(
+	ctx context.Context, op string, req client.Request, alone func(*Offline) (client.Reply, error),
+) (reply client.Reply, live bool, err error) {
+	if reply, err = s.ask(ctx, op, req); !errors.Is(err, client.ErrNotRunning) {
+		return reply, true, err
+	}
+	err = s.UnderLock(ctx, func(o *Offline) error {
+		reply, err = alone(o)
+		return err
+	})
+	return reply, false, err
 }
 
 // ask has the running supervisor do an operation, and shows how far it is.

@@ -35,6 +35,7 @@ func (s *Session) Status(ctx context.Context) (*status.Document, error) {
 		return nil, fmt.Errorf("cannot read the supervisor's answer: %w", err)
 	}
 	s.addChainPlan(ctx, st)
+	s.warnOfIdle(st)
 	s.addressStatus(st)
 	return st, nil
 }
@@ -70,6 +71,11 @@ func (s *Session) View() (status.View, error) {
 	v.Journal, v.Schedule = engine.Journal(), engine.Schedule()
 	if loadErr != nil && v.Journal.Hold == nil {
 		v.Journal.Hold = HoldOf(loadErr)
+	}
+	if in, err := engine.BatchImport(); err == nil && loadErr == nil { // what the next start takes over from Cosmovisor
+		for _, p := range in.Plans {
+			v.Schedule.Add(p)
+		}
 	}
 	v.Tracker = s.FileTracker(v.Schedule)
 	v.Current, _ = s.Layout.Current() // a link that is damaged is doctor's matter; the version is then unknown
@@ -111,8 +117,24 @@ func (s *Session) statusOfFiles(ctx context.Context) (*status.Document, error) {
 		st.PID = &info.Node.Pid
 		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: %s", info.Node.Pid, home.Takeover(info.Args)))
 	}
+	if warning := s.linkWarning(); warning != "" {
+		st.Warnings = append(st.Warnings, warning)
+	}
+	s.warnOfIdle(st)
 	s.addressStatus(st)
 	return st, nil
+}
+
+// linkWarning says why the next start finds no version to run; "" where it finds one.
+func (s *Session) linkWarning() string {
+	_, err := s.Layout.Current()
+	switch {
+	case err == nil, errors.Is(err, version.ErrNoLink) && !upgrade.Seen(s.Layout) && s.Layout.HasBinary(version.Genesis):
+		return ""
+	case errors.Is(err, version.ErrNoLink) && !upgrade.Seen(s.Layout):
+		return "no binary is installed: supervisor init BINARY"
+	}
+	return fmt.Sprintf("%v, and a start never guesses: supervisor doctor --fix-link", err)
 }
 
 // FileTracker knows what the files say of plans and heights.
