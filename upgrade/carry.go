@@ -101,7 +101,7 @@ func (e *Engine) reread() error {
 	}
 	return &hint.Error{
 		Op: "go on with the upgrade", Path: u.Plan.Name, Err: fmt.Errorf("%w while the node stopped: %s", ErrPlanChanged, what),
-		Hint: "look at " + e.Layout.Plan + ", then: supervisor upgrade cancel " + u.Plan.Name + ", or: supervisor resume",
+		Hint: "look at " + hint.Quote(e.Layout.Plan) + ", then: supervisor upgrade cancel " + u.Plan.Name + ", or: supervisor resume",
 	}
 }
 

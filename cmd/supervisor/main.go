@@ -108,6 +108,7 @@ func report(a *cli.App, err error, code int, path string) {
 	if next == "" {
 		next = nextStep(err, path)
 	}
+	next = a.Addressed(next)
 	if a.Flags.JSON {
 		_ = cli.WriteJSON(a.Stdout, map[string]any{"error": client.Failure{Message: err.Error(), Hint: next, Code: code}})
 		return

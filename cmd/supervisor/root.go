@@ -51,6 +51,7 @@ func newRoot(a *cli.App) *cobra.Command {
 	}
 	root.InitDefaultCompletionCmd() // now, so that a shell it doesn't know is refused as any unknown command is
 	for _, cmd := range root.Commands() {
+		a.Commands = append(a.Commands, cmd.Name())
 		if cmd.Name() == "completion" {
 			cmd.Args = cli.OnlyCommands
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }

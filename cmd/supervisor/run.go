@@ -5,16 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"nodevisor/cmd/supervisor/cli"
-	"nodevisor/cmd/supervisor/config"
 	"nodevisor/cmd/supervisor/host"
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/atomicfile"
@@ -90,6 +88,7 @@ func run(ctx context.Context, s *session.Session) (int, error) {
 	if err := s.CheckPermissions(); err != nil {
 		return 0, err
 	}
+	warnOfRoot(s)
 	if err := atomicfile.MkdirAll(s.Layout.State(), 0o750); err != nil {
 		return 0, err
 	}
@@ -101,6 +100,9 @@ func run(ctx context.Context, s *session.Session) (int, error) {
 		return 0, err
 	}
 	defer lock.Close()
+	if err := lock.SetArgs(s.Args); err != nil {
+		return 0, err
+	}
 	if err := fetch.RemoveStale(filepath.Join(s.Layout.Root, "upgrades")); err != nil {
 		s.Log.Warn("cannot remove left-overs", "error", err)
 	}
@@ -117,6 +119,21 @@ func run(ctx context.Context, s *session.Session) (int, error) {
 	code := sup.Run(ctx)
 	closeAll(code)
 	return code, nil
+}
+
+// warnOfRoot says that root runs what another user owns: the node works, and what it writes is root's when the service that
+// runs it as its user starts next.
+func warnOfRoot(s *session.Session) {
+	info, err := os.Stat(s.Layout.Home)
+	if err != nil || os.Geteuid() != 0 {
+		return // a start that finds no home says so itself
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 {
+		return
+	}
+	s.Log.Warn("root runs the node of another user, as root: what it writes into the home will be root's", "home", s.Layout.Home,
+		"owner", st.Uid, "hint", fmt.Sprintf("User= in the unit, or: setpriv --reuid=%d --regid=%d --clear-groups supervisor run", st.Uid, st.Gid))
 }
 
 // takeLock takes the home lock. With --takeover a node that an earlier supervisor left behind is stopped first; a living
@@ -215,12 +232,4 @@ func assemble(ctx context.Context, s *session.Session, lock *home.Lock) (*superv
 		}
 		l.alerts.Close(grace)
 	}, nil
-}
-
-func groupID(name string) (int, error) {
-	g, err := user.LookupGroup(name)
-	if err != nil {
-		return -1, &config.Error{Problems: []error{fmt.Errorf("[control] group: %w", err)}}
-	}
-	return strconv.Atoi(g.Gid)
 }

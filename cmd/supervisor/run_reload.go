@@ -92,7 +92,7 @@ func (l *live) make(s *session.Session, changed []string) (supervisor.Reloaded, 
 	}
 	made.SocketMode, made.SocketGroup = 0o600, -1
 	if s.Config.Control.Group != "" {
-		gid, err := groupID(s.Config.Control.Group)
+		gid, err := s.Config.Control.GroupID()
 		if err != nil {
 			return made, err
 		}

@@ -49,7 +49,7 @@ func find(paths []string) (string, error) {
 		case info.IsDir():
 			continue
 		case info.Mode().Perm()&0o002 != 0:
-			return "", hint.New("use downloader", path, "writable by everybody", "chmod o-w "+path)
+			return "", hint.New("use downloader", path, "writable by everybody", "chmod o-w "+hint.Quote(path))
 		case !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0:
 			return "", hint.New("use downloader", path, "not an executable file", "reinstall it, or "+byHand)
 		}

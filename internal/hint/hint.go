@@ -77,6 +77,15 @@ func New(op, path, cause, next string) *Error {
 	return &Error{Op: op, Path: path, Err: errors.New(cause), Hint: next}
 }
 
+// Quote makes text one word of a shell: what a hint names is copied from there.
+func Quote(text string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%="
+	if text != "" && strings.Trim(text, plain) == "" {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
 // Cause returns what lies under a path error in err's chain, else err: for a message that names the path itself.
 func Cause(err error) error {
 	if pe := new(fs.PathError); errors.As(err, &pe) {

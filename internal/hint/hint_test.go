@@ -75,3 +75,11 @@ func TestCause(t *testing.T) {
 	cause := errors.New("it broke")
 	assert.Equal(t, cause, Cause(cause))
 }
+
+func TestQuote(t *testing.T) {
+	for text, want := range map[string]string{
+		"/a/b-c": "/a/b-c", "": "''", "a b": "'a b'", "it's": `'it'\''s'`, "$(x)": "'$(x)'", "v3.0_1@x": "v3.0_1@x", "--a=b": "--a=b",
+	} {
+		assert.Equal(t, want, Quote(text))
+	}
+}

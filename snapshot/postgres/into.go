@@ -78,7 +78,7 @@ func (s *Source) Extract(ctx context.Context, r manifest.Restore, to string) (_ 
 	if r.Record.Frozen != nil {
 		return nil, &hint.Error{
 			Op: "extract source " + s.o.Name, Path: r.ID, Err: fmt.Errorf("it is a clone in the server still (%s): its archive was not made yet", *r.Record.Frozen),
-			Hint: "supervisor status (the archive is made while the node runs)",
+			Hint: "supervisor status    # the archive is made while the node runs",
 		}
 	}
 	if err := atomicfile.MkdirAll(filepath.Dir(to), 0o755); err != nil {

@@ -170,7 +170,7 @@ func (s *Source) intact(ctx context.Context, r *manifest.Restore) (damage, err e
 	if r.Record.Frozen != nil {
 		return &hint.Error{
 			Op: "restore snapshot", Path: r.ID, Err: fmt.Errorf("its clone %s is gone, and an archive was not made yet", *r.Record.Frozen),
-			Hint: "supervisor snapshot list (restore another one)",
+			Hint: "supervisor snapshot list    # restore another one",
 		}, nil
 	}
 	faults, err := datadir.Verify(ctx, r.From, r.Record, r.Verified, s.o.Observe)

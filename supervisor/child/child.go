@@ -273,7 +273,7 @@ func startError(path string, err error) error {
 			next = "put the binary there, or: supervisor init BINARY"
 		}
 	case errors.Is(err, fs.ErrPermission):
-		next = "chmod +x " + path + ", and look for a noexec mount"
+		next = "chmod +x " + hint.Quote(path) + ", and look for a noexec mount"
 	case errors.Is(err, syscall.ENOEXEC):
 		next = "the binary is for another machine: file " + path
 	}

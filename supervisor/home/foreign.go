@@ -334,7 +334,7 @@ func WaitNoForeign(ctx context.Context, root, data string, patience time.Duratio
 		if left <= 0 {
 			return &hint.Error{
 				Op: "start a node beside another on", Path: root, Err: &ForeignError{Found: found},
-				Hint: "supervisor --takeover run    (stops it gracefully and goes on)",
+				Hint: Takeover(nil),
 			}
 		}
 		select {

@@ -45,6 +45,9 @@ type Lock struct {
 type LockInfo struct {
 	Supervisor *proc.Identity `json:"supervisor"`
 	Node       *proc.Identity `json:"node"`
+	// Args are what the supervisor's `run` was given for the node; nil: nothing, so the configuration's hold, or too much
+	// to be kept.
+	Args []string `json:"args,omitempty"`
 }
 
 // LockRole is what the holder of a lock is.
@@ -61,7 +64,8 @@ const (
 // LockedError says who holds the lock. It wraps ErrLocked, and comes inside a *hint.Error.
 type LockedError struct {
 	Role   LockRole
-	Holder Foreign // Pid 0 where the role is unknown
+	Holder Foreign  // Pid 0 where the role is unknown
+	Args   []string // of the node, as LockInfo has them
 }
 
 // Error names the holder.
@@ -84,14 +88,23 @@ func (e *LockedError) Unwrap() error { return ErrLocked }
 // Left tells whether the holder was left behind by an earlier supervisor: such a one may be stopped with StopForeign.
 func (e *LockedError) Left() bool { return e.Role == RoleNode || e.Role == RoleOther }
 
+// Takeover is the command that stops what an earlier supervisor left behind, with what that one was given for the node.
+func Takeover(args []string) string {
+	command := "supervisor --takeover run"
+	for _, arg := range args {
+		command += " " + hint.Quote(arg)
+	}
+	return command + "    # stops it gracefully and goes on"
+}
+
 func (e *LockedError) hint() string {
 	switch e.Role {
 	case RoleSupervisor:
 		return "supervisor status"
 	case RoleNode:
-		return "supervisor --takeover run    (stops it gracefully and goes on)"
+		return Takeover(e.Args)
 	case RoleOther:
-		return fmt.Sprintf("end process %d, or: supervisor --takeover run", e.Holder.Pid)
+		return fmt.Sprintf("end process %d, or: %s", e.Holder.Pid, Takeover(e.Args))
 	}
 	return "as root: supervisor doctor; look in other containers that use this home"
 }
@@ -112,9 +125,10 @@ func AcquireLock(path string) (*Lock, error) {
 	case err != nil:
 		return fail(err, "supervisor doctor")
 	}
-	held := whoHolds(f)
+	held, args := whoHolds(f)
 	if held != nil {
 		f.Close()
+		held.Args = args
 		return fail(held, held.hint())
 	}
 	self, err := proc.Identify(os.Getpid())
@@ -172,18 +186,18 @@ func lockableFS(magic int64) error {
 	return nil
 }
 
-// whoHolds takes the flock, or says who has it.
-func whoHolds(f *os.File) *LockedError {
+// whoHolds takes the flock, or says who has it, and with which arguments the node was run last.
+func whoHolds(f *os.File) (held *LockedError, args []string) {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	record, _ := readRecord(f) // torn: the previous holder died amid it, or the present one is about to write
 	if err != nil {
-		return holder(f, record)
+		return holder(f, record), record.Args
 	}
 	// Free, and yet the recorded node may live: programs that make daemons of themselves close what they inherited.
 	if record.Node != nil && record.Node.Alive() {
-		return &LockedError{Role: RoleNode, Holder: foreignOf(*record.Node, "is the recorded node")}
+		return &LockedError{Role: RoleNode, Holder: foreignOf(*record.Node, "is the recorded node")}, record.Args
 	}
-	return nil
+	return nil, nil
 }
 
 func holder(f *os.File, record LockInfo) *LockedError {
@@ -254,6 +268,10 @@ func (l *Lock) write() error {
 	if err != nil {
 		return err
 	}
+	if len(data) >= lockSize && l.record.Args != nil {
+		l.record.Args = nil // they only spare a person some typing
+		return l.write()
+	}
 	if len(data) >= lockSize {
 		return fmt.Errorf("cannot write lock: %d bytes are too many", len(data))
 	}
@@ -278,6 +296,14 @@ func (l *Lock) SetNode(pid int) error {
 		return err
 	}
 	return l.setNode(&id)
+}
+
+// SetArgs records what `run` was given for the node, for who takes over from it.
+func (l *Lock) SetArgs(args []string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.record.Args = args
+	return l.write()
 }
 
 // ClearNode records that no node runs.

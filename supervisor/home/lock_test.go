@@ -298,3 +298,19 @@ func TestLockIsNotInheritedByAccident(t *testing.T) {
 	require.NoError(t, err)
 	assert.False(t, has)
 }
+
+// The command that takes over is the one that the operator would have typed; what is too long to be kept is left out.
+func TestTakeoverKeepsTheArguments(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	l, err := AcquireLock(path)
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	require.NoError(t, l.SetArgs([]string{"start", "--moniker", "a b"}))
+	locked := lockedBy(t, path)
+	assert.Equal(t, "supervisor --takeover run start --moniker 'a b'    # stops it gracefully and goes on", Takeover(locked.Args))
+	require.NoError(t, l.SetArgs([]string{strings.Repeat("x", lockSize)}))
+	info, err := ReadLock(path)
+	require.NoError(t, err)
+	assert.Nil(t, info.Args)
+	assert.NotNil(t, info.Supervisor)
+}

@@ -196,6 +196,10 @@ func (c *Checker) inspect(v Version, path string) (fs.FileInfo, error) {
 	return info, nil
 }
 
+// Glance tells why v certainly can't run here, by the kind of its file alone: it is neither hashed nor tried, and nothing is
+// changed. It is for who asks often; Check decides.
+func (l Layout) Glance(v Version) error { return runnable(l.Binary(v)) }
+
 // HashFile returns the hex SHA-256 of a file.
 func HashFile(ctx context.Context, path string) (string, error) {
 	f, err := os.Open(path)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"nodevisor/cmd/supervisor/console"
 	"nodevisor/internal/hint"
@@ -22,15 +21,6 @@ func WriteJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// ShellQuote makes a path one word of a shell.
-func ShellQuote(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%"
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
 // App is one command line: what it was given, and what it prints to.
 type App struct {
 	Args    []string // without the program's name
@@ -39,9 +29,11 @@ type App struct {
 	Stdout  *os.File
 	Stderr  *os.File
 	Flags   Flags
-	Running bool           // the command is `run`: its exit codes are its own
-	Release string         // what this program calls itself
-	Meter   *console.Meter // shows how far a long command is; nil = none
+	Running bool   // the command is `run`: its exit codes are its own
+	Release string // what this program calls itself
+	// Commands are the names of the commands, by which an advice is known: see Addressed.
+	Commands []string
+	Meter    *console.Meter // shows how far a long command is; nil = none
 }
 
 // Flags stand before the command's own arguments.
@@ -53,7 +45,7 @@ type Flags struct {
 // Say prints what is meant for people, and isn't data.
 func (a *App) Say(format string, args ...any) {
 	if !a.Flags.JSON {
-		fmt.Fprintf(a.Stderr, format+"\n", args...)
+		fmt.Fprintln(a.Stderr, a.Addressed(fmt.Sprintf(format, args...)))
 	}
 }
 

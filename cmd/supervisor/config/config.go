@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -71,6 +73,15 @@ type Genesis struct {
 type Control struct {
 	Socket string `toml:"socket"` // relative to home, or absolute; "" = see host.ControlSocket
 	Group  string `toml:"group"`  // its members may read the status
+}
+
+// GroupID is the number of Group, which must not be empty.
+func (c Control) GroupID() (int, error) {
+	g, err := user.LookupGroup(c.Group)
+	if err != nil {
+		return -1, &Error{Problems: []error{fmt.Errorf("[control] group: %w", err)}}
+	}
+	return strconv.Atoi(g.Gid)
 }
 
 // Log is the table [log].

@@ -206,7 +206,7 @@ func (l *loader) checkDirs() {
 	switch info, err := os.Stat(root); {
 	case err != nil:
 		l.problems = append(l.problems, &Problem{
-			Err: fmt.Errorf("cannot stat home dir: %w", err), Hint: "supervisor init BINARY",
+			Err: fmt.Errorf("cannot stat home dir: %w", err), Hint: l.adviseDir(),
 		})
 	case !info.IsDir():
 		l.problems = append(l.problems, &Problem{
@@ -222,6 +222,14 @@ func (l *loader) checkDirs() {
 	case !info.IsDir():
 		l.bad("", fmt.Errorf("%q must be a valid directory", l.cfg.Snapshot.Dir))
 	}
+}
+
+// adviseDir tells a home that isn't set up yet from one that isn't there, which as a rule is misspelt.
+func (l *loader) adviseDir() string {
+	if _, err := os.Stat(l.cfg.Node.Home); errors.Is(err, fs.ErrNotExist) {
+		return "check the home's path; a new home is made with: supervisor init BINARY"
+	}
+	return "supervisor init BINARY"
 }
 
 // whence finds where the value came from of which a message of Validate ("[table] key: …") speaks; "" for a default.

@@ -62,7 +62,7 @@ func CheckPermissions(home string, paths, allow []string) (errs []error, warning
 		if problem != "" {
 			errs = append(errs, &hint.Error{
 				Op: "trust", Path: path, Err: errors.New(problem),
-				Hint: fmt.Sprintf("%s %s (or add it to [security] allow_writable)", fix, path),
+				Hint: fmt.Sprintf("%s %s    # or add it to [security] allow_writable", fix, hint.Quote(path)),
 			})
 		}
 		if warning != "" {

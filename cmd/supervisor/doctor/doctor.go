@@ -23,7 +23,6 @@ import (
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/cmd/supervisor/console"
-	"nodevisor/cmd/supervisor/host"
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
@@ -60,6 +59,9 @@ Exit codes: 0 nothing failed; 1 a check failed; 3 held.`,
 					return err
 				}
 				return fixLink(cmd.Context(), s, yes)
+			}
+			if bad != nil {
+				s.Join(cmd.Context())
 			}
 			x := &examination{Session: s, bad: bad}
 			x.examine(cmd.Context())
@@ -122,7 +124,7 @@ func (x *examination) unknown(name, fix, format string, args ...any) {
 }
 
 func (x *examination) advise(fix string) {
-	if fix != "" {
+	if fix = x.Addressed(fix); fix != "" {
 		x.checks[len(x.checks)-1].Fix = &fix
 	}
 }
@@ -174,6 +176,7 @@ func (x *examination) examine(ctx context.Context) {
 		x.downloader()
 		x.watching(ctx)
 	}
+	x.controlGroup()
 	x.staging()
 	x.fileSystem()
 	x.clock()
@@ -311,7 +314,7 @@ func (x *examination) permissions() {
 	}
 	for _, dir := range []string{x.Layout.Root, filepath.Join(x.Layout.Root, "upgrades"), x.stateParent()} {
 		if err := unix.Access(dir, unix.W_OK); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			x.fail("permissions", "mount it writable, or: chown -R <the node's user> "+dir, "%s can't be written to: %v", dir, err)
+			x.fail("permissions", "mount it writable, or: chown -R <the node's user> "+hint.Quote(dir), "%s can't be written to: %v", dir, err)
 		}
 	}
 }
@@ -326,7 +329,7 @@ func (x *examination) stateParent() string {
 
 // askLive asks the running supervisor, where there is one.
 func (x *examination) askLive(ctx context.Context) {
-	raw, err := client.New(host.ControlSocket(x.Config, x.Environ)).Status(ctx)
+	raw, err := client.New(x.Socket()).Status(ctx)
 	switch {
 	case err == nil:
 		st := &status.Document{}

@@ -23,9 +23,6 @@ import (
 	"nodevisor/upgrade/version"
 )
 
-// takeover is the command that stops what an earlier supervisor left behind.
-const takeover = "supervisor --takeover run    (stops it gracefully and goes on)"
-
 // lock says who holds the home. It doesn't try the lock: for that moment a start beside us would be refused.
 func (x *examination) lock() {
 	info, err := home.ReadLock(x.Layout.LockPath())
@@ -34,6 +31,7 @@ func (x *examination) lock() {
 		return
 	}
 	x.holders = info
+	takeover := home.Takeover(info.Args)
 	taker, held := flockedBy(x.Layout.LockPath())
 	switch {
 	case info.Supervisor != nil && x.live != nil:
@@ -85,7 +83,7 @@ func (x *examination) foreign() {
 		x.failErr("foreign node", err)
 		return
 	}
-	none := true
+	none, takeover := true, home.Takeover(x.holders.Args)
 	for _, f := range found {
 		if x.owns(f.Pid) {
 			continue
@@ -191,7 +189,7 @@ func (x *examination) currentLink() {
 	case err == nil:
 		x.ok("current", "names %s", v.Name())
 	case lerr == nil && info.Mode()&fs.ModeSymlink == 0:
-		x.fail("current", fmt.Sprintf("mv %s %s.aside, then: %s", cli.ShellQuote(l.Link()), cli.ShellQuote(l.Link()), fix), "%s is no link", l.Link())
+		x.fail("current", fmt.Sprintf("mv %s %s.aside, then: %s", hint.Quote(l.Link()), hint.Quote(l.Link()), fix), "%s is no link", l.Link())
 	case !errors.Is(err, version.ErrNoLink), upgrade.Seen(l):
 		x.fail("current", fix, "%v, and a start never guesses", err)
 	case l.HasBinary(version.Genesis):
@@ -257,7 +255,7 @@ func (x *examination) tryFix(v version.Version) string {
 	if _, err := os.Stat(x.Layout.Binary(v)); err != nil {
 		return cli.AsRightUser
 	}
-	return "chmod a+x " + cli.ShellQuote(x.Layout.Binary(v))
+	return "chmod a+x " + hint.Quote(x.Layout.Binary(v))
 }
 
 func (x *examination) trialNote() string {
@@ -280,7 +278,7 @@ func (x *examination) planFile() {
 	case errors.Is(err, fs.ErrPermission):
 		x.failErr("plan file", err)
 	case err != nil:
-		x.fail("plan file", "look at "+cli.ShellQuote(x.Layout.Plan)+": the node rewrites it when its plan comes; else move it away",
+		x.fail("plan file", "look at "+hint.Quote(x.Layout.Plan)+": the node rewrites it when its plan comes; else move it away",
 			"%s: %v; if the node ends with it, the supervisor holds", x.Layout.Plan, err)
 	case x.tracker.Done(p):
 		x.ok("plan file", "%s at %s, which is done", p.Name, p.When())

@@ -3,17 +3,19 @@ package doctor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/capped"
+	"nodevisor/internal/hint"
 	"nodevisor/upgrade/source"
 )
 
@@ -136,10 +138,48 @@ func (x *examination) fileSystem() {
 		return
 	}
 	if int64(st.Flags)&unix.ST_RDONLY != 0 {
-		x.fail("file system", `mount -o remount,rw "$(findmnt -no TARGET -T `+cli.ShellQuote(x.stateParent())+`)"`, "the home is mounted read-only")
+		x.fail("file system", `mount -o remount,rw "$(findmnt -no TARGET -T `+hint.Quote(x.stateParent())+`)"`, "the home is mounted read-only")
 		return
 	}
 	x.ok("file system", "local, writable")
+}
+
+// controlGroup tells whether the members of [control] group get as far as the socket, and can read which one it is.
+func (x *examination) controlGroup() {
+	const name = "control group"
+	group := x.Config.Control.Group
+	if group == "" {
+		return
+	}
+	gid, err := x.Config.Control.GroupID()
+	if err != nil {
+		x.fail(name, "groupadd --system "+hint.Quote(group)+", or name another one", "%v", err)
+		return
+	}
+	closed := func(path, right string, bit fs.FileMode) bool {
+		info, err := os.Stat(path)
+		if err != nil {
+			return false // what isn't there yet is made by the first start
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || info.Mode().Perm()&bit != 0 || (st.Gid == uint32(gid) && info.Mode().Perm()&(bit<<3) != 0) {
+			return false
+		}
+		quoted := hint.Quote(path)
+		x.fail(name, fmt.Sprintf("chgrp %s %s && chmod g+%s %s", hint.Quote(group), quoted, right, quoted),
+			"members of %s may not pass %s (group %d, mode %04o): they can't read the status", group, path, st.Gid, info.Mode().Perm())
+		return true
+	}
+	found := false
+	for dir := filepath.Dir(x.Socket()); dir != "/"; dir = filepath.Dir(dir) {
+		found = closed(dir, "x", 0o001) || found
+	}
+	if x.Origin.File != "" {
+		found = closed(x.Origin.File, "r", 0o004) || found
+	}
+	if !found {
+		x.ok(name, "members of %s can read the status", group)
+	}
 }
 
 // clock asks the kernel whether something keeps its clock right (adjtimex(2)); not being told isn't being wrong. A clock

@@ -108,7 +108,7 @@ func chooseLink(s *session.Session) (linkChoice, error) {
 	l := s.Layout
 	if info, err := os.Lstat(l.Link()); err == nil && info.Mode()&fs.ModeSymlink == 0 {
 		return linkChoice{}, hint.New("link", l.Link(), "it is there and is no link",
-			fmt.Sprintf("mv %s %s.aside, then again", cli.ShellQuote(l.Link()), cli.ShellQuote(l.Link())))
+			fmt.Sprintf("mv %s %s.aside, then again", hint.Quote(l.Link()), hint.Quote(l.Link())))
 	}
 	j, err := upgrade.LoadJournal(l.JournalPath())
 	if err != nil {

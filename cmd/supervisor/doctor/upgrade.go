@@ -39,7 +39,7 @@ func (x *examination) plans(ctx context.Context) {
 func (x *examination) plan(ctx context.Context, p plan.Plan) {
 	v := version.Of(p.Name)
 	what := fmt.Sprintf("%s at %s (%s)", p.Name, p.When(), p.Source)
-	fix := "supervisor upgrade add " + cli.ShellQuote(p.Name) + " BINARY"
+	fix := "supervisor upgrade add " + hint.Quote(p.Name) + " BINARY"
 	if !x.Layout.HasBinary(v) && x.Layout.Similar(v) == "" && x.Config.Upgrade.AllowDownload && strings.TrimSpace(p.Info) != "" {
 		x.unknown("plan", fix, "%s: its binary is downloaded when its height has come, which costs time then", what)
 		return
@@ -73,7 +73,7 @@ func (x *examination) chain(ctx context.Context) {
 	}
 	v := version.Of(p.Name)
 	what := fmt.Sprintf("%s at %s", p.Name, p.When())
-	fix := "supervisor upgrade add " + cli.ShellQuote(p.Name) + " BINARY"
+	fix := "supervisor upgrade add " + hint.Quote(p.Name) + " BINARY"
 	similar := x.Layout.Similar(v)
 	switch {
 	case x.tracker.Skips(*p):
@@ -211,6 +211,10 @@ func (x *examination) downloader() {
 // nextStart says in one sentence what the next `run` does first: what run and its boot do, in their order.
 func (x *examination) nextStart() {
 	const name = "next start"
+	if x.live != nil && x.bad != nil {
+		x.fail(name, x.remedy, "none is due, a supervisor is running, state %s; but the next one refuses: %s", x.live.State, x.refused)
+		return
+	}
 	if x.live != nil {
 		x.ok(name, "none is due: a supervisor is running, state %s", x.live.State)
 		return

@@ -89,19 +89,32 @@ func ControlSocket(c config.Config, environ []string) string {
 	return newRegistry(environ).socketOf(c.Node.Home)
 }
 
-// socketOf is where the run of a home listens, or would. Only its owner, root and we ourselves are believed.
-func (r registry) socketOf(home string) string {
-	believed := []uint32{0, uint32(os.Geteuid())}
-	var st syscall.Stat_t
-	if syscall.Stat(home, &st) == nil {
-		believed = append(believed, st.Uid)
-	}
+// RunOf is the registered run of a home; where home is "", that of a configuration file.
+func RunOf(environ []string, home, config string) (Entry, bool) {
+	return newRegistry(environ).runOf(home, config)
+}
+
+// runOf believes only the home's owner, root and ourselves.
+func (r registry) runOf(home, config string) (Entry, bool) {
 	for _, dir := range append([]string{r.dir}, r.more...) {
 		for _, e := range r.list(dir) {
-			if e.Home == filepath.Clean(home) && e.Socket != "" && slices.Contains(believed, e.UID) {
-				return e.Socket
+			meant := home != "" && e.Home == filepath.Clean(home) || home == "" && config != "" && e.Config == config
+			var st syscall.Stat_t
+			if !meant || e.Socket == "" {
+				continue
+			}
+			if e.UID == 0 || e.UID == uint32(os.Geteuid()) || syscall.Stat(e.Home, &st) == nil && e.UID == st.Uid {
+				return e, true
 			}
 		}
+	}
+	return Entry{}, false
+}
+
+// socketOf is where the run of a home listens, or would.
+func (r registry) socketOf(home string) string {
+	if e, ok := r.runOf(home, ""); ok {
+		return e.Socket
 	}
 	return filepath.Join(r.dir, homeDigest(home)+".sock")
 }

@@ -34,7 +34,7 @@ is printed, with the digests of the template and the commands that can follow; -
 snapshot is completed (hashed, archived) after that, while the node is held: "supervisor status" shows how far it is.`,
 		Example: `  supervisor halt --height 500000 --wait --yes --json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}

@@ -17,7 +17,7 @@ func NewResume(a *cli.App) *cobra.Command {
 		Use: "resume", GroupID: "node", Short: "Leave a hold", Args: cli.ExactArgs(0, "no arguments"),
 		Long: "Takes the hold away. A running supervisor goes on at once; else the next \"supervisor run\" does.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}
@@ -34,7 +34,7 @@ func newUpgradeResume(a *cli.App) *cobra.Command {
 binary starts from the data that the old version left. Where no height can be read it also confirms a version on probation
 that has been up long enough.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}

@@ -21,7 +21,7 @@ func NewRollback(a *cli.App) *cobra.Command {
 has committed a block above the plan's height: a chain can't be rolled back. --binary-only leaves the data alone.
 The signer's state is never taken back.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}

@@ -42,7 +42,7 @@ func newSnapshotCreate(a *cli.App) *cobra.Command {
 		Long: `Prints the id alone on stdout. While the node runs it needs --stop: stop, freeze, start; the downtime is printed. Where
 every source is a database with mode = "dump" it needs none: each is dumped from one moment, beneath the node.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}
@@ -104,7 +104,7 @@ func pinned(is bool) string {
 
 // openStore is for commands that only read: finished snapshots don't change, so they need neither socket nor lock.
 func openStore(ctx context.Context, a *cli.App) (*session.Snapshots, error) {
-	s, err := session.Load(ctx, a, false)
+	s, err := session.Reach(ctx, a)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ one wins where it is at least as high; without a live one --signer-state snapsho
 A database is restored into a fresh one, compared row by row, and swapped in by renaming. Where the server grants no
 CREATEDB, --into NAME=DSN fills an existing empty database instead; the node and the other sources stay as they are.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}
@@ -213,7 +213,7 @@ func newSnapshotMark(a *cli.App, op, short string, destructive bool) *cobra.Comm
 	cmd := &cobra.Command{
 		Use: op + " ID", Short: short, Args: cli.ExactArgs(1, "an id"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}
@@ -241,7 +241,7 @@ func newSnapshotPrune(a *cli.App) *cobra.Command {
 		Use: "prune", Short: "Delete what [snapshot] keep and min_free don't keep", Args: cli.ExactArgs(0, "no arguments"),
 		Long: "Never deletes the last verified one, pinned ones, and that of an upgrade in flight.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}

@@ -23,7 +23,7 @@ func NewStatus(a *cli.App) *cobra.Command {
 		Use: "status", GroupID: "node", Short: "Running? Which version? What is scheduled? What must I do?", Args: cli.ExactArgs(0, "no arguments"),
 		Long: "Asks the running supervisor, or reads the files where none runs. Exit code 3 while held, else 0.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}
@@ -37,7 +37,7 @@ func NewStatus(a *cli.App) *cobra.Command {
 			if a.Flags.JSON {
 				err = cli.WriteJSON(a.Stdout, st)
 			} else {
-				err = printStatus(a.Stdout, st, time.Now())
+				err = reportStatus(s, a.Stdout, st)
 			}
 			if err == nil && st.Hold != nil {
 				return cli.ExitError(cli.ExitHeld)
@@ -47,6 +47,16 @@ func NewStatus(a *cli.App) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show every change until Ctrl-C; on a terminal a picture that is redrawn")
 	return cmd
+}
+
+// reportStatus prints the status, each command in it for this home.
+func reportStatus(s *session.Session, w io.Writer, st *status.Document) error {
+	var b strings.Builder
+	if err := printStatus(&b, st, time.Now()); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, s.Addressed(b.String()))
+	return err
 }
 
 // printStatus answers five questions on one screen.

@@ -107,9 +107,6 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 		return err
 	}
 	ready := s.Checker().Check(ctx, to)
-	if !ready.Ready() {
-		s.Log.Warn("the version is staged, but it can't run here", "version", name, "problem", ready.Problems[0])
-	}
 	p := plan.Plan{Name: name, Height: add.Height, Time: add.At, Source: plan.FromOperator}
 	if name != add.Name {
 		p.RawName = add.Name
@@ -118,12 +115,19 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 		s.Log.Info(fmt.Sprintf("%s created, %s upgrade binary will switch at height %d", s.Layout.SchedulePath(), name, add.Height))
 	}
 	warnOfChainPlan(ctx, s, name)
-	return s.Operate(ctx, client.OpAdd, client.Request{Plan: p, Force: add.Force}, func(o *session.Offline) (client.Reply, error) {
+	reply, live, err := s.CarryOut(ctx, client.OpAdd, client.Request{Plan: p, Force: add.Force}, func(o *session.Offline) (client.Reply, error) {
 		if o.Broken != nil {
 			return client.Reply{}, o.Broken
 		}
 		return client.Reply{Message: supervisor.Scheduled(p)}, o.Engine.AddPlan(ctx, p, o.KnownHeight(), add.Force)
 	})
+	if err != nil {
+		return err
+	}
+	if !ready.Ready() {
+		reply.Message += ", but NOT READY: " + ready.Problems[0] + "; " + session.StageAgain(to)
+	}
+	return s.PrintReply(reply, live)
 }
 
 // stage puts the binary into the tree: copied, or downloaded and verified.
@@ -169,7 +173,7 @@ func newUpgradeList(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the plans that are to come", Args: cli.ExactArgs(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}
@@ -180,6 +184,7 @@ func newUpgradeList(a *cli.App) *cobra.Command {
 			if a.Flags.JSON {
 				return cli.WriteJSON(a.Stdout, plans)
 			}
+			defer s.SayIdle(cmd.Context(), plans)
 			w := tabwriter.NewWriter(a.Stdout, 0, 4, 2, ' ', 0)
 			fmt.Fprintln(w, "NAME\tAT\tSOURCE\tREADY\tBLOCKS LEFT\tPROBLEM")
 			for _, p := range plans {
@@ -222,7 +227,7 @@ func newUpgradeHistory(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use: "history", Short: "List the upgrades that have ended, newest first", Args: cli.ExactArgs(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := session.Load(cmd.Context(), a, false)
+			s, err := session.Reach(cmd.Context(), a)
 			if err != nil {
 				return err
 			}
@@ -267,7 +272,7 @@ func newUpgradeCancel(a *cli.App) *cobra.Command {
 }
 
 func loadWithName(ctx context.Context, a *cli.App, raw string) (*session.Session, string, error) {
-	s, err := session.Load(ctx, a, false)
+	s, err := session.Reach(ctx, a)
 	if err != nil {
 		return nil, "", err
 	}

@@ -53,7 +53,7 @@ func watchStatus(ctx context.Context, s *session.Session) error {
 		defer func() {
 			fmt.Fprint(s.Stdout, screenOff)
 			if st != nil {
-				_ = printStatus(s.Stdout, st, time.Now()) // what was seen last stays to be read
+				_ = reportStatus(s, s.Stdout, st) // what was seen last stays to be read
 			}
 		}()
 	}
@@ -81,7 +81,7 @@ func watchStatus(ctx context.Context, s *session.Session) error {
 // show shows what differs from the last time, and returns what it is to be compared with.
 func show(s *session.Session, st *status.Document, trouble error, picture bool, last string) (string, error) {
 	var text bytes.Buffer
-	if err := printStatus(&text, st, time.Now()); err != nil {
+	if err := reportStatus(s, &text, st); err != nil {
 		return last, err
 	}
 	now := essence(st)

@@ -10,6 +10,7 @@ import (
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/cmd/supervisor/console"
 	"nodevisor/cmd/supervisor/host"
+	"nodevisor/internal/hint"
 	"nodevisor/upgrade/version"
 )
 
@@ -19,15 +20,15 @@ import (
 func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
 	o, cfg, origin, err := compose(ctx, a, skipDirs)
 	s := &Session{App: a, Config: cfg, Origin: origin, Environ: a.Environ, Log: slog.New(slog.DiscardHandler)}
-	s.Layout = version.Layout{Home: cfg.Node.Home, Root: cfg.RootDir(), Node: cfg.Node.Name}
-	if cfg.Upgrade.PlanFile != "" {
-		s.Layout.Plan = cfg.UnderHome(cfg.Upgrade.PlanFile)
+	s.locate()
+	if o.Environ != nil {
+		s.Environ, s.UnitArgs = o.Environ, o.unit.NodeArgs()
 	}
 	if err != nil {
 		return s, err
 	}
-	s.Environ, s.UnitArgs = o.Environ, o.unit.NodeArgs()
 	s.Log, s.Level = console.NewLogger(cfg.Log, cfg.Cosmovisor, a.Stderr, a.Environ)
+	s.Log = a.Advising(s.Log)
 	if !a.Running {
 		a.Meter = console.NewMeter(a.Stderr, a.Environ, s.Log)
 		s.Log, s.Progress = a.Meter.Logger(s.Log), a.Meter.Observe
@@ -36,6 +37,14 @@ func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
 		s.Log.Warn(w)
 	}
 	return s, nil
+}
+
+// locate derives the places of the tree from the configuration.
+func (s *Session) locate() {
+	s.Layout = version.Layout{Home: s.Config.Node.Home, Root: s.Config.RootDir(), Node: s.Config.Node.Name}
+	if s.Config.Upgrade.PlanFile != "" {
+		s.Layout.Plan = s.Config.UnderHome(s.Config.Upgrade.PlanFile)
+	}
 }
 
 // composed is what a configuration was composed of.
@@ -97,16 +106,16 @@ func loneRun(a *cli.App, o *config.Options) error {
 		o.HomeFlag, o.ConfigFlag = runs[0].Home, runs[0].Config
 		o.Environ = append(o.Environ, host.Environ(runs[0].Pid)...)
 		if int(runs[0].UID) != os.Geteuid() { // what another user registered is shown before it is acted upon
-			a.Say("for --home %s, which user %d runs", runs[0].Home, runs[0].UID)
+			a.Say("for --home %s, which user %d runs", hint.Quote(runs[0].Home), runs[0].UID)
 		}
 		return nil
 	}
 	list, again := "", "supervisor --home DIR"
 	for _, r := range runs {
-		list += "\n  --home " + r.Home
+		list += "\n  --home " + hint.Quote(r.Home)
 	}
 	for _, word := range a.Args {
-		again += " " + cli.ShellQuote(word)
+		again += " " + hint.Quote(word)
 	}
 	return &cli.UsageError{Err: cli.Advise(fmt.Errorf("several supervisors run on this host; say which one is meant:%s", list), again)}
 }

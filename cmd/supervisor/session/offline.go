@@ -23,6 +23,9 @@ type Offline struct {
 
 // UnderLock takes the home lock, loads the engine's state and lets work use it.
 func (s *Session) UnderLock(ctx context.Context, work func(*Offline) error) error {
+	if s.bad != nil {
+		return s.bad // the supervisor that answered has ended meanwhile
+	}
 	lock, err := home.AcquireLock(s.Layout.LockPath())
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"nodevisor/cmd/supervisor/cli"
-	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/status"
@@ -15,23 +14,30 @@ import (
 
 // Operate does one operation: through the running supervisor where there is one, else by itself under the lock.
 func (s *Session) Operate(ctx context.Context, op string, req client.Request, alone func(*Offline) (client.Reply, error)) error {
-	reply, err := s.ask(ctx, op, req)
-	live := !errors.Is(err, client.ErrNotRunning)
-	if !live {
-		err = s.UnderLock(ctx, func(o *Offline) error {
-			reply, err = alone(o)
-			return err
-		})
-	}
+	reply, live, err := s.CarryOut(ctx, op, req, alone)
 	if err != nil {
 		return err
 	}
 	return s.PrintReply(reply, live)
 }
 
+// CarryOut is Operate for a caller who prints the reply; live tells that a running supervisor did it.
+func (s *Session) CarryOut(
+	ctx context.Context, op string, req client.Request, alone func(*Offline) (client.Reply, error),
+) (reply client.Reply, live bool, err error) {
+	if reply, err = s.ask(ctx, op, req); !errors.Is(err, client.ErrNotRunning) {
+		return reply, true, err
+	}
+	err = s.UnderLock(ctx, func(o *Offline) error {
+		reply, err = alone(o)
+		return err
+	})
+	return reply, false, err
+}
+
 // ask has the running supervisor do an operation, and shows how far it is.
 func (s *Session) ask(ctx context.Context, op string, r client.Request) (client.Reply, error) {
-	c := client.New(host.ControlSocket(s.Config, s.Environ))
+	c := client.New(s.Socket())
 	if s.Meter != nil {
 		defer follow(ctx, c, s.Progress)()
 	}
@@ -70,9 +76,9 @@ func follow(ctx context.Context, c *client.Client, observe progress.Observer) (s
 func (s *Session) PrintReply(reply client.Reply, live bool) error {
 	if s.Flags.JSON {
 		if reply.Result != nil {
-			return cli.WriteJSON(s.Stdout, reply.Result)
+			return cli.WriteJSON(s.Stdout, s.addressResult(reply.Result))
 		}
-		return cli.WriteJSON(s.Stdout, map[string]any{"message": reply.Message, "live": live})
+		return cli.WriteJSON(s.Stdout, map[string]any{"message": s.Addressed(reply.Message), "live": live})
 	}
 	how := "no supervisor is running; the next one finds it so"
 	if live {

@@ -32,6 +32,8 @@ type Session struct {
 	Level    *slog.LevelVar // of log
 	Args     []string       // the node's, of this `run`; nil = [node] args
 	Progress progress.Observer
+	bad      *config.Error // the configuration's mistakes, where a running supervisor is asked all the same; see Reach
+	joined   string        // the control socket that such a supervisor registered; "" = see host.ControlSocket
 }
 
 // Checker verifies binaries.

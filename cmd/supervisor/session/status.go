@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/home"
@@ -21,8 +20,11 @@ import (
 
 // Status asks the running supervisor; where none runs it says what the files say.
 func (s *Session) Status(ctx context.Context) (*status.Document, error) {
-	raw, err := client.New(host.ControlSocket(s.Config, s.Environ)).Status(ctx)
+	raw, err := client.New(s.Socket()).Status(ctx)
 	if errors.Is(err, client.ErrNotRunning) {
+		if s.bad != nil {
+			return nil, s.bad
+		}
 		return s.statusOfFiles(ctx)
 	}
 	if err != nil {
@@ -33,13 +35,15 @@ func (s *Session) Status(ctx context.Context) (*status.Document, error) {
 		return nil, fmt.Errorf("cannot read the supervisor's answer: %w", err)
 	}
 	s.addChainPlan(ctx, st)
+	s.warnOfIdle(st)
+	s.addressStatus(st)
 	return st, nil
 }
 
 // addChainPlan asks the chain's own plan once, where its gRPC answers and nothing nearer is scheduled: the running
 // supervisor asks it only now and then.
 func (s *Session) addChainPlan(ctx context.Context, st *status.Document) {
-	if st.PID == nil || st.Plan != nil || st.Upgrade != nil {
+	if st.PID == nil || st.Plan != nil || st.Upgrade != nil || s.bad != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, ChainTimeout)
@@ -67,6 +71,11 @@ func (s *Session) View() (status.View, error) {
 	v.Journal, v.Schedule = engine.Journal(), engine.Schedule()
 	if loadErr != nil && v.Journal.Hold == nil {
 		v.Journal.Hold = HoldOf(loadErr)
+	}
+	if in, err := engine.BatchImport(); err == nil && loadErr == nil { // what the next start takes over from Cosmovisor
+		for _, p := range in.Plans {
+			v.Schedule.Add(p)
+		}
 	}
 	v.Tracker = s.FileTracker(v.Schedule)
 	v.Current, _ = s.Layout.Current() // a link that is damaged is doctor's matter; the version is then unknown
@@ -106,9 +115,26 @@ func (s *Session) statusOfFiles(ctx context.Context) (*status.Document, error) {
 	}
 	if info, err := home.ReadLock(s.Layout.LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
 		st.PID = &info.Node.Pid
-		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: supervisor --takeover run", info.Node.Pid))
+		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: %s", info.Node.Pid, home.Takeover(info.Args)))
 	}
+	if warning := s.linkWarning(); warning != "" {
+		st.Warnings = append(st.Warnings, warning)
+	}
+	s.warnOfIdle(st)
+	s.addressStatus(st)
 	return st, nil
+}
+
+// linkWarning says why the next start finds no version to run; "" where it finds one.
+func (s *Session) linkWarning() string {
+	_, err := s.Layout.Current()
+	switch {
+	case err == nil, errors.Is(err, version.ErrNoLink) && !upgrade.Seen(s.Layout) && s.Layout.HasBinary(version.Genesis):
+		return ""
+	case errors.Is(err, version.ErrNoLink) && !upgrade.Seen(s.Layout):
+		return "no binary is installed: supervisor init BINARY"
+	}
+	return fmt.Sprintf("%v, and a start never guesses: supervisor doctor --fix-link", err)
 }
 
 // FileTracker knows what the files say of plans and heights.

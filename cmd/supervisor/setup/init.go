@@ -61,11 +61,11 @@ func adviseName(a *cli.App, err error, binary string) error {
 		if !errors.As(problem, &p) || !errors.Is(p.Err, config.ErrNoName) {
 			continue
 		}
-		p.Hint = "DAEMON_NAME=" + cli.ShellQuote(filepath.Base(binary)) + " supervisor"
+		p.Hint = "DAEMON_NAME=" + hint.Quote(filepath.Base(binary)) + " supervisor"
 		if a.Flags.Home != "" {
-			p.Hint += " --home " + cli.ShellQuote(a.Flags.Home)
+			p.Hint += " --home " + hint.Quote(a.Flags.Home)
 		}
-		p.Hint += " init " + cli.ShellQuote(binary)
+		p.Hint += " init " + hint.Quote(binary)
 	}
 	return err
 }
@@ -95,14 +95,14 @@ func initialise(s *session.Session, cmd *cobra.Command, binary string) error {
 		return err
 	}
 	sayNext(s, usable)
-	return nil
+	return sayNotTaken(cmd.Context(), s, binary)
 }
 
 // sayNext ends the first run with the two commands that come next, written so that they can be copied.
 func sayNext(s *session.Session, usable bool) {
-	self := "supervisor --home " + cli.ShellQuote(s.Layout.Home)
+	self := "supervisor --home " + hint.Quote(s.Layout.Home)
 	if s.Flags.Config != "" {
-		self = "supervisor --config " + cli.ShellQuote(s.Flags.Config)
+		self = "supervisor --config " + hint.Quote(s.Flags.Config)
 	}
 	v, err := s.Layout.Current()
 	if err != nil || !s.Layout.HasBinary(v) {
@@ -113,7 +113,7 @@ func sayNext(s *session.Session, usable bool) {
 	}
 	if bad := s.Layout.Binary(version.Genesis); !usable && v == version.Genesis {
 		s.Say("\nThe tree of %s is there, but its first binary can't run here. Next:\n", s.Layout.Home)
-		s.Say("  rm %s\n  %s init BINARY\n      installs another one; what else is there already stays", cli.ShellQuote(bad), self)
+		s.Say("  rm %s\n  %s init BINARY\n      installs another one; what else is there already stays", hint.Quote(bad), self)
 		return
 	}
 	s.Say("\nReady: %s, version %s, in %s. Next:\n", s.Layout.Node, v.Name(), s.Layout.Home)
@@ -127,6 +127,25 @@ func sayNext(s *session.Session, usable bool) {
 		args = ""
 	}
 	s.Say("  %s run%s\n      starts the node here, until Ctrl-C; %s unit prints the service that does so at every boot", self, args, self)
+}
+
+// sayNotTaken says that another binary than the given one is installed: what is there stays.
+func sayNotTaken(ctx context.Context, s *session.Session, binary string) error {
+	if binary == "" {
+		return nil
+	}
+	installed := s.Layout.Binary(version.Genesis)
+	there, err := version.HashFile(ctx, installed)
+	if err != nil {
+		return err
+	}
+	if given, err := version.HashFile(ctx, binary); err != nil || given == there {
+		return err
+	}
+	s.Say("\n%s was NOT TAKEN: %s is another binary, and stays. To run the given one from here on:\n"+
+		"  supervisor --home %[3]s upgrade add NAME %[1]s\n  supervisor --home %[3]s upgrade apply NAME",
+		hint.Quote(binary), installed, hint.Quote(s.Layout.Home))
+	return nil
 }
 
 // instance is the NAME for which nodevisor@NAME.service reads this configuration, where packages put them.
@@ -198,7 +217,7 @@ func warnOfGenesis(ctx context.Context, s *session.Session) (usable bool) {
 	ready := s.Checker().Check(ctx, version.Genesis)
 	if !ready.Ready() {
 		s.Log.Warn("the binary is installed, but it can't run here", "problem", ready.Problems[0],
-			"hint", "remove "+s.Layout.Binary(version.Genesis)+", then: supervisor init BINARY")
+			"hint", "rm "+hint.Quote(s.Layout.Binary(version.Genesis))+", then: supervisor init BINARY")
 	}
 	return ready.Ready()
 }

@@ -88,7 +88,7 @@ func printUnit(s *session.Session, c unitCommand) error {
 	}
 	if service.User == "root" {
 		service.User = ""
-		s.Say("the node would run as root; say --user NAME, and chown -R NAME: %s", service.Home)
+		s.Say("the node would run as root; say --user NAME, and: chown -R NAME: %s", hint.Quote(service.Home))
 	}
 	for _, name := range kept {
 		s.Say("%s may hold a secret and is left out: put it in a file of mode 0600 and add EnvironmentFile=FILE", name)
@@ -243,7 +243,7 @@ func migrateUnit(a *cli.App, c unitCommand) error {
 	if len(f.DropIns) > 0 {
 		quoted := make([]string, len(f.DropIns))
 		for i, path := range f.DropIns {
-			quoted[i] = cli.ShellQuote(path)
+			quoted[i] = hint.Quote(path)
 		}
 		a.Say("the printed unit holds its drop-ins, and they would change it again: remove them when you install it:\n  rm %s", strings.Join(quoted, " "))
 	}
@@ -279,6 +279,6 @@ func identify(a *cli.App, u host.Unit, o *config.Options, f *systemd.File) (envi
 		return nil, hint.New("migrate", f.Path, "it doesn't say where the node's home is",
 			"supervisor --home DIR unit --from "+f.Path)
 	}
-	a.Say("first: DAEMON_NAME=%s DAEMON_HOME=%s supervisor init %s", cli.ShellQuote(program), cli.ShellQuote(home), cli.ShellQuote(f.Program()))
+	a.Say("first: DAEMON_NAME=%s DAEMON_HOME=%s supervisor init %s", hint.Quote(program), hint.Quote(home), hint.Quote(f.Program()))
 	return append(environ, "DAEMON_HOME="+home), nil
 }

@@ -88,7 +88,7 @@ func (v *Server) diagnoseState(pg *pgconn.PgError, err error) (next string, caus
 	case StateNoDatabase:
 		return "correct dbname in " + v.key() + "; psql -l lists what is there", fmt.Errorf("there is no such database: %w", err)
 	case StateNoRights:
-		return "supervisor doctor (it lists the rights that are needed)", fmt.Errorf("the role lacks a right: %w", err)
+		return "supervisor doctor    # it lists the rights that are needed", fmt.Errorf("the role lacks a right: %w", err)
 	case StateTooMany:
 		return "raise max_connections, or end idle sessions", fmt.Errorf("the server has no connection left: %w", err)
 	case StateDiskFull:

@@ -221,7 +221,7 @@ func (v *Server) secret() (string, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return "", &hint.Error{Op: "read password of source " + v.source, Err: err, Hint: "put the password alone into it, and: chmod 600 " + path}
+		return "", &hint.Error{Op: "read password of source " + v.source, Err: err, Hint: "put the password alone into it, and: chmod 600 " + hint.Quote(path)}
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
@@ -245,17 +245,17 @@ func (v *Server) secret() (string, error) {
 func CheckPasswordFile(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return &hint.Error{Op: "read password from", Path: path, Err: errors.Unwrap(err), Hint: "put the password alone into it, and: chmod 600 " + path}
+		return &hint.Error{Op: "read password from", Path: path, Err: errors.Unwrap(err), Hint: "put the password alone into it, and: chmod 600 " + hint.Quote(path)}
 	}
 	if !info.Mode().IsRegular() {
 		return hint.New("read password from", path, "it is no regular file", "put the password alone into a file, and name that in password_file")
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return hint.New("read password from", path, fmt.Sprintf("others may read it (mode %04o)", mode), "chmod 600 "+path)
+		return hint.New("read password from", path, fmt.Sprintf("others may read it (mode %04o)", mode), "chmod 600 "+hint.Quote(path))
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if me := os.Geteuid(); ok && me != 0 && st.Uid != 0 && int(st.Uid) != me {
-		return hint.New("read password from", path, fmt.Sprintf("it belongs to user %d", st.Uid), fmt.Sprintf("chown %d %s", me, path))
+		return hint.New("read password from", path, fmt.Sprintf("it belongs to user %d", st.Uid), fmt.Sprintf("chown %d %s", me, hint.Quote(path)))
 	}
 	return nil
 }
