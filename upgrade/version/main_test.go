@@ -115,9 +115,15 @@ func (h *home) current() Version {
 	return v
 }
 
-// checker makes a checker that knows nothing yet.
+// checker makes a checker that knows nothing yet. It trusts what not everyone may write.
 func (h *home) checker() *Checker {
-	return NewChecker(h.l, h.probe, os.Environ(), slog.New(slog.DiscardHandler))
+	trust := func(path string) error {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o002 != 0 {
+			return errors.Join(err, errors.New("cannot trust "+path))
+		}
+		return nil
+	}
+	return NewChecker(h.l, h.probe, os.Environ(), trust, slog.New(slog.DiscardHandler))
 }
 
 // lines counts the lines of a file; a missing one has none.
