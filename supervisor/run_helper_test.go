@@ -85,7 +85,7 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 	}
 	recorder, err := source.OpenRecorder(l.HeightPath())
 	if err != nil {
-		return nil, nil, err
+		log.Warn("the last height is not known", "error", err)
 	}
 	lines, err := source.NewLines(c.Height.Log)
 	if err != nil {

@@ -284,7 +284,7 @@ func TestDoctorFindsWhatOthersMayChange(t *testing.T) {
 	bin = p.l.Binary(version.Genesis)
 	require.NoError(t, os.Chmod(bin, 0o777))
 	d = p.doctor()
-	assert.Equal(t, exitFailed, d.code)
+	assert.Equal(t, cli.ExitFailed, d.code)
 	d.says("permissions", "FAIL", bin+": it is writable by everyone (mode 0777)", "chmod o-w "+bin)
 	d.says("next start", "FAIL", "refuses: others could change", "chmod o-w")
 }

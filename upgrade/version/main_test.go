@@ -180,7 +180,7 @@ func noexec(dir string) error {
 		return err
 	}
 	for _, probe := range [][]string{nil, {"version"}} {
-		r := NewChecker(l, probe, nil, slog.New(slog.DiscardHandler)).Check(context.Background(), staged)
+		r := NewChecker(l, probe, nil, func(string) error { return nil }, slog.New(slog.DiscardHandler)).Check(context.Background(), staged)
 		if r.Ready() || !strings.Contains(r.Problems[0], "noexec") {
 			return fmt.Errorf("probe %q: %q", probe, r.Problems)
 		}
