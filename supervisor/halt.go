@@ -108,6 +108,11 @@ func (s *Supervisor) commandOf() []string {
 
 // opHalt schedules a halt, takes it off, or halts now. With Wait the answer to a halt that is to come waits for it.
 func (s *Supervisor) opHalt(r request) {
+	if hold := s.journal.Hold; r.body.Now && s.state == status.Held && hold != nil {
+		// A halt that is recorded now would come due right after the resume.
+		finishRequest(r, nil, "the node is stopped already: held, %s. Next: %s", hold.Reason, hold.Hint)
+		return
+	}
 	var h *plan.Halt
 	switch b := r.body; {
 	case b.Cancel:
@@ -124,7 +129,7 @@ func (s *Supervisor) opHalt(r request) {
 		case h == nil:
 			finishRequest(r, nil, "no halt is scheduled any more")
 			s.answerHalted(status.HaltResult{}, errHaltCancelled)
-		case r.body.Now && s.state != status.Held:
+		case r.body.Now:
 			s.halt(func(result status.HaltResult, err error) { answerHalt(r, result, err) })
 		case r.body.Wait && s.state != status.Held:
 			s.readHeight()

@@ -9,6 +9,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/status"
+	"nodevisor/upgrade"
 )
 
 // snapshotOp is what the loop must know of a request to the store; the rest is the store's.
@@ -36,6 +37,12 @@ func (s *Supervisor) opSnapshots(r request) {
 	if err := json.Unmarshal(r.body.Snapshots, &op); err != nil {
 		finishRequest(r, fmt.Errorf("cannot read the request: %w", err), "")
 		return
+	}
+	if op.replaces() {
+		if err := upgrade.CanReplaceData(s.journal.Upgrade); err != nil {
+			finishRequest(r, err, "")
+			return
+		}
 	}
 	switch {
 	case !r.body.Stop || s.child == nil:

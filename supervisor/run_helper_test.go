@@ -85,7 +85,7 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 	}
 	recorder, err := source.OpenRecorder(l.HeightPath())
 	if err != nil {
-		return nil, nil, err
+		log.Warn("the last height is not known", "error", err)
 	}
 	lines, err := source.NewLines(c.Height.Log)
 	if err != nil {
@@ -96,7 +96,7 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 		sources.Lines = lines
 	}
 	heights := source.NewHeights(c.Height, sources)
-	checker := version.NewChecker(l, c.Upgrade.Probe, c.Env, log)
+	checker := version.NewChecker(l, c.Upgrade.Probe, c.Env, func(string) error { return nil }, log)
 	var s *Supervisor
 	engine := upgrade.Options{
 		Layout: l, Config: c.Upgrade, Checker: checker, Log: log, Observe: func(u upgrade.Upgrade) { s.ObservePhase(u) },

@@ -17,6 +17,10 @@ import (
 // dumpPatience is how long the end of `run` waits for stacks to be written; a node may end faster than they are.
 const dumpPatience = time.Second
 
+// onePress is how long the same stop signal again is the same request: what signals a process and its group (timeout(1), a
+// shell that forwards, kill of a group) reaches us twice within a moment, and a person takes longer.
+const onePress = time.Second
+
 // stopped is what a request to end `run` did to the node.
 type stopped struct {
 	forced    bool          // it had to be killed
@@ -38,6 +42,13 @@ func (s *Supervisor) passOn(sig syscall.Signal) {
 // stopSignalled handles SIGINT, SIGTERM and SIGQUIT. The latter shows all goroutines, too: an operator sends it to see
 // what hangs.
 func (s *Supervisor) stopSignalled(sig syscall.Signal) {
+	if s.stopping && sig == s.askedBy && time.Since(s.askedAt) < onePress {
+		s.log.Info("the same stop request, a moment later: once more kills the node", "signal", sig.String())
+		return
+	}
+	if !s.stopping {
+		s.askedBy = sig
+	}
 	s.log.Info("stop requested", "signal", sig.String())
 	if sig == syscall.SIGQUIT {
 		s.dump()

@@ -109,8 +109,28 @@ func TestSecondStopKills(t *testing.T) {
 	h.await(trace.FirstBlock, "v1")
 	r.signal(syscall.SIGTERM)
 	h.await(trace.Signal, "v1")
+	begun := time.Now()
 	assert.Equal(t, status.Stopping, h.awaitState(status.Stopping).State)
+	h.wait("the end of the first press", func() bool { return time.Since(begun) > onePress })
 	r.signal(syscall.SIGTERM)
+	require.Equal(t, 1, r.exit())
+}
+
+// The same signal twice within a moment is one request, another one is a second request: timeout(1) signals its child and
+// the child's group, a person presses again.
+func TestOnePressIsOneRequest(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	h.Node.StopTimeout = time.Hour
+	h.set("IGNORE_TERM", "true")
+	r := h.start()
+	h.await(trace.FirstBlock, "v1")
+	r.signal(syscall.SIGTERM)
+	h.wait("the first one", func() bool { return strings.Contains(h.lines(), "stop requested") })
+	r.signal(syscall.SIGTERM)
+	h.wait("the second one", func() bool { return strings.Contains(h.lines(), "the same stop request") })
+	assert.NotContains(t, h.lines(), "killing the node")
+	r.signal(syscall.SIGINT)
 	require.Equal(t, 1, r.exit())
 }
 

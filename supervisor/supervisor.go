@@ -133,6 +133,7 @@ type Supervisor struct {
 	waiting    []func()        // what is to be done when it has ended
 	stopping   bool            // an operator asked for the end of `run`
 	askedAt    time.Time       // when
+	askedBy    syscall.Signal  // by which signal; 0 = by a command
 	dumps      []chan struct{} // each closed when the stacks that a SIGQUIT asked for are written
 	stopped    *stopped        // what that did to the node; nil = nothing yet, or no node ran
 	due        *trigger

@@ -144,7 +144,7 @@ func (h *home) engine() *Engine {
 func (h *home) unloaded() *Engine {
 	o := Options{
 		Layout: h.l, Config: h.cfg, Log: slog.New(slog.DiscardHandler),
-		Checker: version.NewChecker(h.l, h.probe, os.Environ(), slog.New(slog.DiscardHandler)),
+		Checker: version.NewChecker(h.l, h.probe, os.Environ(), func(string) error { return nil }, slog.New(slog.DiscardHandler)),
 		Env: func(v version.Version) []string {
 			return append(os.Environ(), "HOME_DIR="+h.l.Home, "VERSION="+v.Name())
 		},

@@ -31,6 +31,22 @@ func CanRollBack(u *Upgrade, height int64, automatic bool) error {
 	return nil
 }
 
+// CanReplaceData refuses other data beneath an upgrade in flight: its journal says what was done to the data that is there,
+// and would go on with it, or put its own snapshot over what an operator restored.
+func CanReplaceData(u *Upgrade) error {
+	if u == nil {
+		return nil
+	}
+	next := fmt.Sprintf("supervisor upgrade skip %s (gives it up), then restore", u.Plan.Name)
+	switch err := CanRollBack(u, plan.UnknownHeight, false); {
+	case err == nil && u.sealed():
+		next = "supervisor rollback, or: supervisor upgrade resume --restore (each puts the upgrade's own snapshot back), or: " + next
+	case err != nil && u.touched():
+		next = fmt.Sprintf("supervisor upgrade use %s --force (gives the upgrade up where it stands), then restore", u.To.Name())
+	}
+	return hint.New("replace the data", "", "the upgrade "+u.Plan.Name+" is in flight, at "+string(u.Phase), next)
+}
+
 // RollBack undoes the upgrade in flight: the snapshot goes back in the place of the data, the link back to the old
 // version. binaryOnly leaves the data alone. It may be called again after a crash; the caller guarantees that no node
 // runs. The upgrade stays in the journal as rolled-back until Close.

@@ -3,6 +3,7 @@ package upgrade
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -13,6 +14,35 @@ import (
 	"nodevisor/upgrade/state"
 	"nodevisor/upgrade/version"
 )
+
+// Every phase has its own way out, and each command that is named is one that this phase allows.
+func TestCanReplaceData(t *testing.T) {
+	require.NoError(t, CanReplaceData(nil))
+	done := func(phases ...Phase) []PhaseTime {
+		var all []PhaseTime
+		for _, p := range phases {
+			all = append(all, PhaseTime{Phase: p})
+		}
+		return all
+	}
+	for name, c := range map[string]struct {
+		u    Upgrade
+		want string
+	}{
+		"planned":                   {Upgrade{Phase: Planned}, "supervisor upgrade skip v2"},
+		"stopped":                   {Upgrade{Phase: Stopped, Phases: done(Stopped)}, "supervisor upgrade skip v2"},
+		"switched":                  {Upgrade{Phase: Switched, Snapshot: "s", Phases: done(Snapshotted, Switched)}, "supervisor rollback, or: "},
+		"on probation, no snapshot": {Upgrade{Phase: OnProbation, Skipped: true, Phases: done(Snapshotted, Switched)}, "supervisor upgrade use v2 --force"},
+		"a block above": {
+			Upgrade{Phase: OnProbation, Snapshot: "s", Reached: 101, Phases: done(Snapshotted, Switched)}, "supervisor upgrade use v2 --force",
+		},
+	} {
+		c.u.Plan, c.u.To = plan.Plan{Name: "v2", Height: 100}, version.Of("v2")
+		err := CanReplaceData(&c.u)
+		require.ErrorContains(t, err, "the upgrade v2 is in flight, at "+string(c.u.Phase), name)
+		assert.True(t, strings.HasPrefix(hint.Of(err), c.want), "%s: %s", name, hint.Of(err))
+	}
+}
 
 func TestCanRollBack(t *testing.T) {
 	at := func(p Phase, change func(u *Upgrade)) *Upgrade {

@@ -280,6 +280,13 @@ func TestDoctorFindsWhatOthersMayChange(t *testing.T) {
 	d = p.doctor()
 	assert.Equal(t, cli.ExitOK, d.code)
 	d.says("permissions", "ok", "only the node's user", "")
+
+	bin = p.l.Binary(version.Genesis)
+	require.NoError(t, os.Chmod(bin, 0o777))
+	d = p.doctor()
+	assert.Equal(t, cli.ExitFailed, d.code)
+	d.says("permissions", "FAIL", bin+": it is writable by everyone (mode 0777)", "chmod o-w "+bin)
+	d.says("next start", "FAIL", "refuses: others could change", "chmod o-w")
 }
 
 func TestDoctorOfAnotherUsersHome(t *testing.T) {

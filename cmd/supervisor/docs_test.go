@@ -60,7 +60,7 @@ Cosmovisor's variables (`+"`DAEMON_*`, `COSMOVISOR_*`, `UNSAFE_SKIP_BACKUP`"+`) 
 scalar key is also a variable: `+"`[upgrade.probation] up` is `SUPERVISOR_UPGRADE_PROBATION_UP`; `SUPERVISOR_RESTART` is `[node] restart`"+`.
 Cosmovisor's own `+"`config.toml`"+` is read where `+"`--cosmovisor-config`"+` names it; its values lie between the file and the environment.
 
-World-writable homes, trees and configuration files, and those of strangers, are refused; `+"`[security] allow_writable`"+` lists exceptions.
+World-writable homes, trees, binaries and configuration files, and those of strangers, are refused; `+"`[security] allow_writable`"+` lists exceptions.
 
 `+"```toml\n"+config.RenderToml(config.Default())+"```\n")
 }

@@ -196,7 +196,7 @@ func assemble(ctx context.Context, s *session.Session, lock *home.Lock) (*superv
 	}
 	recorder, err := source.OpenRecorder(s.Layout.HeightPath())
 	if err != nil {
-		return nil, nil, err
+		s.Log.Warn("the last height is not known", "error", err)
 	}
 	l := &live{Session: s, Config: s.Config, lines: lines, observe: observe}
 	if l.made, err = l.make(s, nil); err != nil {

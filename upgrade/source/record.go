@@ -39,7 +39,7 @@ func LoadRecord(path string) (Record, bool, error) {
 	if err != nil {
 		return Record{}, false, &hint.Error{
 			Op: "read the recorded height", Path: path, Err: err,
-			Hint: "remove the file: the next height that is read is recorded anew",
+			Hint: "nothing is to be done: the next height that is read is recorded anew",
 		}
 	}
 	return r, true, nil
@@ -71,13 +71,11 @@ type Recorder struct {
 	tried   time.Time // when a rising height was last written, or failed to be
 }
 
-// OpenRecorder loads what is recorded at path.
+// OpenRecorder loads what is recorded at path. The Recorder is usable with an error, too: the record is a bound that helps,
+// and no reason to keep a node down. Then no height is known, and the next one that is noted is written over it.
 func OpenRecorder(path string) (*Recorder, error) {
 	last, known, err := LoadRecord(path)
-	if err != nil {
-		return nil, err
-	}
-	return &Recorder{path: path, last: last, known: known, written: last}, nil
+	return &Recorder{path: path, last: last, known: known, written: last}, err
 }
 
 // Last returns the newest height, recorded or still to be.

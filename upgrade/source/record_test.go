@@ -38,7 +38,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	assert.Equal(t, `{"height":1234,"at":"2026-03-04T05:06:07Z"}`+"\n", string(text))
 }
 
-func TestLoadRecordRefusesGarbage(t *testing.T) {
+func TestGarbageIsNoRecord(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "height")
 	for name, content := range map[string]string{
 		"empty": "", "text": "1234", "cut short": `{"height":12`, "zero": `{"height":0}`, "negative": `{"height":-1}`, "string": `{"height":"1"}`,
@@ -49,8 +49,12 @@ func TestLoadRecordRefusesGarbage(t *testing.T) {
 		require.Error(t, err, name)
 		assert.False(t, ok, name)
 		assert.NotEmpty(t, hint.Of(err), name)
-		_, err = OpenRecorder(path)
-		assert.Error(t, err, name)
+		r, err := OpenRecorder(path)
+		require.Error(t, err, name)
+		_, known := r.Last()
+		assert.False(t, known, name)
+		require.NoError(t, r.Note(7), name)
+		assert.EqualValues(t, 7, recorded(t, path), "%s: written anew", name)
 	}
 }
 

@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 )
@@ -24,7 +22,7 @@ var ErrExists = errors.New("version exists with different content")
 // Placement is what `upgrade add` is asked to put into the tree.
 type Placement struct {
 	Version Version
-	From    string // a binary, or a directory that holds bin/<node> or <node>
+	From    string // a binary, or a directory: one with bin/<node> is taken whole, of one with <node> that file alone
 	SHA256  string // what the binary's digest must be; "" = anything
 	Force   bool   // replace an older binary, which is kept aside
 }
@@ -85,7 +83,8 @@ func keepInside(l Layout, v Version) error {
 	return nil
 }
 
-// findBinary resolves what the operator named.
+// findBinary resolves what the operator named. isDir: the directory with it is a whole version. One without bin/ is where
+// somebody keeps files, the home of a person for one: all but the binary is none of the version's.
 func findBinary(l Layout, from string) (path string, isDir bool, err error) {
 	info, err := os.Stat(from)
 	if err != nil {
@@ -95,9 +94,9 @@ func findBinary(l Layout, from string) (path string, isDir bool, err error) {
 		return from, false, nil
 	}
 	if info.IsDir() {
-		for _, p := range []string{filepath.Join(from, "bin", l.Node), filepath.Join(from, l.Node)} {
-			if i, err := os.Stat(p); err == nil && i.Mode().IsRegular() {
-				return p, true, nil
+		for _, p := range []string{filepath.Join("bin", l.Node), l.Node} {
+			if i, err := os.Stat(filepath.Join(from, p)); err == nil && i.Mode().IsRegular() {
+				return filepath.Join(from, p), p != l.Node, nil
 			}
 		}
 		return "", false, hint.New("add", from, "it holds neither bin/"+l.Node+" nor "+l.Node, "name the binary itself, or a directory that holds it")
@@ -107,7 +106,14 @@ func findBinary(l Layout, from string) (path string, isDir bool, err error) {
 
 // placeFile copies one binary to dst. An older one is linked aside first, so that it is never missing.
 func placeFile(ctx context.Context, src, dst, sum string) error {
+	info, err := os.Stat(src)
+	if err != nil {
+		return err
+	}
 	if err := atomicfile.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+		return err
+	}
+	if err := roomFor(filepath.Dir(dst), info.Size()); err != nil {
 		return err
 	}
 	kept := ""
@@ -117,7 +123,7 @@ func placeFile(ctx context.Context, src, dst, sum string) error {
 			return fmt.Errorf("cannot keep %s aside: %w", dst, err)
 		}
 	}
-	err := copyTo(ctx, src, dst, sum)
+	err = copyTo(ctx, src, dst, sum)
 	if err != nil && kept != "" {
 		os.Remove(kept) //nolint:errcheck // a second name of what is still in its place
 	}
@@ -140,84 +146,5 @@ func copyTo(ctx context.Context, src, dst, sum string) error {
 			return fmt.Errorf("%s was changed while it was copied (sha256 was %s, is %s)", src, sum, have)
 		}
 		return nil
-	})
-}
-
-// placeTree copies a directory beside the version's, then puts it there in one step.
-func placeTree(ctx context.Context, l Layout, p Placement, sum string) error {
-	from, err := filepath.EvalSymlinks(p.From)
-	if err != nil {
-		return err
-	}
-	stage, err := os.MkdirTemp(filepath.Join(l.Root, "upgrades"), ".stage-*")
-	if err != nil {
-		return err
-	}
-	mine := true // what lies under this name is the new tree, not one that was replaced
-	defer func() {
-		if mine {
-			os.RemoveAll(stage) //nolint:errcheck // nothing depends on it
-		}
-	}()
-	if err := os.Chmod(stage, 0o755); err != nil {
-		return err
-	}
-	if err := copyTree(ctx, from, stage); err != nil {
-		return err
-	}
-	inBin := filepath.Join(stage, "bin", l.Node)
-	if _, err := os.Stat(inBin); err != nil {
-		if err := atomicfile.MkdirAll(filepath.Dir(inBin), 0o755); err != nil {
-			return err
-		}
-		if err := atomicfile.Rename(filepath.Join(stage, l.Node), inBin); err != nil {
-			return err
-		}
-	}
-	if err := os.Chmod(inBin, 0o755); err != nil {
-		return err
-	}
-	if have, err := HashFile(ctx, inBin); err != nil || have != sum {
-		return errors.Join(err, fmt.Errorf("%s was changed while it was copied", p.From))
-	}
-	dir := l.Dir(p.Version)
-	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-		return atomicfile.Rename(stage, dir)
-	}
-	// The exchange leaves no moment without the version: current may name it.
-	if err := unix.Renameat2(unix.AT_FDCWD, stage, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
-		return fmt.Errorf("cannot replace %s: %w", dir, err)
-	}
-	mine = false
-	return atomicfile.Rename(stage, filepath.Join(filepath.Dir(dir), atomicfile.Aside("."+short(filepath.Base(dir)))))
-}
-
-// copyTree copies directories, regular files and the links that stay inside; anything else has no place in a version.
-func copyTree(ctx context.Context, from, to string) error {
-	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		dst := filepath.Join(to, rel)
-		switch {
-		case d.IsDir():
-			return atomicfile.MkdirAll(dst, 0o755)
-		case d.Type()&fs.ModeSymlink != 0:
-			target, err := os.Readlink(path)
-			if err != nil {
-				return err
-			}
-			if filepath.IsAbs(target) || !filepath.IsLocal(filepath.Join(filepath.Dir(rel), target)) {
-				return hint.New("add", path, "it is a link that leaves the directory", "put the file itself there")
-			}
-			return atomicfile.Symlink(target, dst)
-		case d.Type().IsRegular():
-			return copyTo(ctx, path, dst, "")
-		}
-		return hint.New("add", path, "it is neither a file, a directory nor a link", "remove it from the directory")
 	})
 }

@@ -126,7 +126,7 @@ func TestPlaceADirectoryOfTheLongestName(t *testing.T) {
 	from := t.TempDir()
 	v := Of(strings.Repeat("x", maxNameBytes))
 	for _, content := range []string{"one", "two"} {
-		h.write(filepath.Join(from, "simd"), "#!/bin/sh\n# "+content+"\n") // at the top: it is put into bin
+		h.write(filepath.Join(from, "bin", "simd"), "#!/bin/sh\n# "+content+"\n")
 		_, err := Place(t.Context(), h.l, Placement{Version: v, From: from, Force: true})
 		require.NoError(t, err)
 		assert.Contains(t, h.read(h.l.Binary(v)), content)
@@ -164,6 +164,68 @@ func TestPlaceRefuses(t *testing.T) {
 			requireNoLeftOvers(t, h.l.Root)
 		})
 	}
+}
+
+// A directory without bin/ is where somebody keeps files: all but the binary stays where it is.
+func TestPlaceABinaryAmongOtherFiles(t *testing.T) {
+	h := newHome(t)
+	from := filepath.Dir(h.l.Home) // it contains the tree, too
+	h.write(filepath.Join(from, "simd"), "#!/bin/sh\n# two\n")
+	h.write(filepath.Join(from, "mnemonic.txt"), "secret")
+	placed, err := Place(t.Context(), h.l, Placement{Version: staged, From: from})
+	require.NoError(t, err)
+	assert.True(t, placed)
+	assert.Contains(t, h.read(h.l.Binary(staged)), "two")
+	entries, err := os.ReadDir(h.l.Dir(staged))
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "bin alone")
+}
+
+// A copy of a directory into itself would never end, and one from within the tree could be of the version that runs.
+func TestPlaceRefusesADirectoryAroundOrInTheTree(t *testing.T) {
+	h := newHome(t)
+	above := filepath.Dir(h.l.Home)
+	h.write(filepath.Join(above, "bin", "simd"), "#!/bin/sh\n# two\n")
+	h.write(filepath.Join(h.l.Root, "bin", "simd"), "#!/bin/sh\n# two\n")
+	alias := filepath.Join(t.TempDir(), "alias")
+	require.NoError(t, os.Symlink(above, alias))
+	for from, want := range map[string]string{
+		above: "the directory contains the tree", alias: "the directory contains the tree",
+		h.l.Root: "the directory contains the tree", h.l.Dir(Genesis): "the directory lies in the tree",
+	} {
+		_, err := Place(t.Context(), h.l, Placement{Version: staged, From: from})
+		require.ErrorContains(t, err, want, from)
+		assert.NoDirExists(t, h.l.Dir(staged))
+		requireNoLeftOvers(t, h.l.Root)
+	}
+}
+
+func TestPlaceRefusesFarMoreThanAVersion(t *testing.T) {
+	h := newHome(t)
+	from := t.TempDir()
+	h.write(filepath.Join(from, "bin", "simd"), "#!/bin/sh\n")
+	h.write(filepath.Join(from, "chain.db"), "")
+	require.NoError(t, os.Truncate(filepath.Join(from, "chain.db"), maxTreeBytes))
+	_, err := Place(t.Context(), h.l, Placement{Version: staged, From: from})
+	require.ErrorContains(t, err, "it holds more than a version does")
+	requireNoLeftOvers(t, h.l.Root)
+}
+
+// What an addition left that was killed is removed by the next one; what another one is filling is not.
+func TestPlaceRemovesWhatWasLeftBehind(t *testing.T) {
+	h := newHome(t)
+	left, busy := filepath.Join(h.l.Root, "upgrades", ".stage-1"), filepath.Join(h.l.Root, "upgrades", ".stage-2")
+	h.write(filepath.Join(left, "bin", "simd"), "#!/bin/sh\n")
+	h.write(filepath.Join(busy, "bin", "simd"), "#!/bin/sh\n")
+	claim, err := claimStage(busy)
+	require.NoError(t, err)
+	defer claim.Close()
+	from := t.TempDir()
+	h.write(filepath.Join(from, "bin", "simd"), "#!/bin/sh\n")
+	_, err = Place(t.Context(), h.l, Placement{Version: staged, From: from})
+	require.NoError(t, err)
+	assert.NoDirExists(t, left)
+	assert.DirExists(t, busy)
 }
 
 // Nothing is ever written through a link that leaves the tree.

@@ -76,6 +76,7 @@ type Checker struct {
 	layout Layout
 	probe  []string
 	env    []string
+	trust  func(binary string) error
 	log    *slog.Logger
 
 	mu    sync.Mutex
@@ -83,12 +84,13 @@ type Checker struct {
 }
 
 // NewChecker makes a Checker. probe are the arguments of the trial run (none = no trial run), env its environment.
-func NewChecker(l Layout, probe, env []string, log *slog.Logger) *Checker {
-	return &Checker{layout: l, probe: probe, env: env, log: log, known: map[Version]Readiness{}}
+// trust refuses a binary that others may change.
+func NewChecker(l Layout, probe, env []string, trust func(binary string) error, log *slog.Logger) *Checker {
+	return &Checker{layout: l, probe: probe, env: env, trust: trust, log: log, known: map[Version]Readiness{}}
 }
 
-// Check verifies v's binary: it is there, inside the tree, regular, executable (made so, as Cosmovisor does), built for
-// this machine, its interpreter is there, and a trial run doesn't fail to execute. A verified binary that hasn't
+// Check verifies v's binary: it is there, inside the tree, regular, executable (made so, as Cosmovisor does), trusted, built
+// for this machine, its interpreter is there, and a trial run doesn't fail to execute. A verified binary that hasn't
 // changed since isn't looked at again; one that changes meanwhile (also where only its owner, mode or number of links does)
 // is looked at anew, a few times.
 func (c *Checker) Check(ctx context.Context, v Version) Readiness {
@@ -129,6 +131,7 @@ func (c *Checker) check(ctx context.Context, v Version) (r Readiness, settled bo
 		return r, true
 	}
 	for _, check := range []func() error{
+		func() error { return c.trust(path) },
 		func() error { return runnable(path) },
 		func() error { return c.trial(ctx, path) },
 	} {
@@ -184,8 +187,6 @@ func (c *Checker) inspect(v Version, path string) (fs.FileInfo, error) {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	case info.Size() == 0:
 		return nil, fmt.Errorf("%s is empty", path)
-	case info.Mode().Perm()&0o002 != 0:
-		return nil, fmt.Errorf("%s can be changed by every user of this host (mode %#o)", path, info.Mode().Perm())
 	}
 	if want := info.Mode().Perm() | 0o111; info.Mode().Perm() != want {
 		if err := os.Chmod(path, want); err != nil {

@@ -89,7 +89,7 @@ func TestCheckFindsWhatWouldFailAtTheHalt(t *testing.T) {
 		"world-writable": {func(h *home) {
 			h.stage(staged, "exit 0")
 			require.NoError(h.t, os.Chmod(h.l.Binary(staged), 0o777))
-		}, "can be changed by every user"},
+		}, "cannot trust"},
 		"version links to /etc":  {func(h *home) { h.link(h.l.Dir(staged), "/etc") }, "escapes"},
 		"bin links elsewhere":    {func(h *home) { h.link(filepath.Join(h.l.Dir(staged), "bin"), h.t.TempDir()) }, "escapes"},
 		"upgrades links away":    {func(h *home) { h.link(filepath.Join(h.l.Root, "upgrades"), h.t.TempDir()) }, "escapes"},

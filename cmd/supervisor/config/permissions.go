@@ -16,20 +16,64 @@ import (
 )
 
 // GuardedPaths lists what decides which program runs as the node's user, and so must not be writable by others: home,
-// root, the directories of the versions and their bin, and the configuration file ("" = none).
+// root, the directories of the versions, their bin and the binaries in it, and the configuration file ("" = none).
 func (c Config) GuardedPaths(file string) []string {
 	root := c.RootDir()
-	paths := []string{c.Node.Home, root, filepath.Join(root, "genesis"), filepath.Join(root, "genesis", "bin"), filepath.Join(root, "upgrades")}
+	paths := []string{c.Node.Home, root, filepath.Join(root, "upgrades")}
+	versions := []string{filepath.Join(root, "genesis")}
 	if entries, err := os.ReadDir(filepath.Join(root, "upgrades")); err == nil {
 		for _, e := range entries {
-			dir := filepath.Join(root, "upgrades", e.Name())
-			paths = append(paths, dir, filepath.Join(dir, "bin"))
+			versions = append(versions, filepath.Join(root, "upgrades", e.Name()))
+		}
+	}
+	for _, dir := range versions {
+		paths = append(paths, dir, filepath.Join(dir, "bin"))
+		for _, path := range binaryPaths(root, filepath.Join(dir, "bin", c.Node.Name)) {
+			if !slices.Contains(paths, path) {
+				paths = append(paths, path)
+			}
 		}
 	}
 	if file != "" {
 		paths = append(paths, file)
 	}
 	return paths
+}
+
+// binaryPaths lists what decides what a binary of the tree is, besides the tree: the file, and where it is a link that
+// leaves the tree, the directories that its target lies in. A sticky directory of root's is none of them: in /tmp nobody
+// replaces what is another's (inode(7), S_ISVTX).
+func binaryPaths(root, binary string) []string {
+	paths := []string{binary}
+	target, err := filepath.EvalSymlinks(binary)
+	if err != nil {
+		return paths
+	}
+	if top, err := filepath.EvalSymlinks(root); err == nil && strings.HasPrefix(target, top+string(filepath.Separator)) {
+		return paths
+	}
+	for dir := filepath.Dir(target); ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return append(paths, dir) // whoever judges it says why it can't be
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 || info.Mode()&fs.ModeSticky == 0 {
+			paths = append(paths, dir)
+		}
+		if dir == filepath.Dir(dir) {
+			return paths
+		}
+	}
+}
+
+// TrustBinary refuses a binary of the tree that others may change, by the rules of CheckPermissions: what is staged while
+// the node runs is judged like what is there at the start.
+func (c Config) TrustBinary(binary string) error {
+	problems, _ := CheckPermissions(c.Node.Home, binaryPaths(c.RootDir(), binary), c.Security.AllowWritable)
+	if len(problems) > 0 {
+		return problems[0]
+	}
+	return nil
 }
 
 // CheckPermissions refuses each of paths that is world-writable or owned by neither the user nor root, and warns of
@@ -120,17 +164,18 @@ func (who identity) judge(mode fs.FileMode, uid, gid uint32) (problem, fix, warn
 	case mode&0o020 == 0:
 		return "", "", ""
 	case who.isPrivate(uid, gid):
-		return "", "", fmt.Sprintf("is writable by its owner's private group %d (mode %04o)", gid, mode)
+		return "", "", fmt.Sprintf("is writable by group %d, which only its owner is in, or nobody (mode %04o)", gid, mode)
 	case slices.Contains(who.groups, gid):
 		return "", "", fmt.Sprintf("is writable by group %d, which is one of this process's (mode %04o)", gid, mode)
 	}
 	return fmt.Sprintf("it is writable by group %d (mode %04o)", gid, mode), "chmod g-w", ""
 }
 
-// isPrivate tells whether gid is the primary group of uid and of nobody else, and has no other members, as far as
-// the local files know: passwd(5), group(5). What they don't list is not private.
+// isPrivate tells whether nobody but uid is in the group gid, be it as the primary group or as a member, as far as the
+// local files know: passwd(5), group(5). What they don't list is not private. Debian's staff, which /usr/local/bin belongs
+// to, is an empty one as a rule.
 func (who identity) isPrivate(uid, gid uint32) bool {
-	owner := ""
+	owner, listed := "", false
 	for _, line := range who.passwd {
 		f := strings.Split(line, ":")
 		if len(f) < 4 || f[3] != strconv.Itoa(int(gid)) {
@@ -141,19 +186,17 @@ func (who identity) isPrivate(uid, gid uint32) bool {
 		}
 		owner = f[0]
 	}
-	if owner == "" {
-		return false
-	}
 	for _, line := range who.group {
 		f := strings.Split(line, ":")
 		if len(f) < 4 || f[2] != strconv.Itoa(int(gid)) {
 			continue
 		}
+		listed = true
 		for member := range strings.SplitSeq(f[3], ",") {
 			if member != "" && member != owner {
 				return false
 			}
 		}
 	}
-	return true
+	return listed || owner != ""
 }

@@ -233,8 +233,12 @@ func (x *examination) tryBinary(ctx context.Context, v version.Version) (r versi
 		if x.distrust {
 			probe = nil
 		}
+		trust := x.Config.TrustBinary
+		if x.other {
+			trust = func(string) error { return nil } // it was said that rights can't be judged
+		}
 		_, env := x.Command(v)
-		x.checker = version.NewChecker(x.Layout, probe, env, x.Log)
+		x.checker = version.NewChecker(x.Layout, probe, env, trust, x.Log)
 	}
 	info, err := os.Stat(x.Layout.Binary(v))
 	if errors.Is(err, fs.ErrPermission) || (err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0o111) {

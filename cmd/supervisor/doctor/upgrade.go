@@ -96,8 +96,7 @@ func (x *examination) chain(ctx context.Context) {
 func (x *examination) height(ctx context.Context) {
 	record, known, err := source.LoadRecord(x.Layout.HeightPath())
 	if err != nil {
-		x.refuse(hint.Of(err), "the recorded height can't be read")
-		x.failErr("height", err)
+		x.warn("height", hint.Of(err), "%v", err)
 	}
 	last := ""
 	if known {

@@ -167,7 +167,8 @@ func newSnapshotRestore(a *cli.App) *cobra.Command {
 		Use: "restore ID|PATH", Short: "Put a snapshot in the place of the data, or elsewhere with --to and --into", Args: cli.ExactArgs(1, "an id or a path"),
 		Long: `The data of before is kept beside it, under a name that is printed. The signer's state is never taken back: the live
 one wins where it is at least as high; without a live one --signer-state snapshot is needed. While the node runs it needs
---stop; afterwards the node stays stopped, held.
+--stop; afterwards the node stays stopped, held. While an upgrade is in flight it is refused: "supervisor rollback" and
+"supervisor upgrade resume --restore" put the upgrade's own snapshot back.
 
 A database is restored into a fresh one, compared row by row, and swapped in by renaming. Where the server grants no
 CREATEDB, --into NAME=DSN fills an existing empty database instead; the node and the other sources stay as they are.`,

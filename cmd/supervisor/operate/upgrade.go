@@ -51,7 +51,7 @@ func newUpgradeAdd(a *cli.App) *cobra.Command {
 	var at string
 	cmd := &cobra.Command{
 		Use: "add NAME BINARY|DIR|URL", Short: "Stage a version, and schedule it",
-		Long: `Copies BINARY, or DIR with a bin/, into the tree as the version NAME. Without --height and --time it waits for the
+		Long: `Copies BINARY into the tree as the version NAME; DIR with a bin/ is taken whole, without one its binary alone. Without --height and --time it waits for the
 chain's own plan of that name. --height N: N is the first block that the new version executes.
 A URL must be https and end in ?checksum=sha256:HEX; naming it counts as permission to download.
 --force replaces a binary that is there, also that of a held upgrade; the old one is kept aside.`,

@@ -8,6 +8,7 @@ import (
 	"nodevisor/snapshot"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/upgrade"
 )
 
 // Snapshots does one request: through the running supervisor, or under the lock.
@@ -45,12 +46,16 @@ func (r SnapshotRequest) ReplacesData() bool {
 	return r.Op == "restore" && r.To == "" && len(r.Into) == 0 && !r.DryRun
 }
 
-// holdForRestore holds before the data is replaced: killed in between, nobody starts a version on data that may be
-// another's. undo takes the hold away again where the restore failed and nothing was held before.
+// holdForRestore refuses a restore beneath an upgrade in flight, and holds before the data is replaced: killed in between,
+// nobody starts a version on data that may be another's. undo takes the hold away again where the restore failed and
+// nothing was held before.
 func (o *Offline) holdForRestore(r SnapshotRequest) (undo func() error, err error) {
 	undo = func() error { return nil }
-	if !r.ReplacesData() || o.Broken != nil || o.Engine.Journal().Hold != nil {
+	if !r.ReplacesData() || o.Broken != nil {
 		return undo, nil // a journal that can't be trusted holds by itself
+	}
+	if err := upgrade.CanReplaceData(o.Engine.InFlight()); err != nil || o.Engine.Journal().Hold != nil {
+		return undo, err
 	}
 	return o.Engine.Release, o.Engine.Hold("a snapshot was restored", supervisor.HintAfterRestore)
 }

@@ -39,7 +39,7 @@ type Session struct {
 // Checker verifies binaries.
 func (s *Session) Checker() *version.Checker {
 	_, env := s.Command(version.Genesis)
-	return version.NewChecker(s.Layout, s.Config.Upgrade.Probe, env, s.Log)
+	return version.NewChecker(s.Layout, s.Config.Upgrade.Probe, env, s.Config.TrustBinary, s.Log)
 }
 
 // Quiet is for commands that only report: what the packages narrate at info would stand beside the report itself.
