@@ -131,7 +131,7 @@ func apart(root, from string) error {
 // measure returns what the files of a directory hold, in bytes, and refuses what can't be a version's directory.
 func measure(ctx context.Context, from string) (bytes int64, err error) {
 	files := 0
-	err = filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(from, func(_ string, d fs.DirEntry, err error) error {
 		if err = errors.Join(err, ctx.Err()); err != nil {
 			return err
 		}
