@@ -113,16 +113,35 @@ func (s *Session) statusOfFiles(ctx context.Context) (*status.Document, error) {
 			st.Warnings = append(st.Warnings, err.Error())
 		}
 	}
-	if info, err := home.ReadLock(s.Layout.LockPath()); err == nil && info.Node != nil && info.Node.Alive() {
-		st.PID = &info.Node.Pid
-		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: %s", info.Node.Pid, home.Takeover(info.Args)))
-	}
+	s.askLock(st)
 	if warning := s.linkWarning(); warning != "" {
 		st.Warnings = append(st.Warnings, warning)
 	}
 	s.warnOfIdle(st)
 	s.addressStatus(st)
 	return st, nil
+}
+
+// askLock says who holds the home although no supervisor answers: one whose socket is gone, a command at work, or the node
+// of an earlier supervisor.
+func (s *Session) askLock(st *status.Document) {
+	info, err := home.ReadLock(s.Layout.LockPath())
+	if err != nil {
+		return
+	}
+	node := info.Node != nil && info.Node.Alive()
+	if node {
+		st.PID = &info.Node.Pid
+	}
+	switch sv := info.Supervisor; {
+	case sv != nil && sv.Alive():
+		st.Supervisor.PID = &sv.Pid
+		st.Message = fmt.Sprintf("process %d has the home's lock, and nobody answers at %s", sv.Pid, s.Socket())
+		st.Warnings = append(st.Warnings, fmt.Sprintf("process %d is a run whose socket is gone, or a command at work: ps -fp %d; "+
+			"a run makes its socket at its start, and SIGTERM stops it with its node", sv.Pid, sv.Pid))
+	case node:
+		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: %s", info.Node.Pid, home.Takeover(info.Args)))
+	}
 }
 
 // linkWarning says why the next start finds no version to run; "" where it finds one.
