@@ -27,7 +27,7 @@ start is done; the next "supervisor run" starts the new version on probation.`,
 			if err != nil {
 				return err
 			}
-			if err := previewApply(cmd.Context(), s, name); err != nil || dryRun {
+			if err := previewApply(cmd.Context(), s, name, force); err != nil || dryRun {
 				return err
 			}
 			if err := a.Confirm(yes, "Stop the node and switch to "+name+"?"); err != nil {
@@ -39,14 +39,14 @@ start is done; the next "supervisor run" starts the new version on probation.`,
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&force, "force", false, "also a plan on the skip list")
+	f.BoolVar(&force, "force", false, "also a plan on the skip list, and the version that is current")
 	f.BoolVar(&dryRun, "dry-run", false, "say what would be done, and do nothing")
 	f.BoolVar(&yes, "yes", false, "don't ask")
 	return cmd
 }
 
 // previewApply checks what can be checked before, and says what will be done.
-func previewApply(ctx context.Context, s *session.Session, name string) error {
+func previewApply(ctx context.Context, s *session.Session, name string, force bool) error {
 	to := supervisor.ApplyPlan(name, nil).To()
 	ready := s.Checker().Check(ctx, to)
 	if !ready.Ready() && s.Fetcher() == nil {
@@ -55,6 +55,9 @@ func previewApply(ctx context.Context, s *session.Session, name string) error {
 	from, err := s.Layout.Current()
 	if err != nil {
 		return &hint.Error{Op: "apply", Path: name, Err: err, Hint: "supervisor doctor --fix-link"}
+	}
+	if v, err := s.View(); from == to && !force && err == nil && v.Journal.Upgrade == nil { // one in flight is resumed
+		return hint.New("apply", name, "it is current already", "restart the node to run a binary that was replaced; or add --force")
 	}
 	store, err := s.Store(nil)
 	if err != nil {

@@ -102,6 +102,9 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 	if err != nil {
 		return err
 	}
+	if name == string(version.Genesis) { // apply and use mean the first version by that name
+		return &cli.UsageError{Err: hint.New("add", name, "that is the first version's name", "supervisor init BINARY")}
+	}
 	to := version.Of(name)
 	if err := stage(ctx, s, to, add); err != nil {
 		return err
@@ -110,9 +113,6 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 	p := plan.Plan{Name: name, Height: add.Height, Time: add.At, Source: plan.FromOperator}
 	if name != add.Name {
 		p.RawName = add.Name
-	}
-	if add.Height > 0 {
-		s.Log.Info(fmt.Sprintf("%s created, %s upgrade binary will switch at height %d", s.Layout.SchedulePath(), name, add.Height))
 	}
 	warnOfChainPlan(ctx, s, name)
 	reply, live, err := s.CarryOut(ctx, client.OpAdd, client.Request{Plan: p, Force: add.Force}, func(o *session.Offline) (client.Reply, error) {
@@ -123,6 +123,9 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 	})
 	if err != nil {
 		return err
+	}
+	if add.Height > 0 {
+		s.Log.Info(fmt.Sprintf("%s created, %s upgrade binary will switch at height %d", s.Layout.SchedulePath(), name, add.Height))
 	}
 	if !ready.Ready() {
 		reply.Message += ", but NOT READY: " + ready.Problems[0] + "; " + session.StageAgain(to)
