@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"nodevisor/internal/hint"
@@ -23,6 +25,17 @@ type RestoreOptions struct {
 	SignerStateFromSnapshot bool              // where there is no live signer's state, take the snapshot's
 	Once                    string            // names this restore: done again under the same name it has no effect; "" = always done
 	DryRun                  bool              // check all that can be, say what would be done, and change nothing
+}
+
+// where says for the log where the sources go. A DSN may hold a password, so databases are named by their source.
+func (o RestoreOptions) where() string {
+	switch {
+	case o.To != "":
+		return o.To
+	case o.Into != nil:
+		return "an empty database each: " + strings.Join(slices.Sorted(maps.Keys(o.Into)), ", ")
+	}
+	return "its place"
 }
 
 // RestoreResult says what a restore did, or would do.
@@ -88,7 +101,7 @@ func (s *Store) Restore(ctx context.Context, id string, opt RestoreOptions) (Res
 		r.Sources = append(r.Sources, p.result)
 	}
 	if !opt.DryRun {
-		s.log.Info("snapshot restored", "snapshot", m.ID, "to", opt.To, "bytes", m.Bytes, "took", time.Since(begin))
+		s.log.Info("snapshot restored", "snapshot", m.ID, "to", opt.where(), "bytes", m.Bytes, "took", time.Since(begin))
 	}
 	return r, nil
 }

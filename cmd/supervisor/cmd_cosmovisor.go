@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -21,6 +20,7 @@ import (
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/cmd/supervisor/operate"
 	"nodevisor/cmd/supervisor/session"
+	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/upgrade"
@@ -106,16 +106,15 @@ func addBatch(ctx context.Context, s *session.Session, batch []operate.Addition)
 	return nil
 }
 
-// maxBatch caps what is read of a batch file, in bytes.
+// maxBatch caps what is read of a batch file, and of a plan file that is shown, in bytes.
 const maxBatch = 1 << 20
 
 func readBatch(path string) ([]operate.Addition, error) {
-	f, err := os.Open(path)
+	text, err := capped.ReadFile(path, maxBatch)
 	if err != nil {
 		return nil, &hint.Error{Op: "read", Path: path, Err: err, Hint: "check the path"}
 	}
-	defer f.Close()
-	r := csv.NewReader(io.LimitReader(f, maxBatch))
+	r := csv.NewReader(strings.NewReader(text))
 	r.FieldsPerRecord, r.TrimLeadingSpace = 3, true
 	records, err := r.ReadAll()
 	if err != nil {
@@ -201,7 +200,7 @@ func newShowUpgradeInfo(a *cli.App) *cobra.Command {
 				return err
 			}
 			path := s.Layout.Plan
-			f, err := os.Open(path)
+			text, err := capped.ReadFile(path, maxBatch)
 			if errors.Is(err, fs.ErrNotExist) {
 				fmt.Fprintf(a.Stdout, "No upgrade info found at %s\n", path)
 				return nil
@@ -209,9 +208,7 @@ func newShowUpgradeInfo(a *cli.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer f.Close()
-			_, err = io.Copy(a.Stdout, io.LimitReader(f, 1<<20))
-			fmt.Fprintln(a.Stdout)
+			_, err = fmt.Fprintln(a.Stdout, text)
 			return err
 		},
 	}

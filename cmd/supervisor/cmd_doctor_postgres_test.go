@@ -33,7 +33,7 @@ func TestDoctorOfADatabase(t *testing.T) {
 
 	c.Exec("chain", "SELECT pg_create_logical_replication_slot('kept', 'pgoutput')")
 	d = p.doctor()
-	d.says("chain rollback", "FAIL", "replication slot kept", "pg_drop_replication_slot")
+	d.says("chain rollback", "FAIL", "replication slot kept", "SELECT pg_drop_replication_slot('kept')")
 	assert.Equal(t, cli.ExitFailed, d.code)
 
 	c.StopServer()

@@ -130,5 +130,5 @@ func TestUnitFrom(t *testing.T) {
 	require.Equal(t, 0, code, errs)
 	assert.Contains(t, out, "Environment=DAEMON_HOME=/srv/simd\n")
 	assert.Contains(t, out, "ReadWritePaths=/srv/simd\n")
-	assert.Contains(t, errs, "first: DAEMON_NAME=simd DAEMON_HOME=/srv/simd supervisor init /usr/bin/simd")
+	assert.Contains(t, errs, "first: DAEMON_NAME=simd DAEMON_HOME=/srv/simd supervisor --home /srv/simd init /usr/bin/simd")
 }

@@ -183,6 +183,19 @@ func (c *checkup) prepared() error {
 	return nil
 }
 
+// unbind is the SQL that drops what server.Subscriptions found.
+func unbind(found []string) string {
+	var commands []string
+	for _, what := range found {
+		if slot, ok := strings.CutPrefix(what, "replication slot "); ok {
+			commands = append(commands, "SELECT pg_drop_replication_slot("+server.QuoteText(slot)+")")
+		} else {
+			commands = append(commands, "DROP SUBSCRIPTION "+pgx.Identifier{strings.TrimPrefix(what, "subscription ")}.Sanitize())
+		}
+	}
+	return strings.Join(commands, "; ")
+}
+
 // bindings reports what would keep a rollback from renaming the database.
 func (c *checkup) bindings() error {
 	found, err := server.Subscriptions(c.ctx, c.conn, c.conn.Config().Database)
@@ -190,7 +203,7 @@ func (c *checkup) bindings() error {
 		return err
 	}
 	if len(found) > 0 {
-		c.fail("rollback", "SELECT pg_drop_replication_slot('…'), or DROP SUBSCRIPTION …, before the upgrade",
+		c.fail("rollback", "before the upgrade: "+unbind(found),
 			"it would be refused: %s would go on with the data of before", strings.Join(found, ", "))
 		return nil
 	}

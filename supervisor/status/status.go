@@ -153,7 +153,7 @@ type Snapshots struct {
 // LastSnapshot is the newest snapshot.
 type LastSnapshot struct {
 	ID         string     `json:"id"`
-	Height     int64      `json:"height"`
+	Height     *int64     `json:"height"` // null: it wasn't known
 	CreatedAt  time.Time  `json:"created_at"`
 	VerifiedAt *time.Time `json:"verified_at"`
 	Bytes      int64      `json:"bytes"`

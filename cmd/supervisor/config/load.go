@@ -227,7 +227,7 @@ func (l *loader) checkDirs() {
 // adviseDir tells a home that isn't set up yet from one that isn't there, which as a rule is misspelt.
 func (l *loader) adviseDir() string {
 	if _, err := os.Stat(l.cfg.Node.Home); errors.Is(err, fs.ErrNotExist) {
-		return "check the home's path; a new home is made with: supervisor init BINARY"
+		return "supervisor init BINARY    # or check the path: there is no such home"
 	}
 	return "supervisor init BINARY"
 }

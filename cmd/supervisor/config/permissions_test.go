@@ -83,7 +83,7 @@ func TestCheckPermissions(t *testing.T) {
 	errs, _ = CheckPermissions(home, paths, nil)
 	require.Len(t, errs, 2)
 	require.EqualError(t, errs[0], "cannot trust "+bin+": it is writable by everyone (mode 0777)")
-	assert.Equal(t, "chmod o-w "+bin+" (or add it to [security] allow_writable)", hint.Of(errs[0]))
+	assert.Equal(t, "chmod o-w "+bin+"    # or add it to [security] allow_writable", hint.Of(errs[0]))
 	require.ErrorContains(t, errs[1], file)
 
 	errs, _ = CheckPermissions(home, paths, []string{"cosmovisor/upgrades/v2/bin/", file})

@@ -66,7 +66,7 @@ func printStatus(w io.Writer, st *status.Document, clock time.Time) error {
 		fmt.Fprintf(&b, "%-10s "+format+"\n", append([]any{name}, args...)...)
 	}
 	line("state", "%s", st.State)
-	if st.Message != "" && st.Message != string(st.State) {
+	if st.Message != "" && st.Message != string(st.State) && st.Hold == nil { // a hold is said below, with its command
 		line("", "%s", st.Message)
 	}
 	if st.PID != nil && st.StartedAt != nil {
@@ -128,7 +128,7 @@ func printPast(line func(name, format string, args ...any), st *status.Document)
 		if l.VerifiedAt != nil {
 			state = "verified"
 		}
-		line("snapshots", "%d, the last one %s at height %d, %s", st.Snapshots.Count, l.ID, l.Height, state)
+		line("snapshots", "%d, the last one %s at height %s, %s", st.Snapshots.Count, l.ID, orDash(l.Height), state)
 	} else {
 		line("snapshots", "none")
 	}

@@ -66,7 +66,7 @@ A URL must be https and end in ?checksum=sha256:HEX; naming it counts as permiss
 			if add.At, err = parseTime(at, "supervisor upgrade add "+args[0]+" "+args[1]+", then: supervisor upgrade apply "+args[0]); err != nil {
 				return err
 			}
-			if add.Height < 0 || (add.Height > 0 && !add.At.IsZero()) {
+			if add.Height < 0 || (add.Height == 0 && cmd.Flags().Changed("height")) || (add.Height > 0 && !add.At.IsZero()) {
 				return cli.Usagef("--height must be positive, and only one of --height and --time can be given")
 			}
 			return AddUpgrade(cmd.Context(), s, add)
@@ -100,7 +100,7 @@ func parseTime(s, now string) (time.Time, error) {
 func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 	name, err := version.NormaliseName(add.Name, s.Config.Upgrade.Recase)
 	if err != nil {
-		return err
+		return &cli.UsageError{Err: err}
 	}
 	if name == string(version.Genesis) { // apply and use mean the first version by that name
 		return &cli.UsageError{Err: hint.New("add", name, "that is the first version's name", "supervisor init BINARY")}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/term"
 
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/cmd/supervisor/console"
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/supervisor/status"
@@ -45,7 +46,7 @@ func watchStatus(ctx context.Context, s *session.Session) error {
 	if err != nil {
 		return err // what is wrong from the start isn't waited for
 	}
-	picture := console.IsTerminal(s.Stdout) && !s.Flags.JSON
+	picture := console.IsTerminal(s.Stdout) && !s.Flags.JSON && config.Variables(s.App.Environ)["TERM"] != "dumb"
 	if picture {
 		if _, err := io.WriteString(s.Stdout, screenOn); err != nil {
 			return err

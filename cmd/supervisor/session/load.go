@@ -18,6 +18,9 @@ import (
 // `run` of this host. Where the configuration has mistakes (*config.Error) the session is what can be made of the rest, and
 // silent: the doctor examines such a home, too.
 func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
+	if a.Flags.Takeover && !a.Running {
+		return nil, cli.Usagef("--takeover is for run alone")
+	}
 	o, cfg, origin, err := compose(ctx, a, skipDirs)
 	s := &Session{App: a, Config: cfg, Origin: origin, Environ: a.Environ, Log: slog.New(slog.DiscardHandler)}
 	s.locate()

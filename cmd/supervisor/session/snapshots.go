@@ -89,10 +89,7 @@ func (s *Snapshots) Summary(ctx context.Context) (status.Snapshots, status.Disk,
 	sum.Count = len(all)
 	if len(all) > 0 {
 		last := all[0]
-		sum.Last = &status.LastSnapshot{ID: last.ID, CreatedAt: last.CreatedAt, VerifiedAt: last.VerifiedAt, Bytes: last.Bytes, DurationMS: last.DurationMS}
-		if last.Height != nil {
-			sum.Last.Height = *last.Height
-		}
+		sum.Last = &status.LastSnapshot{ID: last.ID, Height: last.Height, CreatedAt: last.CreatedAt, VerifiedAt: last.VerifiedAt, Bytes: last.Bytes, DurationMS: last.DurationMS}
 	}
 	if f, err := s.Forecast(ctx); err == nil {
 		disk.Free, disk.Needed, disk.MinFree = &f.Free, &f.Needed, &f.MinFree
