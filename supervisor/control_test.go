@@ -287,7 +287,7 @@ func TestRefusedWhileTheNodeRuns(t *testing.T) {
 		"restore": {
 			client.OpSnapshots,
 			client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "restore", "id": "nonsense"})},
-			"nonsense",
+			"is in flight, at probation",
 		},
 	} {
 		_, err := h.do(c.op, c.r)
