@@ -2,13 +2,12 @@ package source
 
 import (
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"nodevisor/internal/capped"
 )
 
 // maxNodeConfig bounds what is read of a node's own configuration, 1 MiB; the files that CometBFT and the SDK write have
@@ -57,36 +56,14 @@ func (c *configFile[T]) load() (T, error) {
 }
 
 func readTOML[T any](path string) (v T, err error) {
-	data, err := readCapped(path, maxNodeConfig)
+	data, err := capped.ReadFile(path, maxNodeConfig)
 	if err != nil {
 		return v, err
 	}
-	if _, err := toml.Decode(string(data), &v); err != nil {
+	if _, err := toml.Decode(data, &v); err != nil {
 		return v, fmt.Errorf("cannot read %s: %w", path, err)
 	}
 	return v, nil
-}
-
-// readCapped reads a regular file of at most limit bytes.
-func readCapped(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: fs.ErrInvalid}
-	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("cannot read %s: it is larger than %d bytes", path, limit)
-	}
-	return data, nil
 }
 
 func cometPath(home string) string { return filepath.Join(home, "config", "config.toml") }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 )
 
@@ -33,11 +34,11 @@ func SignerHeight(home string) (int64, bool, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(home, path)
 	}
-	data, err := readCapped(path, 64<<10)
+	data, err := capped.ReadFile(path, 64<<10)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, false, nil
 	}
-	height, err := signedHeight(data, err)
+	height, err := signedHeight([]byte(data), err)
 	if err != nil {
 		return 0, false, &hint.Error{
 			Op: "read the signer's state", Path: path, Err: err,
