@@ -226,9 +226,13 @@ func (f *File) set(s Setting) *Change {
 		f.insert(line{section: s.Section, key: s.Key, value: s.Value})
 		return &Change{New: s.Key + "=" + s.Value, Why: s.Why}
 	}
-	same := f.lines[place].value == s.Value
-	f.lines[place].value = s.Value
-	f.lines = slices.DeleteFunc(f.lines, func(l line) bool { return l.section == s.Section && l.key == s.Key && l.value != s.Value })
+	same := len(old) == 1 && f.lines[place].value == s.Value
+	n := 0
+	f.lines = slices.DeleteFunc(f.lines, func(l line) bool {
+		n++
+		return l.section == s.Section && l.key == s.Key && n-1 != place
+	})
+	f.lines[place-len(old)+1].value = s.Value
 	if same {
 		return nil
 	}

@@ -82,8 +82,8 @@ func (f *File) merged(want Setting) (value string, ok bool) {
 			return "", false
 		}
 	case "RestartPreventExitStatus":
-		codes := strings.Fields(strings.Join(have, " "))
-		for _, code := range strings.Fields(want.Value) {
+		var codes []string
+		for _, code := range strings.Fields(strings.Join(append(have, want.Value), " ")) {
 			if !slices.Contains(codes, code) {
 				codes = append(codes, code)
 			}

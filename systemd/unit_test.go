@@ -40,6 +40,18 @@ func TestUnitIsClean(t *testing.T) {
 	}
 }
 
+// One line is left of a key that stands several times, and what was dropped is said, once.
+func TestSettingThatStandsTwice(t *testing.T) {
+	lines, err := parse("[Service]\nA=1\nExecStart=simd start\nA=1\nB=1\nA=2\nA=1\n")
+	require.NoError(t, err)
+	f := &File{lines: lines}
+	change := f.set(Setting{"Service", "A", "1", "why"})
+	require.NotNil(t, change)
+	assert.Equal(t, "A=1, A=1, A=2, A=1", change.Old)
+	assert.Equal(t, "[Service]\nExecStart=simd start\nB=1\nA=1\n", f.String())
+	assert.Nil(t, f.set(Setting{"Service", "A", "1", "why"}))
+}
+
 func TestRender(t *testing.T) {
 	text := service(t, Strict).Render()
 	for _, want := range []string{

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -39,42 +38,88 @@ func parseDSN(dsn string) (map[string]string, error) {
 	return parseKeywords(dsn)
 }
 
+// parseURI reads the URI as libpq and the driver do (PostgreSQL manual, "Connection URIs"), which isn't quite as RFC 3986
+// says: the first @ ends the user, and a + stays one.
 func parseURI(dsn string) (map[string]string, error) {
-	u, err := url.Parse(dsn)
-	if err != nil {
-		return nil, errors.New("it is no URI: postgresql://user@host:port/database?keyword=value")
-	}
+	bad := errors.New("it is no URI: postgresql://user@host:port/database?keyword=value")
+	_, rest, _ := strings.Cut(dsn, "://")
 	all := map[string]string{}
-	if u.User.Username() != "" {
-		all["user"] = u.User.Username()
+	if at := strings.IndexAny(rest, "@/"); at >= 0 && rest[at] == '@' {
+		all["user"], all["password"], _ = strings.Cut(rest[:at], ":")
+		rest = rest[at+1:]
 	}
-	if password, ok := u.User.Password(); ok {
-		all["password"] = password
+	rest, query, _ := strings.Cut(rest, "?")
+	authority, name, _ := strings.Cut(rest, "/")
+	all["dbname"] = name
+	var ok bool
+	if all["host"], all["port"], ok = splitHosts(authority); !ok {
+		return nil, bad
 	}
-	var hosts, ports []string
-	for host := range strings.SplitSeq(u.Host, ",") {
-		name, port, err := net.SplitHostPort(host)
+	maps.DeleteFunc(all, func(_, value string) bool { return value == "" })
+	for key, value := range all {
+		text, err := unescape(value)
 		if err != nil {
-			name, port = strings.Trim(host, "[]"), ""
+			return nil, bad
 		}
-		hosts, ports = append(hosts, name), append(ports, port)
+		all[key] = text
 	}
-	if u.Host != "" {
-		all["host"] = strings.Join(hosts, ",")
-		if strings.Trim(strings.Join(ports, ""), ",") != "" {
-			all["port"] = strings.Join(ports, ",")
+	given, err := parseQuery(query)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(all, given) // over what stands before it, as libpq and the driver have it
+	return canonical(all), nil
+}
+
+// splitHosts reads host:port,[address]:port into two lists of the same length; ports is "" where none is given.
+func splitHosts(authority string) (hosts, ports string, ok bool) {
+	var names, numbers []string
+	for netloc := range strings.SplitSeq(authority, ",") {
+		host, port, _ := strings.Cut(netloc, ":")
+		if strings.HasPrefix(netloc, "[") {
+			address, after, closed := strings.Cut(netloc[1:], "]")
+			if !closed || address == "" || after != "" && after[0] != ':' {
+				return "", "", false
+			}
+			host, port = address, strings.TrimPrefix(after, ":")
 		}
+		names, numbers = append(names, host), append(numbers, port)
 	}
-	if name := strings.TrimPrefix(u.Path, "/"); name != "" {
-		all["dbname"] = name
+	hosts, ports = strings.Join(names, ","), strings.Join(numbers, ",")
+	if strings.Trim(ports, ",") == "" {
+		ports = ""
 	}
-	for key, values := range u.Query() { // over what stands before it, as libpq and the driver have it
-		if len(values) > 1 {
+	return hosts, ports, true
+}
+
+// parseQuery reads keyword=value&keyword=value.
+func parseQuery(query string) (map[string]string, error) {
+	all := map[string]string{}
+	for query != "" {
+		var pair string
+		pair, query, _ = strings.Cut(query, "&")
+		key, value, _ := strings.Cut(pair, "=")
+		key, errKey := unescape(key)
+		value, errValue := unescape(value)
+		if strings.Count(pair, "=") != 1 || errKey != nil || errValue != nil {
+			return nil, errors.New("what follows the ? in it is no keyword=value&keyword=value")
+		}
+		if _, twice := all[strings.ToLower(key)]; twice {
 			return nil, errors.New("a keyword stands twice in it")
 		}
-		all[strings.ToLower(key)] = values[0]
+		all[strings.ToLower(key)] = value
 	}
-	return canonical(all), nil
+	return all, nil
+}
+
+// unescape decodes %XX; blanks around a part are dropped, and within it refused, as libpq has it.
+func unescape(part string) (string, error) {
+	part = strings.Trim(part, " ")
+	text, err := url.PathUnescape(part)
+	if err != nil || strings.Contains(part, " ") || strings.ContainsRune(text, 0) {
+		return "", errors.New("not decodable")
+	}
+	return text, nil
 }
 
 // parseKeywords reads "host=… dbname='…'"; a backslash takes the next character as it is.
@@ -96,8 +141,10 @@ func parseKeywords(s string) (map[string]string, error) {
 		}
 		i := 0
 		for ; i < len(s) && strings.IndexByte(end, s[i]) < 0; i++ {
-			if s[i] == '\\' && i+1 < len(s) {
-				i++
+			if s[i] == '\\' {
+				if i++; i == len(s) {
+					break // libpq drops it
+				}
 			}
 			value.WriteByte(s[i])
 		}

@@ -38,6 +38,7 @@ func FuzzParseDSN(f *testing.F) {
 		"host=/var/run/postgresql dbname=kwild user=kwild", `  host = localhost port=5433 dbname = 'my chain' user='o\'neil' `,
 		"postgresql://u%40x@[::1]:5433/d%2Fb?application_name=x&sslmode=disable", "postgresql:///db?host=/tmp&user=u&port=7",
 		"postgres://u:hunter2@h/db", "host=h PASSWORD=hunter2", "postgresql://h/db?host=h2&dbname=db2&user=u2", "postgresql://;db?host=",
+		"host=h user=kw\\", "postgres://2@or2@", "postgresql://a+b@h,/d+b?user=c+d&port=", "postgres://[::1]x/db", "postgres:// u @h: 5 /db? user=%20",
 	} {
 		f.Add(dsn)
 	}
@@ -72,6 +73,10 @@ func FuzzParseDSN(f *testing.F) {
 
 func TestDSNsThatAreRefused(t *testing.T) {
 	for dsn, want := range map[string]string{
+		"postgres://u@h/db?a=b=c":               "no keyword=value",
+		"postgres://u@h/db?hunter2":             "no keyword=value",
+		"postgres://[::1/db":                    "no URI",
+		"postgres://u%00@h/db":                  "no URI",
 		"host=h user=u password=hunter2":        "holds a password",
 		"host=h user=u password = 'hunter2'":    "holds a password",
 		"host=h PASSWORD=hunter2":               "holds a password",
@@ -83,7 +88,7 @@ func TestDSNsThatAreRefused(t *testing.T) {
 		"hunter2":                               "no list of keyword=value",
 		"host=h 'hunter2":                       "no list of keyword=value",
 		"host='hunter2":                         "has no end",
-		"postgres://u:hunter2@h:port/db":        "no URI",
+		"postgres://u:hunter2@h:port/db":        "holds a password",
 		"host=h hostaddr=127.0.0.1":             "hostaddr",
 		"host=h\x00hunter2":                     "NUL",
 	} {
