@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -20,8 +19,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
-
+	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 )
 
@@ -52,9 +50,9 @@ func Parse(data []byte) (*Document, error) {
 
 // ReadFile reads the document in a regular file, and gives its bytes too. Errors are *hint.Error.
 func ReadFile(path string) (*Document, []byte, error) {
-	data, err := readCapped(path, MaxDocument)
+	data, err := capped.ReadBytes(path, MaxDocument)
 	if err != nil {
-		return nil, nil, &hint.Error{Op: "read genesis document", Path: path, Err: err, Hint: "give the path of a genesis document"}
+		return nil, nil, &hint.Error{Op: "read genesis document", Path: path, Err: hint.Cause(err), Hint: "give the path of a genesis document"}
 	}
 	d, err := Parse(data)
 	if err != nil {
@@ -63,31 +61,11 @@ func ReadFile(path string) (*Document, []byte, error) {
 	return d, data, nil
 }
 
-// readCapped never waits on a FIFO, and never reads more than limit bytes.
-func readCapped(path string, limit int64) ([]byte, error) {
-	f, err := OpenRegular(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("larger than %d bytes", limit)
-	}
-	return data, err
-}
-
-// OpenRegular opens a regular file; a FIFO or a device, which could block or never end, is refused.
+// OpenRegular opens a regular file; a FIFO or a device, which could block or never end, is refused. The path is the caller's
+// to say.
 func OpenRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, errors.Unwrap(err) // the path is the caller's to say
-	}
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		f.Close()
-		return nil, errors.Join(err, errors.New("not a regular file"))
-	}
-	return f, nil
+	f, err := capped.Open(path)
+	return f, hint.Cause(err)
 }
 
 // Canonical is the document in the one form that its meaning has: keys sorted by their bytes, no blanks, text as UTF-8

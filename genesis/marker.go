@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 )
 
@@ -54,7 +55,7 @@ type MarkerDatabase struct {
 // took it for none would start a node on half a state.
 func ReadMarker(root string) (*Marker, error) {
 	path := filepath.Join(root, MarkerFile)
-	data, err := readCapped(path, maxManifest)
+	data, err := capped.ReadBytes(path, maxManifest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -71,7 +72,7 @@ func ReadMarker(root string) (*Marker, error) {
 		}
 	}
 	if err != nil {
-		return nil, &hint.Error{Op: "read", Path: path, Err: err, Hint: "move the root aside, and set it up again with supervisor genesis init"}
+		return nil, &hint.Error{Op: "read", Path: path, Err: hint.Cause(err), Hint: "move the root aside, and set it up again with supervisor genesis init"}
 	}
 	return m, nil
 }

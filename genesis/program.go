@@ -1,7 +1,6 @@
 package genesis
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,34 +34,16 @@ type Program struct {
 func (p Program) run(ctx context.Context, env []string, args ...string) (stdout, stderr []byte, err error) {
 	cmd := exec.Command(p.Path, append(append([]string{}, p.Args...), args...)...)
 	cmd.Env, cmd.Dir = append(append([]string{}, p.Env...), env...), p.Dir
-	errs := &capped{}
+	errs := &proc.Head{Limit: MaxDocument}
 	cmd.Stderr = errs
 	res, err := proc.Output(ctx, cmd, MaxDocument)
-	if err == nil && (res.Truncated || errs.more) {
+	if err == nil && (res.Truncated || errs.More) {
 		err = fmt.Errorf("%s printed more than %d bytes", filepath.Base(p.Path), MaxDocument)
 	}
 	if exit := (*proc.ExitError)(nil); errors.As(err, &exit) {
-		err = fmt.Errorf("%w: %s", err, lastLine(errs.Bytes()))
+		err = fmt.Errorf("%w: %s", err, proc.LastLine(errs.Kept))
 	}
-	return res.Stdout, errs.Bytes(), err
-}
-
-// capped keeps the first MaxDocument bytes.
-type capped struct {
-	bytes.Buffer
-	more bool
-}
-
-func (c *capped) Write(p []byte) (int, error) {
-	n := min(len(p), MaxDocument-c.Len())
-	c.more = c.more || n < len(p)
-	c.Buffer.Write(p[:n])
-	return len(p), nil
-}
-
-func lastLine(output []byte) string {
-	output = bytes.TrimSpace(output)
-	return shorten(string(output[bytes.LastIndexByte(output, '\n')+1:]), 300)
+	return res.Stdout, errs.Kept, err
 }
 
 // unknown tells the failure of a program that has no such command (cobra's words) from one that has it.

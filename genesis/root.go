@@ -2,7 +2,6 @@ package genesis
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"strings"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 )
 
@@ -104,14 +104,14 @@ func CheckSum(path, got, given string) error {
 		return refuse("the command line", given)
 	}
 	list := filepath.Join(filepath.Dir(path), SumsName)
-	data, err := readCapped(list, maxManifest)
+	data, err := capped.ReadFile(list, maxManifest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return &hint.Error{Op: "read", Path: list, Err: err, Hint: "copy it again, or take it away"}
+		return &hint.Error{Op: "read", Path: list, Err: hint.Cause(err), Hint: "copy it again, or take it away"}
 	}
-	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
+	for lines := bufio.NewScanner(strings.NewReader(data)); lines.Scan(); {
 		sum, name, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
 		if strings.TrimPrefix(strings.TrimSpace(name), "*") == filepath.Base(path) && !strings.EqualFold(sum, got) {
 			return refuse(SumsName, sum)

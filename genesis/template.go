@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 )
 
@@ -230,9 +231,9 @@ func replace(from, to string) error {
 // ReadTemplate reads the description of the template in dir. fs.ErrNotExist: there is none.
 func ReadTemplate(dir string) (*Template, error) {
 	path := filepath.Join(dir, ManifestName)
-	data, err := readCapped(path, maxManifest)
+	data, err := capped.ReadBytes(path, maxManifest)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+		return nil, fmt.Errorf("cannot read %s: %w", path, hint.Cause(err))
 	}
 	t := new(Template)
 	err = json.Unmarshal(data, t)

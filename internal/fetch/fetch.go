@@ -58,31 +58,15 @@ type Request struct {
 // Errors: *hint.Error where a person can help; ErrChecksum; ctx's own.
 func Binary(ctx context.Context, req Request) (file, sum string, err error) {
 	req = req.withDefaults()
-	if req.Name == "" || req.Name != filepath.Base(req.Name) || req.Name == "." || req.Name == ".." || req.Name == "/" {
-		return "", "", fmt.Errorf("cannot download binary: %q is not a file name", req.Name)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, req.Deadline,
-		&failure{kind: Refused, text: fmt.Sprintf("not done within %s", req.Deadline)})
-	defer cancel()
-	s, err := newStage(req.Dir)
-	if err != nil {
-		return "", "", err
-	}
-	defer func() {
-		if err != nil {
-			s.remove()
-		}
-	}()
 	began := time.Now()
-	body, err := req.body(ctx, s)
-	if err != nil {
-		return "", "", err
-	}
-	if file, sum, err = req.unpack(ctx, s, body); err != nil {
-		return "", "", req.explain("unpack download", err)
-	}
-	req.Log.Info("binary downloaded and verified", "url", Redact(req.URL), "sha256", sum, "took", time.Since(began))
-	return file, sum, nil
+	err = req.download(ctx, func(ctx context.Context, s *stage, body string) (err error) {
+		if file, sum, err = req.unpack(ctx, s, body); err != nil {
+			return req.explain("unpack download", err)
+		}
+		req.Log.Info("binary downloaded and verified", "url", Redact(req.URL), "sha256", sum, "took", time.Since(began))
+		return nil
+	})
+	return file, sum, err
 }
 
 // File downloads a file that is no program, a genesis document or a state, and verifies it; nothing is unpacked. It returns
@@ -90,26 +74,11 @@ func Binary(ctx context.Context, req Request) (file, sum string, err error) {
 // filepath.Dir(path). On error nothing is left. Errors: as Binary's.
 func File(ctx context.Context, req Request) (file, sum string, err error) {
 	req = req.withDefaults()
-	if req.Name == "" || req.Name != filepath.Base(req.Name) || req.Name == "." || req.Name == ".." || req.Name == "/" {
-		return "", "", fmt.Errorf("cannot download file: %q is not a file name", req.Name)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, req.Deadline,
-		&failure{kind: Refused, text: fmt.Sprintf("not done within %s", req.Deadline)})
-	defer cancel()
-	s, err := newStage(req.Dir)
-	if err != nil {
-		return "", "", err
-	}
-	defer func() {
-		if err != nil {
-			s.remove()
-		}
-	}()
-	body, err := req.body(ctx, s)
-	if err != nil {
-		return "", "", err
-	}
-	return s.take(path.Dir(body), req.Name, req.MaxBytes, 0o600)
+	err = req.download(ctx, func(_ context.Context, s *stage, body string) (err error) {
+		file, sum, err = s.take(path.Dir(body), req.Name, req.MaxBytes, 0o600)
+		return err
+	})
+	return file, sum, err
 }
 
 // Info downloads a plan's info where the plan holds only its URL: at most 1 MiB. The URL must carry a checksum, always:
@@ -118,35 +87,48 @@ func Info(ctx context.Context, rawURL string) ([]byte, error) {
 	return Request{URL: rawURL, Deadline: infoDeadline}.info(ctx)
 }
 
-func (r Request) info(ctx context.Context) ([]byte, error) {
+func (r Request) info(ctx context.Context) (data []byte, err error) {
+	r.Name, r.MaxBytes, r.Dir = "info", maxInfo, cmp.Or(r.Dir, os.TempDir())
 	r = r.withDefaults()
-	r.Name, r.MaxBytes = "info", maxInfo
-	ctx, cancel := context.WithTimeoutCause(ctx, r.Deadline,
-		&failure{kind: Refused, text: fmt.Sprintf("not done within %s", r.Deadline)})
-	defer cancel()
-	s, err := newStage(cmp.Or(r.Dir, os.TempDir()))
+	err = r.download(ctx, func(_ context.Context, s *stage, body string) error {
+		defer s.remove()
+		f, err := s.open(body, r.MaxBytes)
+		if err != nil {
+			return fmt.Errorf("cannot read plan info: %w", err)
+		}
+		defer f.Close()
+		if data, err = io.ReadAll(io.LimitReader(f, r.MaxBytes+1)); err != nil {
+			return fmt.Errorf("cannot read plan info: %w", err)
+		}
+		return r.verify(bytes.NewReader(data)) // hashed again, over the very bytes that are returned
+	})
 	if err != nil {
-		return nil, err
-	}
-	defer s.remove()
-	body, err := r.body(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	f, err := s.open(body, r.MaxBytes)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read plan info: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, r.MaxBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read plan info: %w", err)
-	}
-	// Hashed again, over the very bytes that are returned.
-	if err := r.verify(bytes.NewReader(data)); err != nil {
 		return nil, err
 	}
 	return data, nil
+}
+
+// download gets the body into a stage of its own, and hands both to use. The stage is removed where anything fails; else it
+// is use's, or the caller's.
+func (r *Request) download(ctx context.Context, use func(ctx context.Context, s *stage, body string) error) error {
+	if r.Name == "" || r.Name != filepath.Base(r.Name) || r.Name == "." || r.Name == ".." || r.Name == "/" {
+		return fmt.Errorf("cannot download: %q is not a file name", r.Name)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, r.Deadline,
+		&failure{kind: Refused, text: fmt.Sprintf("not done within %s", r.Deadline)})
+	defer cancel()
+	s, err := newStage(r.Dir)
+	if err != nil {
+		return err
+	}
+	body, err := r.body(ctx, s)
+	if err == nil {
+		err = use(ctx, s, body)
+	}
+	if err != nil {
+		s.remove()
+	}
+	return err
 }
 
 func (r Request) withDefaults() Request {
@@ -204,7 +186,7 @@ func (r *Request) attempts(ctx context.Context, s *stage, clean string) error {
 		if !errors.As(err, &failed) || failed.kind != Temporary || attempt > retries || ctx.Err() != nil {
 			return err
 		}
-		r.Log.Warn("download failed, trying again", "url", Redact(clean), "attempt", attempt, "err", err, "in", delay)
+		r.Log.Warn("download failed, trying again", "url", Redact(clean), "attempt", attempt, "error", err, "in", delay)
 		// Jitter: a network's validators all ask at the same height.
 		select {
 		case <-time.After(delay + rand.N(delay/4+1)):

@@ -39,7 +39,7 @@ func run(ctx context.Context, s *stage, program string, args []string, observe p
 	}
 	defer hold.Close() // after the wait: as long as it is open, the downloader may live
 	out := &lines{observe: observe}
-	said := &head{}
+	said := &proc.Head{Limit: maxStderr}
 	cmd := exec.CommandContext(ctx, program, append(args, fmt.Sprintf("--lifeline=%d", lifelineFD))...)
 	cmd.Dir, cmd.Env = s.path, environment()
 	cmd.Stdout, cmd.Stderr = out, said
@@ -60,8 +60,11 @@ func run(ctx context.Context, s *stage, program string, args []string, observe p
 	case err == nil:
 		return Message{}, errors.New("the downloader reported nothing: is another program of that name installed?")
 	}
-	return Message{}, &failure{kind: Refused, text: strings.TrimSpace(fmt.Sprintf("the downloader failed: %v: %s", err, said))}
+	return Message{}, &failure{kind: Refused, text: strings.TrimSpace(fmt.Sprintf("the downloader failed: %v: %s", err, oneLine(said.Kept)))}
 }
+
+// oneLine renders what a program said on one line.
+func oneLine(text []byte) string { return strings.Join(strings.Fields(string(text)), " ") }
 
 // execute starts cmd, closes our copy of the child's lifeline, and waits.
 func execute(cmd *exec.Cmd, lifeline *os.File) error {
@@ -126,14 +129,3 @@ func (l *lines) take() {
 
 // result is the last message, if there was one and nothing else than messages came.
 func (l *lines) result() (Message, bool) { return l.last, l.ended && !l.broken }
-
-// head keeps the beginning of what is written to it.
-type head struct{ kept bytes.Buffer }
-
-func (h *head) Write(p []byte) (int, error) {
-	h.kept.Write(p[:min(len(p), maxStderr-h.kept.Len())])
-	return len(p), nil
-}
-
-// String renders it on one line.
-func (h *head) String() string { return strings.Join(strings.Fields(h.kept.String()), " ") }

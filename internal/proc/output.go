@@ -61,7 +61,7 @@ func Output(ctx context.Context, cmd *exec.Cmd, limit int) (Result, error) {
 	if err := context.Cause(ctx); err != nil {
 		return Result{Code: -1}, fmt.Errorf("cannot run %s: %w", name, err)
 	}
-	head, tail := &headWriter{limit: limit}, &tailWriter{}
+	head, tail := &Head{Limit: limit}, &tailWriter{}
 	if cmd.Stdout == nil {
 		cmd.Stdout = head
 	}
@@ -86,7 +86,7 @@ func Output(ctx context.Context, cmd *exec.Cmd, limit int) (Result, error) {
 	lost := out.finish(ctx)
 	err = Wait(cmd)
 
-	res := Result{Stdout: head.kept, Truncated: head.more, Stderr: tail.bytes(), Code: -1, Took: time.Since(began)}
+	res := Result{Stdout: head.Kept, Truncated: head.More, Stderr: tail.bytes(), Code: -1, Took: time.Since(began)}
 	if cmd.ProcessState == nil {
 		return res, fmt.Errorf("cannot wait for %s: %w", name, err)
 	}
@@ -151,17 +151,18 @@ func waitGroup(ctx context.Context, cmd *exec.Cmd) (killed bool) {
 	return killed
 }
 
-// headWriter keeps the first limit bytes and swallows the rest, so that the program never blocks on it.
-type headWriter struct {
-	kept  []byte
-	limit int
-	more  bool
+// Head keeps the first Limit bytes of a program's output and swallows the rest, so that the program never blocks on it.
+type Head struct {
+	Limit int
+	Kept  []byte
+	More  bool // there was more
 }
 
-func (w *headWriter) Write(p []byte) (int, error) {
-	n := min(len(p), max(0, w.limit-len(w.kept)))
-	w.kept = append(w.kept, p[:n]...)
-	w.more = w.more || n < len(p)
+// Write never fails.
+func (w *Head) Write(p []byte) (int, error) {
+	n := min(len(p), max(0, w.Limit-len(w.Kept)))
+	w.Kept = append(w.Kept, p[:n]...)
+	w.More = w.More || n < len(p)
 	return len(p), nil
 }
 

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sys/unix"
 
+	"nodevisor/internal/capped"
 	"nodevisor/snapshot/manifest"
 	"nodevisor/snapshot/postgres/dump"
 	"nodevisor/snapshot/postgres/server"
@@ -127,21 +126,16 @@ func isDataOf(ctx context.Context, conn *pgx.Conn, dir string) (unseen string, e
 // byPidFile compares postmaster.pid with the server: the third line is its start in Unix seconds, the fourth its port
 // (miscadmin.h, LOCK_FILE_LINE_*). fs.ErrPermission: only the server's user may read it.
 func byPidFile(ctx context.Context, conn *pgx.Conn, dir string) (bool, error) {
-	f, err := os.Open(filepath.Join(dir, "postmaster.pid"))
+	text, err := capped.ReadFile(filepath.Join(dir, "postmaster.pid"), 4<<10)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, 4<<10))
-	if err != nil {
-		return false, err
-	}
 	var start, port int64
 	err = conn.QueryRow(ctx, "SELECT extract(epoch FROM pg_postmaster_start_time())::bigint, current_setting('port')::bigint").Scan(&start, &port)
-	lines := strings.Split(string(text), "\n")
+	lines := strings.Split(text, "\n")
 	if err != nil || len(lines) < 4 {
 		return false, err
 	}

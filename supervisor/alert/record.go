@@ -2,12 +2,11 @@ package alert
 
 import (
 	"encoding/json"
-	"io"
-	"os"
 	"sync"
 	"time"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/capped"
 )
 
 const (
@@ -33,12 +32,7 @@ func loadRecord(path string, now time.Time) *record {
 	if path == "" {
 		return r
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return r
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	data, err := capped.ReadBytes(path, maxRecord)
 	if err != nil || json.Unmarshal(data, &r.told) != nil || r.told == nil {
 		r.told = map[string]time.Time{}
 	}

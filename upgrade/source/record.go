@@ -26,13 +26,13 @@ type Record struct {
 
 // LoadRecord reads path. A missing file is false without an error; one that can't be understood is an error.
 func LoadRecord(path string) (Record, bool, error) {
-	data, err := capped.ReadFile(path, 4<<10)
+	data, err := capped.ReadBytes(path, 4<<10)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Record{}, false, nil
 	}
 	var r Record
 	if err == nil {
-		err = json.Unmarshal(bytes.TrimSpace([]byte(data)), &r)
+		err = json.Unmarshal(bytes.TrimSpace(data), &r)
 	}
 	if err == nil && r.Height <= 0 {
 		err = fmt.Errorf("height %d", r.Height)

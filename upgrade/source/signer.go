@@ -34,11 +34,11 @@ func SignerHeight(home string) (int64, bool, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(home, path)
 	}
-	data, err := capped.ReadFile(path, 64<<10)
+	data, err := capped.ReadBytes(path, 64<<10)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, false, nil
 	}
-	height, err := signedHeight([]byte(data), err)
+	height, err := signedHeight(data, err)
 	if err != nil {
 		return 0, false, &hint.Error{
 			Op: "read the signer's state", Path: path, Err: err,

@@ -242,7 +242,7 @@ func (w *Watcher) recover(err error) {
 	if errors.Is(err, fsnotify.ErrEventOverflow) {
 		say = w.log.Debug // a busy directory's doing, and mended by what follows
 	}
-	say("file events were lost, looking at every watched file", "err", err)
+	say("file events were lost, looking at every watched file", "error", err)
 	for dir := range w.dirs {
 		w.forget(dir)
 	}

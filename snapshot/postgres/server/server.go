@@ -4,12 +4,10 @@
 package server
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 
+	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 )
@@ -219,26 +218,19 @@ func (v *Server) secret() (string, error) {
 	} else if err := CheckPasswordFile(path); err != nil {
 		return "", err
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", &hint.Error{Op: "read password of source " + v.source, Err: err, Hint: "put the password alone into it, and: chmod 600 " + hint.Quote(path)}
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
-	text = bytes.TrimRight(text, "\r\n")
+	text, err := capped.ReadFile(path, maxPassword)
+	text = strings.TrimRight(text, "\r\n")
 	switch {
 	case err != nil:
-	case len(text) > maxPassword:
-		err = errors.New("it is longer than 4 KiB")
-	case len(text) == 0:
+	case text == "":
 		err = errors.New("it is empty")
-	case bytes.ContainsAny(text, "\n\x00"):
+	case strings.ContainsAny(text, "\n\x00"):
 		err = errors.New("it holds more than one line")
 	}
 	if err != nil {
-		return "", &hint.Error{Op: "read password from", Path: path, Err: err, Hint: "put the password alone into it"}
+		return "", &hint.Error{Op: "read password from", Path: path, Err: hint.Cause(err), Hint: "put the password alone into it, and: chmod 600 " + hint.Quote(path)}
 	}
-	return string(text), nil
+	return text, nil
 }
 
 // CheckPasswordFile refuses a file that others could read, or that another user could have written.

@@ -103,7 +103,7 @@ func TestPasswordFilesThatAreRefused(t *testing.T) {
 		"group":              {"x", 0o640, "others may read it"},
 		"empty":              {"\n", 0o600, "it is empty"},
 		"two lines":          {"x\ny\n", 0o600, "more than one line"},
-		"too long":           {strings.Repeat("x", maxPassword+1), 0o600, "longer than 4 KiB"},
+		"too long":           {strings.Repeat("x", maxPassword+1), 0o600, "larger than 4096 bytes"},
 	} {
 		path := writeFile(t, filepath.Join(dir, strings.ReplaceAll(name, " ", "-")), tc.text, tc.mode)
 		v := New(Config{Source: "src", DSN: "host=127.0.0.1 port=1 user=u dbname=d", PasswordFile: path})
