@@ -49,11 +49,12 @@ func helperHost() int {
 		_ = proc.Wait(cmd)
 		fmt.Println("exit", cmd.ProcessState.ExitCode())
 	}
-	for orphans, _ := proc.Orphans(); len(orphans) > 0; orphans, _ = proc.Orphans() {
-		for _, pid := range orphans {
+	for left := true; left; time.Sleep(time.Millisecond) {
+		left = false
+		_ = proc.EachOrphan(func(pid int) {
+			left = true
 			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-		time.Sleep(time.Millisecond)
+		})
 	}
 	return 0
 }

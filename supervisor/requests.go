@@ -28,8 +28,8 @@ type request struct {
 	answer func(client.Reply, error)
 }
 
-// ErrBusy means that another long operation is under way.
-var ErrBusy = errors.New("busy")
+// errBusy means that another long operation is under way.
+var errBusy = errors.New("busy")
 
 // operate has the loop do one operation, and waits for its answer. It returns also where the loop ends before that.
 func (s *Supervisor) operate(op string, body client.Request) (client.Reply, error) {
@@ -47,7 +47,7 @@ func (s *Supervisor) operate(op string, body client.Request) (client.Reply, erro
 		}
 		select {
 		case o := <-done:
-			if !errors.Is(o.err, ErrBusy) || time.Now().After(deadline) {
+			if !errors.Is(o.err, errBusy) || time.Now().After(deadline) {
 				return o.reply, o.err
 			}
 		case <-s.over:
@@ -69,7 +69,7 @@ func (s *Supervisor) handle(r request) {
 	}
 	if what := s.busy(); what != "" {
 		r.answer(client.Reply{}, &hint.Error{
-			Op: r.op, Err: fmt.Errorf("%w: %s is under way", ErrBusy, what), Hint: "supervisor status, then try again",
+			Op: r.op, Err: fmt.Errorf("%w: %s is under way", errBusy, what), Hint: "supervisor status, then try again",
 		})
 		return
 	}

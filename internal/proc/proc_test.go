@@ -80,9 +80,15 @@ func TestReapOnReapsWhatEndedBefore(t *testing.T) {
 	}
 }
 
-func TestOrphansTellsTheLivingAndReapsTheDead(t *testing.T) {
-	before, err := Orphans()
-	require.NoError(t, err)
+// orphans lists the adopted processes that live.
+func orphans(t *testing.T) (live []int) {
+	t.Helper()
+	require.NoError(t, EachOrphan(func(pid int) { live = append(live, pid) }))
+	return live
+}
+
+func TestEachOrphanTellsTheLivingAndReapsTheDead(t *testing.T) {
+	before := orphans(t)
 	live, dead := startOrphan(t), startOrphan(t)
 	cmd := sh("exec sleep 60")
 	require.NoError(t, Start(cmd))
@@ -93,12 +99,11 @@ func TestOrphansTellsTheLivingAndReapsTheDead(t *testing.T) {
 		return err != nil || st.Ended()
 	})
 
-	got, err := Orphans()
-	require.NoError(t, err)
+	got := orphans(t)
 	want := append(slices.Clone(before), live)
 	slices.Sort(want)
 	assert.Equal(t, want, got, "own child %d isn't one, %d has ended", cmd.Process.Pid, dead)
-	_, err = ReadStat(dead)
+	_, err := ReadStat(dead)
 	assert.Error(t, err, "the dead one stayed a zombie")
 	assert.True(t, Owns(cmd.Process.Pid))
 	assert.False(t, Owns(live))

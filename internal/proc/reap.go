@@ -30,20 +30,14 @@ func Reap() int {
 	if _, ended := look(); !ended {
 		return 0
 	}
-	n, _, _ := sweep(nil)
+	n, _ := sweep(func(int) {})
 	return n
 }
 
-// Orphans returns the adopted processes that live, in ascending order; those that have ended are reaped on the way.
-func Orphans() ([]int, error) {
-	_, live, err := sweep(nil)
-	return live, err
-}
-
-// EachOrphan calls f for every live adopted process. While f runs nothing is reaped, so that the pid can't have become
+// EachOrphan calls f for every live adopted process, in ascending order; those that have ended are reaped on the way. While f runs nothing is reaped, so that the pid can't have become
 // another process's and may be signalled. f must not call this package's other functions but ReadStat.
 func EachOrphan(f func(pid int)) error {
-	_, _, err := sweep(f)
+	_, err := sweep(f)
 	return err
 }
 
@@ -65,18 +59,19 @@ func look() (some, ended bool) {
 }
 
 // sweep reaps until a whole walk found nothing more to reap: a process that ends hands its children over before it
-// becomes a zombie, so that only a walk without a death has seen everyone.
-func sweep(f func(pid int)) (reaped int, live []int, err error) {
+// becomes a zombie, so that only a walk without a death has seen everyone. f is then called for those that live.
+func sweep(f func(pid int)) (reaped int, err error) {
 	if some, _ := look(); !some {
-		return 0, nil, nil
+		return 0, nil
 	}
 	own.Lock()
 	defer own.Unlock()
+	var live []int
 	for again := true; again; {
 		again = false
 		pids, err := children()
 		if err != nil {
-			return reaped, nil, fmt.Errorf("cannot list child processes: %w", err)
+			return reaped, fmt.Errorf("cannot list child processes: %w", err)
 		}
 		live = live[:0]
 		for _, pid := range pids {
@@ -92,12 +87,10 @@ func sweep(f func(pid int)) (reaped int, live []int, err error) {
 			}
 		}
 	}
-	if f != nil {
-		for _, pid := range live {
-			f(pid)
-		}
+	for _, pid := range live {
+		f(pid)
 	}
-	return reaped, live, nil
+	return reaped, nil
 }
 
 func wait4(pid int) (int, error) {

@@ -160,7 +160,7 @@ func startScript(t *testing.T, script string, change ...func(*Spec)) *Process {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		c.Terminate(syscall.SIGKILL, 0)
-		waitFor(t, 20*time.Second, "the node is gone", func() bool { return !alive(c.Pid()) && len(c.Left()) == 0 })
+		waitFor(t, 20*time.Second, "the node is gone", func() bool { return !alive(c.Pid()) && len(leftOf(c)) == 0 })
 	})
 	return c
 }
@@ -172,9 +172,24 @@ func exitOfChild(t *testing.T, c *Process) Exit {
 	case e := <-c.Exited():
 		return e
 	case <-time.After(30 * time.Second):
-		require.Fail(t, "the node doesn't end", "left: %v", c.Left())
+		require.Fail(t, "the node doesn't end", "left: %v", leftOf(c))
 		return Exit{}
 	}
+}
+
+// leftOf lists what is waited for after the node's end: the members of its group and its adopted orphans.
+func leftOf(c *Process) []int {
+	var pids []int
+	seen := map[int]bool{}
+	c.eachOrphan(func(st proc.Stat) { pids, seen[st.Pid] = append(pids, st.Pid), true })
+	all, _ := proc.Pids()
+	for _, pid := range all {
+		st, err := proc.ReadStat(pid)
+		if err == nil && !c.shares && st.Group == c.pid && !st.Ended() && !seen[pid] {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func shell(script string) *exec.Cmd { return exec.Command("/bin/sh", "-c", script) }

@@ -155,22 +155,6 @@ func (c *Process) left() bool {
 	return orphans > 0 || !c.gone
 }
 
-// Left lists what is waited for after the node's end: the members of its group and its adopted orphans. It reads all
-// of /proc, and is for the status of a stop that takes long.
-func (c *Process) Left() []int {
-	var pids []int
-	seen := map[int]bool{}
-	c.eachOrphan(func(st proc.Stat) { pids, seen[st.Pid] = append(pids, st.Pid), true })
-	all, _ := proc.Pids()
-	for _, pid := range all {
-		st, err := proc.ReadStat(pid)
-		if err == nil && !c.shares && st.Group == c.pid && !st.Ended() && !seen[pid] {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
 // eachOrphan calls f for the adopted processes that began after the node did. Older ones can't be its own: a container's
 // PID 1 also adopts what was started from outside.
 //

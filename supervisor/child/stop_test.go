@@ -136,7 +136,7 @@ func TestLeftBehindAreStopped(t *testing.T) {
 			} else {
 				assert.Equal(t, "yes", fileWith(t, filepath.Join(c.cmd.Dir, "told")))
 			}
-			assert.Empty(t, c.Left())
+			assert.Empty(t, leftOf(c))
 		})
 	}
 }
@@ -166,7 +166,7 @@ func TestTerminateStopsTheGrandchildInAnotherSession(t *testing.T) {
 	assert.Equal(t, "yes", fileWith(t, filepath.Join(c.cmd.Dir, "told")))
 }
 
-// While something is left the node isn't stopped, and Left names it; an order to hurry still works then.
+// While something is left the node isn't stopped, and that is known by name; an order to hurry still works then.
 func TestTerminateHurriesWhatIsLeft(t *testing.T) {
 	c := startScript(t, `setsid sh -c 'trap "" TERM; echo $$ > left; while :; do sleep 0.02; done' & while ! [ -s left ]; do sleep 0.01; done; exit 0`,
 		func(s *Spec) { s.Linger = time.Hour })
@@ -177,7 +177,7 @@ func TestTerminateHurriesWhatIsLeft(t *testing.T) {
 		require.Fail(t, "it is called stopped while a process of it lives")
 	case <-time.After(100 * time.Millisecond):
 	}
-	assert.Contains(t, c.Left(), left)
+	assert.Contains(t, leftOf(c), left)
 	c.Terminate(syscall.SIGTERM, 0)
 	exit := exitOfChild(t, c)
 	assert.True(t, exit.Swept)

@@ -50,7 +50,6 @@ type Decider struct {
 	config   Config
 	random   *rand.Rand // nil: no jitter
 	failures int        // ends in a row, each before Config.Reset
-	total    int
 }
 
 // New makes a decider. random lengthens the waits by chance; nil: it doesn't.
@@ -77,7 +76,6 @@ func (r *Decider) Next(exit child.Exit, lived time.Duration) Decision {
 	if limit := r.config.Limit; limit > 0 && r.failures > limit {
 		return Decision{GiveUp: true, Reason: fmt.Sprintf("%s, given up after %d restarts in vain", what, limit)}
 	}
-	r.total++
 	delay := r.delay()
 	return Decision{Restart: true, Delay: delay, Reason: fmt.Sprintf("%s, restart %d in %s", what, r.failures, delay.Round(time.Millisecond))}
 }
@@ -96,9 +94,6 @@ func (r *Decider) delay() time.Duration {
 // CrashLoop tells whether the node ended CrashLoopAfter times in a row, each time before Reset. It stays true
 // until the next life that is long enough has ended, or Reset.
 func (r *Decider) CrashLoop() bool { return r.failures >= CrashLoopAfter }
-
-// Count is how many restarts were decided in all, for the status and the metrics.
-func (r *Decider) Count() int { return r.total }
 
 // Reset starts the waits anew: a life has reached Config.Reset, another version runs, or a person asked.
 func (r *Decider) Reset() { r.failures = 0 }

@@ -39,7 +39,6 @@ func TestRestartPolicies(t *testing.T) {
 		assert.Equal(t, tc.restart, d.Restart, "%s, %s", tc.policy, tc.exit)
 		assert.Equal(t, tc.reason, d.Reason)
 		assert.False(t, d.GiveUp)
-		assert.Equal(t, tc.restart, r.Count() == 1)
 		if !tc.restart {
 			assert.Zero(t, d.Delay)
 		}
@@ -56,7 +55,6 @@ func TestBackoffDoublesUpToItsMaximum(t *testing.T) {
 	for range 10_000 {
 		assert.Equal(t, time.Minute, r.Next(child.Exit{Code: 1}, time.Second).Delay, "it must not overflow, nor give up")
 	}
-	assert.Equal(t, 10_009, r.Count())
 }
 
 func TestBackoffStartsAnewAfterALongLife(t *testing.T) {
@@ -71,7 +69,6 @@ func TestBackoffStartsAnewAfterALongLife(t *testing.T) {
 	assert.Equal(t, 2*time.Second, r.Next(child.Exit{Code: 1}, 0).Delay)
 	r.Reset()
 	assert.Equal(t, time.Second, r.Next(child.Exit{Code: 1}, 0).Delay)
-	assert.Equal(t, 9, r.Count())
 }
 
 func TestCrashLoopAfterThreeShortLives(t *testing.T) {

@@ -46,9 +46,6 @@ func LoadRecord(path string) (Record, bool, error) {
 	return r, true, nil
 }
 
-// SaveRecord writes r to path, durably.
-func SaveRecord(path string, r Record) error { return saveRecord(path, r, atomicfile.Full) }
-
 func saveRecord(path string, r Record, d atomicfile.Durability) error {
 	data, err := json.Marshal(r)
 	if err != nil {

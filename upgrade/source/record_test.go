@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 )
 
@@ -28,7 +29,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	assert.False(t, ok, "a missing file")
 	want := Record{Height: 1234, At: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}
-	require.NoError(t, SaveRecord(path, want))
+	require.NoError(t, saveRecord(path, want, atomicfile.Full))
 	got, ok, err := LoadRecord(path)
 	require.NoError(t, err)
 	assert.True(t, ok)
@@ -89,7 +90,7 @@ func TestRecorderWritesSeldom(t *testing.T) {
 func TestRecorderFollowsANewLifeAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "height")
-		require.NoError(t, SaveRecord(path, Record{Height: 5000, At: time.Now()}))
+		require.NoError(t, saveRecord(path, Record{Height: 5000, At: time.Now()}, atomicfile.Full))
 		r, err := OpenRecorder(path)
 		require.NoError(t, err)
 		require.NoError(t, r.Note(3))
