@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/fakenode/trace"
+	"nodevisor/internal/proctest"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 )
@@ -248,7 +249,7 @@ func TestNodeLeftBehind(t *testing.T) {
 	require.Equal(t, ExitLocked, host.exit())
 	assert.Contains(t, h.lines(), fmt.Sprintf("node pid %d of an earlier supervisor still runs", node))
 	assert.Contains(t, h.lines(), "Hint: supervisor --takeover run")
-	require.True(t, alive(node))
+	require.True(t, proctest.Alive(node))
 	host.killNode(node)
 	pid = host.boot()
 	h.awaitCount(2, trace.FirstBlock, "v1")

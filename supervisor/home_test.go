@@ -19,6 +19,7 @@ import (
 	"nodevisor/internal/fakenode/build"
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
+	"nodevisor/internal/proctest"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/home"
 	"nodevisor/supervisor/status"
@@ -52,7 +53,7 @@ func newHome(t *testing.T, versions ...string) *testHome {
 	h.Upgrade.Probation.Up = 50 * time.Millisecond
 	h.Upgrade.Probe = nil
 	h.SnapshotOn = []string{"upgrade", "halt"}
-	h.Env = append(os.Environ(), helperEnv+"=", "DAEMON_HOME="+dir, "FAKENODE_TRACE="+h.trace)
+	h.Env = append(os.Environ(), proctest.HelperEnv+"=", "DAEMON_HOME="+dir, "FAKENODE_TRACE="+h.trace)
 	h.set("BLOCK_TIME", "5ms")
 	h.write("config/config.toml", fmt.Sprintf("[rpc]\nladdr = %q\n", "unix://"+filepath.Join(dir, "rpc")))
 	h.stage("genesis", "v1")
@@ -191,7 +192,7 @@ func (h *testHome) command() *exec.Cmd {
 	require.NoError(h, err)
 	cmd := exec.Command(os.Args[0])
 	// Under the race detector a process waits a second at its end unless it is told not to.
-	cmd.Env = append(os.Environ(), helperEnv+"=run", runEnv+"="+string(config), "GORACE=atexit_sleep_ms=0 halt_on_error=1")
+	cmd.Env = append(os.Environ(), proctest.HelperEnv+"=run", runEnv+"="+string(config), "GORACE=atexit_sleep_ms=0 halt_on_error=1")
 	log, err := os.OpenFile(h.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	require.NoError(h, err)
 	h.Cleanup(func() { log.Close() })

@@ -19,21 +19,22 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
+	"nodevisor/internal/proctest"
 	"nodevisor/supervisor/home"
 )
 
 // helperHost plays the host's init: it adopts what a killed supervisor leaves behind, so that no other test's supervisor
 // does. Each "start" on stdin starts one `run` and prints "pid N", and at its end "exit CODE". At the end of stdin it
 // kills what is left.
-func helperHost() int {
+func helperHost([]string) int {
 	if err := proc.BecomeSubreaper(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	proc.ReapOn(context.Background())
-	env := []string{helperEnv + "=run"}
+	env := []string{proctest.HelperEnv + "=run"}
 	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, helperEnv+"=") {
+		if !strings.HasPrefix(kv, proctest.HelperEnv+"=") {
 			env = append(env, kv)
 		}
 	}
@@ -70,7 +71,7 @@ type host struct {
 func newHost(h *testHome) *host {
 	h.Helper()
 	cmd := h.command()
-	cmd.Env = append(cmd.Env, helperEnv+"=host")
+	cmd.Env = append(cmd.Env, proctest.HelperEnv+"=host")
 	in, err := cmd.StdinPipe()
 	require.NoError(h, err)
 	outR, outW, err := os.Pipe()
@@ -146,7 +147,7 @@ func (h *host) leftNode() int {
 	}
 	require.NoError(h, err)
 	for _, pid := range holders(info) {
-		if alive(pid) {
+		if proctest.Alive(pid) {
 			return pid
 		}
 	}
@@ -177,7 +178,7 @@ func (h *host) killNode(pid int) {
 	require.NoError(h, err)
 	defer f.Close()
 	h.wait("the node is gone", func() bool {
-		return !alive(pid) && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+		return !proctest.Alive(pid) && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
 	})
 	require.NoError(h, trace.Append(h.trace, trace.Event{Kind: killed, Time: time.Now().UnixNano(), PID: pid}))
 }

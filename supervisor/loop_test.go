@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/fakenode/trace"
+	"nodevisor/internal/proctest"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
@@ -129,7 +130,7 @@ func TestNothingRunsOn(t *testing.T) {
 			code := w.end(t)
 			assert.Equal(t, map[bool]int{false: 0, true: ExitHeld}[name == "hold"], code)
 			var left []string
-			waitFor(t, 5*time.Second, "no goroutine is left", func() bool {
+			proctest.WaitFor(t, 5*time.Second, "no goroutine is left", func() bool {
 				left = goroutines()
 				return len(left) <= before || t.Failed()
 			})

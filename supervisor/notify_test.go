@@ -15,6 +15,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
+	"nodevisor/internal/proctest"
 	"nodevisor/supervisor/child"
 	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
@@ -209,7 +210,7 @@ func TestNodeNotify(t *testing.T) {
 func (h *testHome) say(socket string, group int, text string) {
 	h.Helper()
 	cmd := exec.Command(os.Args[0], text)
-	cmd.Env = append(os.Environ(), helperEnv+"=notify", "NOTIFY_SOCKET="+socket)
+	cmd.Env = append(os.Environ(), proctest.HelperEnv+"=notify", "NOTIFY_SOCKET="+socket)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: group}
 	out, err := cmd.StdoutPipe()
 	require.NoError(h, err)

@@ -15,6 +15,7 @@ import (
 
 	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/proc"
+	"nodevisor/internal/proctest"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
@@ -124,7 +125,7 @@ func TestGarbageInThePlanFile(t *testing.T) {
 	}
 	h.write("data/upgrade-info.json", "{")
 	h.awaitStatus("it is seen", func(st *status.Document) bool { return len(st.Warnings) > 0 })
-	assert.True(t, alive(node))
+	assert.True(t, proctest.Alive(node))
 	require.NoError(t, syscall.Kill(node, syscall.SIGKILL))
 	require.Equal(t, ExitHeld, r.exit())
 	assert.Contains(t, h.journal().Hold.Reason, "plan file can't be read")
@@ -253,7 +254,7 @@ func TestDataDirectoryIsReplaced(t *testing.T) {
 	h.script("echo up > " + h.dir + "/up\nexec sleep 1000\n")
 	require.NoDirExists(t, filepath.Join(h.dir, "data"))
 	r := h.start()
-	fileWith(t, filepath.Join(h.dir, "up"))
+	proctest.FileWith(t, filepath.Join(h.dir, "up"))
 	h.awaitState(status.Running)
 	require.NoError(t, os.Mkdir(filepath.Join(h.dir, "data"), 0o755))
 	require.NoError(t, os.Rename(filepath.Join(h.dir, "data"), filepath.Join(h.dir, "data.old")))

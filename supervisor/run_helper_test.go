@@ -43,7 +43,7 @@ type runConfig struct {
 }
 
 // helperRun is main of `run`: what the composition root does, without the configuration's languages.
-func helperRun() int {
+func helperRun([]string) int {
 	var c runConfig
 	if err := json.Unmarshal([]byte(os.Getenv(runEnv)), &c); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/fakenode/trace"
+	"nodevisor/internal/proctest"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/restart"
 	"nodevisor/supervisor/status"
@@ -89,7 +90,7 @@ func TestStoppedMeansNothingIsLeft(t *testing.T) {
 	r := h.start()
 	grandchild := h.await(trace.Daemon, "v1").PID
 	h.wait("it is stopped", func() bool { u := h.journal().Upgrade; return u != nil && u.Phase == upgrade.Stopped })
-	assert.False(t, alive(grandchild))
+	assert.False(t, proctest.Alive(grandchild))
 	assert.Contains(t, h.lines(), "the node did not stop in time and was killed")
 	r.stop()
 	h.Upgrade.Delay = 0
@@ -161,7 +162,7 @@ func TestNodeIgnoresNoSignal(t *testing.T) {
 	require.NoError(t, os.Chmod(script, 0o755))
 	r := h.start()
 	require.Equal(t, 0, r.exit())
-	mask, err := strconv.ParseUint(strings.TrimPrefix(fileWith(t, filepath.Join(h.dir, "ignored")), "SigIgn:\t"), 16, 64)
+	mask, err := strconv.ParseUint(strings.TrimPrefix(proctest.FileWith(t, filepath.Join(h.dir, "ignored")), "SigIgn:\t"), 16, 64)
 	require.NoError(t, err)
 	const standard = 1<<31 - 1 // signals 1 to 31; those of the threads library are inherited from whoever runs the tests
 	assert.Zero(t, mask&standard, "ignored: %#x", mask)
@@ -181,7 +182,7 @@ func TestGroupStop(t *testing.T) {
 			node := h.await(trace.FirstBlock, "v2").PID
 			if first == "node" {
 				require.NoError(t, syscall.Kill(node, syscall.SIGTERM))
-				waitFor(t, patience, "the node ends", func() bool { return !alive(node) })
+				proctest.WaitFor(t, patience, "the node ends", func() bool { return !proctest.Alive(node) })
 			}
 			r.signal(syscall.SIGTERM)
 			_ = syscall.Kill(node, syscall.SIGTERM)

@@ -95,14 +95,14 @@ func (c runConfig) unit(ctx context.Context, u unitSpec) error {
 	return ctx.Err()
 }
 
-// helperNotify says something to NOTIFY_SOCKET, and ends when that was taken in.
-func helperNotify(text string) int {
+// helperNotify says args[0] to NOTIFY_SOCKET, and ends when that was taken in.
+func helperNotify(args []string) int {
 	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
-	if _, err := conn.Write([]byte(text)); err != nil {
+	if _, err := conn.Write([]byte(args[0])); err != nil {
 		fmt.Println(err)
 		return 1
 	}

@@ -21,6 +21,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
+	"nodevisor/internal/proctest"
 )
 
 func TestChildExitCodesAndSignals(t *testing.T) {
@@ -132,15 +133,8 @@ func TestChildInheritsItsFilesAndDirectory(t *testing.T) {
 	})
 	assert.False(t, c.SharesTerminal())
 	assert.Zero(t, exitOfChild(t, c).Code)
-	assert.Equal(t, "a line\n/usr\n", readAll(t, stdout.Name()))
-	assert.Equal(t, "err\n", readAll(t, stderr.Name()))
-}
-
-func readAll(t *testing.T, path string) string {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	return string(data)
+	assert.Equal(t, "a line\n/usr\n", proctest.Text(t, stdout.Name()))
+	assert.Equal(t, "err\n", proctest.Text(t, stderr.Name()))
 }
 
 // Nothing of a child stays behind in the supervisor: neither goroutines nor descriptors.
@@ -165,7 +159,7 @@ func TestChildLeaksNothing(t *testing.T) {
 	for range 10 {
 		run()
 	}
-	waitFor(t, 10*time.Second, "goroutines and descriptors are back to what they were", func() bool {
+	proctest.WaitFor(t, 10*time.Second, "goroutines and descriptors are back to what they were", func() bool {
 		g, f := count()
 		return g <= goroutines && f <= fds
 	})
@@ -173,7 +167,7 @@ func TestChildLeaksNothing(t *testing.T) {
 
 func TestChildMethodsSideBySide(t *testing.T) {
 	c := startScript(t, `trap "" USR1; trap 'exit 0' TERM; echo up > up; while :; do sleep 0.02; done`)
-	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "up"))
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	for range 4 {
@@ -202,7 +196,7 @@ func TestChildMethodsSideBySide(t *testing.T) {
 
 // On a terminal, as its foreground group: the node reads what is typed, and Ctrl-C reaches node and supervisor once.
 func TestChildOnATerminal(t *testing.T) {
-	terminal, shows := onTerminal(t, helper("tty-supervisor"))
+	terminal, shows := onTerminal(t, proctest.Command("tty-supervisor"))
 	shows("shares=true")
 	_, err := terminal.WriteString("hello node\n")
 	require.NoError(t, err)
@@ -215,9 +209,9 @@ func TestChildOnATerminal(t *testing.T) {
 
 // In the terminal's background the node gets no stdin that would stop it: it reads the end of the file.
 func TestChildInATerminalsBackground(t *testing.T) {
-	cmd := shell(`set -m; "$0" & wait`)
+	cmd := proctest.Shell(`set -m; "$0" & wait`)
 	cmd.Args = append(cmd.Args, os.Args[0])
-	cmd.Env = append(os.Environ(), helperEnv+"=tty-supervisor")
+	cmd.Env = append(os.Environ(), proctest.HelperEnv+"=tty-supervisor")
 	_, shows := onTerminal(t, cmd)
 	shows("shares=false")
 	shows(`node read "" EOF`)
@@ -255,7 +249,7 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) (*os.File, func(text string)) {
 		}
 	})
 	return terminal, func(text string) {
-		waitFor(t, 20*time.Second, "the terminal shows "+text, func() bool {
+		proctest.WaitFor(t, 20*time.Second, "the terminal shows "+text, func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			return strings.Contains(screen.String(), text)

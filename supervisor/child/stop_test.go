@@ -13,16 +13,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/proc"
+	"nodevisor/internal/proctest"
 )
 
 // A node that ends in time on its signal isn't forced, whatever its code, and gets the signal once.
 func TestTerminateGracefully(t *testing.T) {
 	c := startScript(t, `n=0; trap 'n=$((n+1)); [ $n = 1 ] && echo first > told' TERM
 		echo up > up; while [ ! -e end ]; do sleep 0.02; done; exit $((10+n))`)
-	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "up"))
 	assert.WithinDuration(t, time.Now(), c.StartedAt(), 30*time.Second)
 	c.Terminate(syscall.SIGTERM, time.Minute)
-	fileWith(t, filepath.Join(c.cmd.Dir, "told"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "told"))
 	c.Terminate(syscall.SIGTERM, time.Minute)
 	time.Sleep(50 * time.Millisecond) // time for a second signal, which must not come
 	require.NoError(t, os.WriteFile(filepath.Join(c.cmd.Dir, "end"), nil, 0o600))
@@ -40,8 +41,8 @@ func TestTerminateGracefully(t *testing.T) {
 
 func TestTerminateForcesWhatIgnoresTheSignal(t *testing.T) {
 	c := startScript(t, `trap "" TERM; sh -c 'trap "" TERM; echo $$ > inner; while :; do sleep 1; done' & echo up > up; while :; do sleep 1; done`)
-	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
-	inner := pidIn(t, filepath.Join(c.cmd.Dir, "inner"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	inner := proctest.PidIn(t, filepath.Join(c.cmd.Dir, "inner"))
 	began := time.Now()
 	c.Terminate(syscall.SIGTERM, 300*time.Millisecond)
 	c.Terminate(syscall.SIGTERM, time.Hour) // grants no more time
@@ -50,12 +51,12 @@ func TestTerminateForcesWhatIgnoresTheSignal(t *testing.T) {
 	assert.Equal(t, syscall.SIGKILL, exit.Signal)
 	assert.Equal(t, "killed after the stop timeout", exit.String())
 	assert.GreaterOrEqual(t, time.Since(began), 300*time.Millisecond, "killed before its time")
-	assert.False(t, alive(inner), "a member of the group outlives the stop")
+	assert.False(t, proctest.Alive(inner), "a member of the group outlives the stop")
 }
 
 func TestTerminateEscalatesAtOnce(t *testing.T) {
 	c := startScript(t, `trap "" TERM; echo up > up; while :; do sleep 1; done`)
-	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "up"))
 	c.Terminate(syscall.SIGTERM, time.Hour)
 	began := time.Now()
 	c.Terminate(syscall.SIGTERM, 0)
@@ -67,9 +68,9 @@ func TestTerminateEscalatesAtOnce(t *testing.T) {
 // A node that was stopped by a terminal or a debugger must hear the stop signal too.
 func TestTerminateWakesAStoppedNode(t *testing.T) {
 	c := startScript(t, `mkfifo wait; trap 'exit 3' TERM; echo up > up; while :; do read x <> wait; done`) // no forks: vfork delays a stop
-	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "up"))
 	require.NoError(t, c.Signal(syscall.SIGSTOP))
-	waitFor(t, 5*time.Second, "it is stopped", func() bool {
+	proctest.WaitFor(t, 5*time.Second, "it is stopped", func() bool {
 		st, err := proc.ReadStat(c.Pid())
 		return err == nil && st.State == 'T'
 	})
@@ -82,7 +83,7 @@ func TestTerminateWakesAStoppedNode(t *testing.T) {
 // A SIGKILL from elsewhere during a stop that still had time isn't ours.
 func TestKilledByAnotherDuringAStop(t *testing.T) {
 	c := startScript(t, `trap "" TERM; echo up > up; while :; do sleep 1; done`)
-	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "up"))
 	c.Terminate(syscall.SIGTERM, time.Hour)
 	require.NoError(t, syscall.Kill(c.Pid(), syscall.SIGKILL))
 	exit := exitOfChild(t, c)
@@ -93,11 +94,11 @@ func TestKilledByAnotherDuringAStop(t *testing.T) {
 func TestSignalReachesTheGroup(t *testing.T) {
 	c := startScript(t, `sh -c 'trap "echo got > inner" USR1; echo up > innerup; while :; do sleep 0.02; done' &
 		trap 'echo got > outer' USR1; echo up > up; while :; do sleep 0.02; done`)
-	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
-	fileWith(t, filepath.Join(c.cmd.Dir, "innerup"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "innerup"))
 	require.NoError(t, c.Signal(syscall.SIGUSR1))
-	assert.Equal(t, "got", fileWith(t, filepath.Join(c.cmd.Dir, "inner")))
-	assert.Equal(t, "got", fileWith(t, filepath.Join(c.cmd.Dir, "outer")))
+	assert.Equal(t, "got", proctest.FileWith(t, filepath.Join(c.cmd.Dir, "inner")))
+	assert.Equal(t, "got", proctest.FileWith(t, filepath.Join(c.cmd.Dir, "outer")))
 	st, err := proc.ReadStat(c.Pid())
 	require.NoError(t, err)
 	assert.Equal(t, c.Pid(), st.Group, "the node leads no group of its own")
@@ -126,15 +127,15 @@ func TestLeftBehindAreStopped(t *testing.T) {
 				}
 			})
 			exit := exitOfChild(t, c)
-			left := pidIn(t, filepath.Join(c.cmd.Dir, "left"))
-			assert.False(t, alive(left), "process %d outlives the node's end", left)
+			left := proctest.PidIn(t, filepath.Join(c.cmd.Dir, "left"))
+			assert.False(t, proctest.Alive(left), "process %d outlives the node's end", left)
 			assert.Equal(t, 9, exit.Code)
 			assert.False(t, exit.Forced, "the node itself ended by itself")
 			assert.Equal(t, tc.swept, exit.Swept)
 			if tc.swept {
 				assert.GreaterOrEqual(t, exit.Gone.Sub(exit.At), 400*time.Millisecond)
 			} else {
-				assert.Equal(t, "yes", fileWith(t, filepath.Join(c.cmd.Dir, "told")))
+				assert.Equal(t, "yes", proctest.FileWith(t, filepath.Join(c.cmd.Dir, "told")))
 			}
 			assert.Empty(t, leftOf(c))
 		})
@@ -148,7 +149,7 @@ func TestLeftBehindAreToldOnce(t *testing.T) {
 			c := startScript(t, setsid+`sh -c 'n=0; trap "n=\$((n+1))" TERM; echo $$ > left; while [ $n = 0 ]; do sleep 0.01; done
 				i=0; while [ $i -lt 20 ]; do sleep 0.01; i=$((i+1)); done; echo $n > told' & while ! [ -s left ]; do sleep 0.01; done`)
 			assert.False(t, exitOfChild(t, c).Swept)
-			assert.Equal(t, "1", fileWith(t, filepath.Join(c.cmd.Dir, "told")))
+			assert.Equal(t, "1", proctest.FileWith(t, filepath.Join(c.cmd.Dir, "told")))
 		})
 	}
 }
@@ -157,21 +158,21 @@ func TestLeftBehindAreToldOnce(t *testing.T) {
 func TestTerminateStopsTheGrandchildInAnotherSession(t *testing.T) {
 	c := startScript(t, `setsid sh -c 'trap "echo yes > told; exit 0" TERM; echo $$ > left; while :; do sleep 0.02; done' &
 		trap 'exit 0' TERM; while ! [ -s left ]; do sleep 0.01; done; echo up > up; while :; do sleep 0.02; done`)
-	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
-	left := pidIn(t, filepath.Join(c.cmd.Dir, "left"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	left := proctest.PidIn(t, filepath.Join(c.cmd.Dir, "left"))
 	c.Terminate(syscall.SIGTERM, 20*time.Second)
 	exit := exitOfChild(t, c)
 	assert.False(t, exit.Swept)
-	assert.False(t, alive(left))
-	assert.Equal(t, "yes", fileWith(t, filepath.Join(c.cmd.Dir, "told")))
+	assert.False(t, proctest.Alive(left))
+	assert.Equal(t, "yes", proctest.FileWith(t, filepath.Join(c.cmd.Dir, "told")))
 }
 
 // While something is left the node isn't stopped, and that is known by name; an order to hurry still works then.
 func TestTerminateHurriesWhatIsLeft(t *testing.T) {
 	c := startScript(t, `setsid sh -c 'trap "" TERM; echo $$ > left; while :; do sleep 0.02; done' & while ! [ -s left ]; do sleep 0.01; done; exit 0`,
 		func(s *Spec) { s.Linger = time.Hour })
-	left := pidIn(t, filepath.Join(c.cmd.Dir, "left"))
-	waitFor(t, 10*time.Second, "the node itself has ended", func() bool { return !alive(c.Pid()) })
+	left := proctest.PidIn(t, filepath.Join(c.cmd.Dir, "left"))
+	proctest.WaitFor(t, 10*time.Second, "the node itself has ended", func() bool { return !proctest.Alive(c.Pid()) })
 	select {
 	case <-c.Exited():
 		require.Fail(t, "it is called stopped while a process of it lives")
@@ -181,21 +182,21 @@ func TestTerminateHurriesWhatIsLeft(t *testing.T) {
 	c.Terminate(syscall.SIGTERM, 0)
 	exit := exitOfChild(t, c)
 	assert.True(t, exit.Swept)
-	assert.False(t, alive(left))
+	assert.False(t, proctest.Alive(left))
 }
 
 // What was adopted before the node began can't be the node's, and must outlive its stop.
 func TestOlderOrphansAreNotTheNodes(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
-	_, err := proc.Output(t.Context(), shell(`setsid sh -c 'echo $$ > `+pidFile+`; exec sleep 60' & while ! [ -s `+pidFile+` ]; do sleep 0.01; done`), 0)
+	_, err := proc.Output(t.Context(), proctest.Shell(`setsid sh -c 'echo $$ > `+pidFile+`; exec sleep 60' & while ! [ -s `+pidFile+` ]; do sleep 0.01; done`), 0)
 	require.NoError(t, err)
-	pid := pidIn(t, pidFile)
+	pid := proctest.PidIn(t, pidFile)
 	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL); proc.Reap() })
 	id, err := proc.Identify(pid)
 	require.NoError(t, err)
 	self := filepath.Join("/proc", "self")
-	waitFor(t, 5*time.Second, "the clock of start times has moved on", func() bool {
-		res, err := proc.Output(t.Context(), shell("cat "+self+"/stat"), 1000)
+	proctest.WaitFor(t, 5*time.Second, "the clock of start times has moved on", func() bool {
+		res, err := proc.Output(t.Context(), proctest.Shell("cat "+self+"/stat"), 1000)
 		fields := strings.Fields(string(res.Stdout))
 		start, perr := strconv.ParseUint(fields[21], 10, 64)
 		return err == nil && perr == nil && start > id.StartTime
@@ -203,5 +204,5 @@ func TestOlderOrphansAreNotTheNodes(t *testing.T) {
 	c := startScript(t, "exit 0", func(s *Spec) { s.Linger = 100 * time.Millisecond })
 	exit := exitOfChild(t, c)
 	assert.False(t, exit.Swept)
-	assert.True(t, alive(pid))
+	assert.True(t, proctest.Alive(pid))
 }

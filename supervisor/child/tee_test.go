@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/proc"
+	"nodevisor/internal/proctest"
 )
 
 // teed starts a script with a tee to files, and returns the files' paths and the lines once it has ended.
@@ -41,8 +42,8 @@ func teed(t *testing.T, script string) (out, errOut string, lines []string, exit
 func TestTeePassesEveryByteOnAndCutsLines(t *testing.T) {
 	out, errOut, lines, exit := teed(t, `printf 'one\n\ntwo\r\n'; printf 'bin\000ary\n'; printf 'err\n' >&2; printf 'no newline'; exit 4`)
 	assert.Equal(t, 4, exit.Code)
-	assert.Equal(t, "one\n\ntwo\r\nbin\x00ary\nno newline", readAll(t, out))
-	assert.Equal(t, "err\n", readAll(t, errOut))
+	assert.Equal(t, "one\n\ntwo\r\nbin\x00ary\nno newline", proctest.Text(t, out))
+	assert.Equal(t, "err\n", proctest.Text(t, errOut))
 	assert.ElementsMatch(t, []string{"one", "", "two\r", "bin\x00ary", "err", "no newline"}, lines)
 }
 
@@ -114,13 +115,13 @@ func TestTeeIsNotSlowedByItsHandler(t *testing.T) {
 			mu.Unlock()
 		}
 	})
-	fileWith(t, filepath.Join(c.cmd.Dir, "done")) // all was written while the handler hung
-	waitFor(t, 10*time.Second, "all of it was passed on", func() bool {
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "done")) // all was written while the handler hung
+	proctest.WaitFor(t, 10*time.Second, "all of it was passed on", func() bool {
 		info, err := stdout.Stat()
 		return err == nil && info.Size() == int64(len("first\n")+20000000+len("last\n"))
 	})
 	close(release)
-	waitFor(t, 20*time.Second, "the newest lines are kept", func() bool {
+	proctest.WaitFor(t, 20*time.Second, "the newest lines are kept", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return last == "last"
@@ -139,7 +140,7 @@ func TestTeeWithAFullPipe(t *testing.T) {
 		s.Stdout, s.Lines = w, func([]byte) {}
 	})
 	w.Close() // the tee has its own
-	fileWith(t, filepath.Join(c.cmd.Dir, "up"))
+	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "up"))
 	time.Sleep(100 * time.Millisecond)
 	assert.NoFileExists(t, filepath.Join(c.cmd.Dir, "done"), "the tee stores what nobody reads")
 	n, err := io.Copy(io.Discard, r)
@@ -187,7 +188,7 @@ func TestTeeWithAClosedStdout(t *testing.T) {
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	require.NoError(t, r.Close())
-	cmd := helper("epipe-tee")
+	cmd := proctest.Command("epipe-tee")
 	cmd.Stdout = w
 	res, err := proc.Output(t.Context(), cmd, 0)
 	w.Close()

@@ -19,6 +19,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
+	"nodevisor/internal/proctest"
 )
 
 // home makes a tree with a program in genesis/bin, and a data directory.
@@ -34,15 +35,15 @@ func home(t *testing.T) (root, data, program string) {
 func abandon(t *testing.T, command string) int {
 	t.Helper()
 	pidFile := filepath.Join(t.TempDir(), "pid")
-	require.NoError(t, proc.Run(shell(`setsid sh -c 'echo $$ > `+pidFile+`; `+command+`' >/dev/null 2>&1 & while ! [ -s `+pidFile+` ]; do sleep 0.01; done`)))
-	pid := pidIn(t, pidFile)
+	require.NoError(t, proc.Run(proctest.Shell(`setsid sh -c 'echo $$ > `+pidFile+`; `+command+`' >/dev/null 2>&1 & while ! [ -s `+pidFile+` ]; do sleep 0.01; done`)))
+	pid := proctest.PidIn(t, pidFile)
 	id, err := proc.Identify(pid)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		if id.Alive() {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		waitFor(t, 10*time.Second, "the process is gone", func() bool { proc.Reap(); return !id.Alive() })
+		proctest.WaitFor(t, 10*time.Second, "the process is gone", func() bool { proc.Reap(); return !id.Alive() })
 	})
 	return pid
 }
@@ -50,7 +51,7 @@ func abandon(t *testing.T, command string) int {
 // runs waits until pid has executed a program with this path.
 func runs(t *testing.T, pid int, path string) {
 	t.Helper()
-	waitFor(t, 10*time.Second, path+" runs", func() bool {
+	proctest.WaitFor(t, 10*time.Second, path+" runs", func() bool {
 		exe, err := os.Readlink(procPath(pid, "exe"))
 		return err == nil && strings.TrimSuffix(exe, " (deleted)") == path
 	})
@@ -105,7 +106,7 @@ func TestFindForeignByStoreLock(t *testing.T) {
 	other := copyProgram(t, os.Args[0], filepath.Join(t.TempDir(), "node"))
 	for name, command := range map[string]string{
 		"flock":             "exec flock --no-fork $LOCK sleep 60",
-		"byte-range lock":   "export " + helperEnv + "=posix-lock; exec " + other + " $LOCK",
+		"byte-range lock":   "export " + proctest.HelperEnv + "=posix-lock; exec " + other + " $LOCK",
 		"inherited, orphan": "exec 9>$LOCK; flock 9; exec sleep 60",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,7 +114,7 @@ func TestFindForeignByStoreLock(t *testing.T) {
 			lock := filepath.Join(data, "application.db", "LOCK")
 			pid := abandon(t, strings.ReplaceAll(command, "$LOCK", lock))
 			var found []Foreign
-			waitFor(t, 20*time.Second, "the holder is found", func() bool {
+			proctest.WaitFor(t, 20*time.Second, "the holder is found", func() bool {
 				found = find(t, root, data)
 				return len(found) > 0
 			})
@@ -149,7 +150,7 @@ func TestWaitNoForeign(t *testing.T) {
 	query := abandon(t, "exec "+program+" 0.4")
 	runs(t, query, program)
 	require.NoError(t, WaitNoForeign(t.Context(), root, data, 20*time.Second))
-	assert.False(t, alive(query))
+	assert.False(t, proctest.Alive(query))
 
 	// a node that stays
 	node := abandon(t, "exec "+program+" 60")
@@ -174,12 +175,12 @@ func TestWaitNoForeign(t *testing.T) {
 func TestStopForeignGracefully(t *testing.T) {
 	told := filepath.Join(t.TempDir(), "told")
 	pid := abandon(t, `trap "echo yes > `+told+`; exit 0" TERM; echo up > `+told+`; while :; do sleep 0.02; done`)
-	fileWith(t, told)
+	proctest.FileWith(t, told)
 	forced, err := StopForeign(t.Context(), foreign(t, pid), syscall.SIGTERM, 20*time.Second)
 	require.NoError(t, err)
 	assert.False(t, forced)
-	assert.False(t, alive(pid))
-	assert.Equal(t, "yes\n", readAll(t, told))
+	assert.False(t, proctest.Alive(pid))
+	assert.Equal(t, "yes\n", proctest.Text(t, told))
 
 	forced, err = StopForeign(t.Context(), Foreign{Pid: pid}, syscall.SIGTERM, time.Second)
 	require.NoError(t, err, "gone already")
@@ -196,25 +197,25 @@ func foreign(t *testing.T, pid int) Foreign {
 func TestStopForeignForces(t *testing.T) {
 	up := filepath.Join(t.TempDir(), "up")
 	pid := abandon(t, `trap "" TERM; echo up > `+up+`; while :; do sleep 0.02; done`)
-	fileWith(t, up)
+	proctest.FileWith(t, up)
 	began := time.Now()
 	forced, err := StopForeign(t.Context(), foreign(t, pid), syscall.SIGTERM, 300*time.Millisecond)
 	require.NoError(t, err)
 	assert.True(t, forced)
-	assert.False(t, alive(pid))
+	assert.False(t, proctest.Alive(pid))
 	assert.GreaterOrEqual(t, time.Since(began), 300*time.Millisecond)
 }
 
 func TestStopForeignEndsWithItsContext(t *testing.T) {
 	up := filepath.Join(t.TempDir(), "up")
 	pid := abandon(t, `trap "" TERM; echo up > `+up+`; while :; do sleep 0.02; done`)
-	fileWith(t, up)
+	proctest.FileWith(t, up)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	forced, err := StopForeign(ctx, foreign(t, pid), syscall.SIGTERM, time.Hour)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.False(t, forced)
-	assert.True(t, alive(pid))
+	assert.True(t, proctest.Alive(pid))
 }
 
 // A process that has got the pid since must not be hit.
@@ -224,12 +225,12 @@ func TestStopForeignSparesALaterProcess(t *testing.T) {
 	f.start--
 	_, err := StopForeign(t.Context(), f, syscall.SIGKILL, 0)
 	require.NoError(t, err)
-	assert.True(t, alive(pid))
+	assert.True(t, proctest.Alive(pid))
 }
 
 func TestLockOwnersReadsTheKernelsList(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "LOCK")
-	cmd := helper("posix-lock", path)
+	cmd := proctest.Command("posix-lock", path)
 	require.Equal(t, "locked", startHelper(t, cmd))
 	info, err := os.Stat(path)
 	require.NoError(t, err)

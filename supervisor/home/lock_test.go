@@ -18,6 +18,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
+	"nodevisor/internal/proctest"
 )
 
 func lockPath(t *testing.T) string { return filepath.Join(t.TempDir(), "lock") }
@@ -83,7 +84,7 @@ func TestLockFile(t *testing.T) {
 	assert.NotEmpty(t, fields["node"]["boot_id"])
 	assert.NotZero(t, fields["supervisor"]["start_time"])
 	require.NoError(t, l.ClearNode())
-	assert.Contains(t, readAll(t, path), `"node":null`)
+	assert.Contains(t, proctest.Text(t, path), `"node":null`)
 	require.Error(t, l.SetNode(1<<30), "a process that isn't there")
 }
 
@@ -113,7 +114,7 @@ func TestLockRefusesWhatIsNoPlainFile(t *testing.T) {
 		require.Error(t, err, path)
 		assert.NotErrorIs(t, err, ErrLocked)
 	}
-	assert.Equal(t, "precious", readAll(t, target))
+	assert.Equal(t, "precious", proctest.Text(t, target))
 	_, err := AcquireLock(filepath.Join(dir, "none", "lock"))
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.Equal(t, "supervisor init", hint.Of(err))
@@ -127,7 +128,7 @@ func TestLockRefusesNFS(t *testing.T) {
 // The sense of the whole: the supervisor is killed, its node lives, the home stays locked and the node is named.
 func TestLockOutlivesAKilledSupervisorWithItsNode(t *testing.T) {
 	path := lockPath(t)
-	cmd := helper("holder", path)
+	cmd := proctest.Command("holder", path)
 	node, err := strconv.Atoi(startHelper(t, cmd))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = syscall.Kill(node, syscall.SIGKILL); proc.Reap() })
@@ -137,7 +138,7 @@ func TestLockOutlivesAKilledSupervisorWithItsNode(t *testing.T) {
 
 	require.NoError(t, cmd.Process.Kill())
 	require.NoError(t, proc.AwaitEnd(cmd.Process.Pid))
-	require.True(t, alive(node), "the node must outlive its supervisor")
+	require.True(t, proctest.Alive(node), "the node must outlive its supervisor")
 	locked = lockedBy(t, path)
 	assert.Equal(t, RoleNode, locked.Role)
 	assert.Equal(t, node, locked.Holder.Pid)
@@ -192,7 +193,7 @@ func TestLockToleratesATornContent(t *testing.T) {
 			path := lockPath(t)
 			require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 			l := acquire(t, path)
-			assert.Len(t, readAll(t, path), lockSize, "the old content shows through")
+			assert.Len(t, proctest.Text(t, path), lockSize, "the old content shows through")
 			require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 			info, err := ReadLock(path)
 			require.NoError(t, err)
@@ -225,7 +226,7 @@ func TestLockRefusesBesideARecordedNodeThatLetGo(t *testing.T) {
 	locked := lockedBy(t, path)
 	assert.Equal(t, RoleNode, locked.Role)
 	assert.Equal(t, cmd.Process.Pid, locked.Holder.Pid)
-	assert.Contains(t, readAll(t, path), strconv.Itoa(cmd.Process.Pid), "the record was lost by asking")
+	assert.Contains(t, proctest.Text(t, path), strconv.Itoa(cmd.Process.Pid), "the record was lost by asking")
 
 	other := id // the pid, given to another process since
 	other.StartTime -= 5
@@ -290,7 +291,7 @@ func TestLockIsNotInheritedByAccident(t *testing.T) {
 	cmd := exec.Command("/bin/sleep", "60")
 	require.NoError(t, proc.Start(cmd))
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = proc.Wait(cmd) })
-	waitFor(t, 5*time.Second, "it was executed", func() bool {
+	proctest.WaitFor(t, 5*time.Second, "it was executed", func() bool {
 		exe, err := os.Readlink(procPath(cmd.Process.Pid, "exe"))
 		return err == nil && strings.HasSuffix(exe, "sleep")
 	})
