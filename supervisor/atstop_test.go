@@ -200,7 +200,7 @@ func TestStopSnapshotForecast(t *testing.T) {
 	h.SnapshotOn = []string{"stop"}
 	w := h.runInside()
 	h.awaitState(status.Running)
-	w.post(func() { w.snapshots.Last = &status.LastSnapshot{DurationMS: time.Hour.Milliseconds()} })
+	w.post(func() { w.store.snapshots.Last = &status.LastSnapshot{DurationMS: time.Hour.Milliseconds()} })
 	w.cancel()
 	require.Equal(t, 0, w.end(t))
 	assert.Empty(t, h.taken())

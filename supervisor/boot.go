@@ -18,7 +18,7 @@ import (
 // boot loads what earlier lives left and begins accordingly: a hold stays, an interrupted upgrade goes on, and only
 // then the node is started.
 func (s *Supervisor) boot() {
-	s.watcher = source.NewWatcher(s.ctx, s.o.Upgrade.Poll, s.log)
+	s.file.watcher = source.NewWatcher(s.ctx, s.o.Upgrade.Poll, s.log)
 	var unproven []plan.Plan
 	s.do("load", func(context.Context) error {
 		if err := s.o.Layout.Tidy(); err != nil {
@@ -39,9 +39,9 @@ func (s *Supervisor) boot() {
 		}
 		return nil
 	}, func(err error) {
-		s.unproven = unproven
+		s.file.unproven = unproven
 		if s.o.Layout.Plan != "" {
-			s.planSeen = s.watcher.Watch(s.o.Layout.Plan).C()
+			s.file.seen = s.file.watcher.Watch(s.o.Layout.Plan).C()
 		}
 		switch {
 		case errors.Is(err, errNoGenesis):

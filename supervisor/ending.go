@@ -36,7 +36,7 @@ func (s *Supervisor) ended(exit child.Exit) {
 	s.child, s.exited = nil, nil
 	s.live.Store(nil)
 	s.endLife()
-	s.heightTimer.Stop()
+	s.height.timer.Stop()
 	s.clockTimer.Stop()
 	s.chainTimer.Stop()
 	s.breakTidying()

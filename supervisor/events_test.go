@@ -70,7 +70,7 @@ func TestEvents(t *testing.T) {
 		h.write("data/upgrade-info.json", "{")
 		h.wait("the log says so", func() bool { return strings.Contains(h.lines(), "the plan file can't be used; looking again") })
 		assert.False(t, tells.has("plan file"), "it may be half-written")
-		w.post(func() { w.unreadable = time.Now().Add(-unreadableFor) })
+		w.post(func() { w.file.tellAt = time.Now().Add(time.Millisecond) })
 		h.wait("it stays so", func() bool { return tells.has(`^not ready\|the plan file can't be read: `) })
 		st := h.status()
 		assert.Equal(t, status.Running, st.State)
@@ -103,7 +103,7 @@ func TestEvents(t *testing.T) {
 		h.awaitState(status.Running)
 		low := func(free int64) {
 			w.post(func() {
-				w.disk = status.Disk{Free: &free, Needed: new(int64(10)), MinFree: new(int64(100))}
+				w.store.disk = status.Disk{Free: &free, Needed: new(int64(10)), MinFree: new(int64(100))}
 				w.sayRoom()
 			})
 		}

@@ -29,8 +29,9 @@ func (s *Supervisor) halt(answer func(status.HaltResult, error)) {
 		result.At = h.When()
 	}
 	s.log.Info("halting", "at", result.At)
+	own := source.HaltHeight(s.commandOf())
 	s.atRest(func(time.Time) {
-		s.do("halt", s.unitsDown(s.afterTidying(func(ctx context.Context) error { return s.carryHalt(ctx, h, &result) })), func(err error) {
+		s.do("halt", s.unitsDown(s.afterTidying(func(ctx context.Context) error { return s.carryHalt(ctx, h, own, &result) })), func(err error) {
 			switch {
 			case s.stopping && s.journal.Hold == nil:
 				answer(result, control.ErrOver)
@@ -49,8 +50,8 @@ func (s *Supervisor) halt(answer func(status.HaltResult, error)) {
 	})
 }
 
-// carryHalt is the job of a halt: the node is at rest.
-func (s *Supervisor) carryHalt(ctx context.Context, h plan.Halt, r *status.HaltResult) error {
+// carryHalt is the job of a halt: the node is at rest. own is where the node halts by itself; 0 = nowhere.
+func (s *Supervisor) carryHalt(ctx context.Context, h plan.Halt, own int64, r *status.HaltResult) error {
 	if last, _, ok := s.finalLine(); ok { // the lines were read to their end: this is the last block
 		if err := s.o.Recorder.Note(last); err != nil {
 			s.log.Warn("cannot record the height", "error", err)
@@ -59,7 +60,7 @@ func (s *Supervisor) carryHalt(ctx context.Context, h plan.Halt, r *status.HaltR
 	if err := s.o.Recorder.Flush(); err != nil {
 		return err
 	}
-	r.Measure(h, s.lastHeight(), source.HaltHeight(s.commandOf()))
+	r.Measure(h, s.lastHeight(), own)
 	id := ""
 	if s.takenOn(atHalt) {
 		var err error

@@ -22,8 +22,8 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer s.cancel()
 	s.life, s.endLife = s.ctx, func() {}
-	s.unitsCtx, s.cancelUnits = context.WithCancel(s.ctx)
-	defer s.cancelUnits()
+	s.units.ctx, s.units.cancel = context.WithCancel(s.ctx)
+	defer s.units.cancel()
 	defer s.stopOnPanic()
 	defer s.takeSignals()()
 	proc.ReapOn(s.ctx)
@@ -49,7 +49,8 @@ func (s *Supervisor) Run(ctx context.Context) int {
 		s.alive()
 	}
 	s.boot()
-	for !s.done || s.job != nil || s.acting > 0 || s.tidying != nil {
+	for !s.done || s.job != nil || s.units.acting > 0 || s.store.tidying != nil {
+		s.settleState()
 		s.publish()
 		s.wait()
 	}
@@ -58,6 +59,23 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	close(s.over)
 	s.awaitDumps()
 	return s.code
+}
+
+// settleState turns starting into running, and begins what waits for a running node.
+func (s *Supervisor) settleState() {
+	switch {
+	case s.state == status.Held && s.store.again && s.job == nil:
+		s.tidy()
+	case s.child == nil:
+	case s.state == status.Starting && time.Since(s.child.StartedAt()) >= okayAfter:
+		s.state = status.Running
+		s.spawn(dropProgram)    // the start is over
+		if s.store.pause == 0 { // else its timer does it: a node that is started again is no reason to try sooner
+			s.tidy()
+		}
+	case s.state == status.Running && s.store.again && s.job == nil && s.onExit == nil:
+		s.tidy()
+	}
 }
 
 // takeSignals begins to take signals, and returns what ends it.
@@ -86,9 +104,9 @@ func (s *Supervisor) wait() {
 		f()
 	case r := <-s.requests:
 		s.handle(r)
-	case <-s.planSeen:
+	case <-s.file.seen:
 		s.look()
-	case <-s.heightTimer.C:
+	case <-s.height.timer.C:
 		s.readHeight()
 	case <-s.restartTimer.C:
 		s.start()
@@ -96,16 +114,16 @@ func (s *Supervisor) wait() {
 		s.settled()
 	case <-s.chainTimer.C:
 		s.askChain()
-	case <-s.readTimer.C:
+	case <-s.readiness.timer.C:
 		s.checkReadiness()
 	case <-s.clockTimer.C:
-		s.sayUnreadable()
+		s.sayUnusable()
 	case <-s.tale.timer.C:
 		s.alive()
-	case <-s.roomTimer.C:
+	case <-s.store.roomTimer.C:
 		s.summarize()
-	case <-s.tidyTimer.C:
-		s.untidy = true
+	case <-s.store.tidyTimer.C:
+		s.store.again = true
 	case <-s.asked:
 		s.asked = nil
 		s.requestStop()
@@ -169,9 +187,9 @@ func (s *Supervisor) armClock(clock time.Time) {
 		consider(s.child.StartedAt().Add(s.o.Upgrade.Probation.Up))
 		consider(s.recordAfter)
 	}
-	if !s.unreadable.IsZero() {
-		consider(s.unreadable.Add(unreadableSoon))
-		consider(s.unreadable.Add(unreadableFor))
+	if !s.file.unusable.IsZero() {
+		consider(s.file.unusable.Add(unusableSoon))
+		consider(s.file.tellAt)
 	}
 	if !next.IsZero() {
 		s.clockTimer.Reset(min(next.Sub(clock), time.Minute)) // a clock may be set: look again at least once a minute
@@ -193,7 +211,6 @@ func (s *Supervisor) finish(code int) {
 		return
 	}
 	s.done, s.code = true, code
-	s.breakTidying()
 	if s.state != status.Held {
 		s.state = status.Stopped
 	}

@@ -48,7 +48,7 @@ func (s *Supervisor) start() {
 		s.o.Lines.Reset()
 	}
 	units := s.actWithin(BeforeStart)
-	s.down = false
+	s.units.stopped = false
 	s.do("start", func(ctx context.Context) error {
 		units(ctx)
 		var err error
@@ -147,10 +147,10 @@ func (s *Supervisor) started(c *child.Process) {
 	s.trial = s.journal.Upgrade != nil
 	s.tale.nodeText = ""
 	s.tracker.NodeStarted()
-	s.heightAt, s.heightFrom = time.Time{}, ""
+	s.height.at, s.height.from = time.Time{}, ""
 	s.o.Heights.Reset()
-	s.pace = pace{}
-	s.heightTimer.Reset(firstHeight)
+	s.height.pace = pace{}
+	s.height.timer.Reset(firstHeight)
 	s.chainTimer.Reset(chainEvery)
 	s.clockTimer.Reset(okayAfter)
 	if s.stopping { // a stop was requested while it was being started

@@ -80,7 +80,7 @@ func (s *Supervisor) isReady() bool {
 	case status.Upgrading, status.WaitingForBinary:
 		return true
 	case status.Running:
-		return s.child != nil && (s.o.ReadyWhen != ReadyHealthy || s.heightFrom != "") &&
+		return s.child != nil && (s.o.ReadyWhen != ReadyHealthy || s.height.from != "") &&
 			(s.o.NodeSocket == "" || s.tale.nodeReady == s.child)
 	}
 	return false
@@ -105,7 +105,7 @@ func (s *Supervisor) aliveEvery() time.Duration {
 func (s *Supervisor) extension() time.Duration {
 	long := s.job != nil && s.job.long
 	starts := !s.tale.ready && s.child != nil
-	if s.stopping || s.onExit != nil || s.acting > 0 || long || starts {
+	if s.stopping || s.onExit != nil || s.units.acting > 0 || long || starts {
 		return max(2*s.o.Config.StopTimeout, minExtension)
 	}
 	return 0

@@ -138,7 +138,7 @@ func TestIsReady(t *testing.T) {
 	assert.True(t, s.isReady())
 	s.o.ReadyWhen = ReadyHealthy
 	assert.False(t, s.isReady())
-	s.heightFrom = "rpc"
+	s.height.from = "rpc"
 	assert.True(t, s.isReady())
 	s.o.NodeSocket = "/run/x"
 	assert.False(t, s.isReady())
@@ -162,7 +162,7 @@ func TestExtension(t *testing.T) {
 		"stopping":     {tale: ready, stopping: true},
 		"for upgrade":  {tale: ready, onExit: func(child.Exit) {}},
 		"a long job":   {tale: ready, job: &job{long: true}},
-		"other units":  {tale: ready, acting: 1},
+		"other units":  {tale: ready, units: unitWork{acting: 1}},
 		"not ready":    {child: c},
 		"short by far": {stopping: true, o: Options{Config: Config{StopTimeout: time.Second}}},
 	} {

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 	"time"
 
@@ -34,6 +35,14 @@ type trigger struct {
 	pause     time.Duration
 }
 
+// readiness is what is known of the versions of plans to come.
+type readiness struct {
+	of       map[version.Version]version.Readiness
+	timer    *time.Timer // of the next look
+	checking bool        // one is under way, beside the loop
+	problem  string      // what was last said of the next plan
+}
+
 // trigger begins an upgrade whose height has come.
 func (s *Supervisor) trigger(p plan.Plan, ev plan.Evidence) {
 	s.due = &trigger{plan: p, evidence: ev, stood: s.tracker.Known()}
@@ -55,7 +64,7 @@ func (s *Supervisor) prepare() {
 		return
 	}
 	if s.job != nil {
-		s.readTimer.Reset(recheck)
+		s.readiness.timer.Reset(recheck)
 		return
 	}
 	to, announced := s.versionDue(), due.announced
@@ -71,7 +80,7 @@ func (s *Supervisor) prepare() {
 		}
 		return s.o.Engine.Announce(due.plan, due.evidence, due.stood)
 	}), func(err error) {
-		s.ready[to] = found.ready
+		s.readiness.of[to] = found.ready
 		due.announced = due.announced || err == nil
 		if found.fetched {
 			due.pause = min(max(fetchPause, 2*due.pause), fetchPauseMax)
@@ -141,10 +150,10 @@ func (s *Supervisor) awaitReady(problem, next string, again time.Duration) {
 			"height", due.plan.Height, "problem", problem, "hint", next)
 		s.o.Event(alert.NotReady, due.plan.Name+": "+problem)
 	}
-	due.problem, s.notReady = problem, problem
+	due.problem, s.readiness.problem = problem, problem
 	s.settleApply(hint.New("apply", due.plan.Name, problem, next))
 	s.state = status.WaitingForBinary
-	s.readTimer.Reset(again)
+	s.readiness.timer.Reset(again)
 }
 
 // recheckDue looks whether the waiting plan's binary is there by now. It is no job, so that an operator's command, which
@@ -155,17 +164,17 @@ func (s *Supervisor) recheckDue() {
 		s.prepare()
 		return
 	}
-	if s.checking {
-		s.readTimer.Reset(recheck)
+	if s.readiness.checking {
+		s.readiness.timer.Reset(recheck)
 		return
 	}
-	s.checking = true
+	s.readiness.checking = true
 	checker := s.o.Checker
 	s.ask(func(ctx context.Context) func() {
 		ready := checker.Check(ctx, to)
 		return func() {
-			s.checking = false
-			s.ready[to] = ready
+			s.readiness.checking = false
+			s.readiness.of[to] = ready
 			switch {
 			case s.due != due:
 			case !ready.Ready():
@@ -186,26 +195,25 @@ func (s *Supervisor) checkReadiness() {
 	case s.due != nil:
 		s.recheckDue()
 		return
-	case s.checking:
-		s.readTimer.Reset(recheck)
+	case s.readiness.checking:
+		s.readiness.timer.Reset(recheck)
 		return
 	}
-	s.checking = true
+	s.readiness.checking = true
 	versions, checker := s.tracker.PendingVersions(), s.o.Checker
 	s.ask(func(ctx context.Context) func() {
 		checked := map[version.Version]version.Readiness{}
-		all := append([]version.Version{}, versions...)
-		for _, v := range append(all, s.o.Layout.Versions()...) {
+		for _, v := range slices.Concat(versions, s.o.Layout.Versions()) {
 			if _, twice := checked[v]; !twice {
 				checked[v] = checker.Check(ctx, v)
 			}
 		}
 		return func() {
-			s.checking = false
-			s.ready = checked
-			s.readTimer.Reset(readyEvery)
+			s.readiness.checking = false
+			s.readiness.of = checked
+			s.readiness.timer.Reset(readyEvery)
 			if s.due != nil {
-				s.readTimer.Reset(recheck)
+				s.readiness.timer.Reset(recheck)
 				return
 			}
 			s.sayReadiness(versions)
@@ -216,14 +224,14 @@ func (s *Supervisor) checkReadiness() {
 func (s *Supervisor) sayReadiness(versions []version.Version) {
 	problem := ""
 	if len(versions) > 0 {
-		if r := s.ready[versions[0]]; !r.Ready() {
+		if r := s.readiness.of[versions[0]]; !r.Ready() {
 			problem = versions[0].Name() + ": " + r.Problems[0]
 		}
 	}
-	if problem != "" && problem != s.notReady {
+	if problem != "" && problem != s.readiness.problem {
 		s.log.Warn("the next upgrade is not ready", "plan", versions[0].Name(), "problem", problem,
 			"hint", "supervisor upgrade add "+versions[0].Name()+" BINARY")
 		s.o.Event(alert.NotReady, problem)
 	}
-	s.notReady = problem
+	s.readiness.problem = problem
 }

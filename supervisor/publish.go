@@ -8,15 +8,15 @@ import (
 	"nodevisor/supervisor/metrics"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
 )
 
 // publish makes the status of this moment readable for every goroutine. The loop calls it before it waits. Whoever reads
 // it does so at any later time: it points to nothing that is changed in place.
 func (s *Supervisor) publish() {
-	s.settleState()
 	v := status.View{
-		Journal: s.journal, Schedule: s.schedule, Tracker: s.tracker, Current: s.version, Ready: s.ready, Last: s.last,
-		Layout: s.o.Layout, Pace: s.pace.per,
+		Journal: s.journal, Schedule: s.schedule, Tracker: s.tracker, Current: s.version, Ready: s.readiness.of, Last: s.last,
+		Layout: s.o.Layout, Pace: s.height.pace.per,
 	}
 	st := v.Document(time.Now())
 	pid := os.Getpid()
@@ -25,37 +25,23 @@ func (s *Supervisor) publish() {
 		st.Supervisor.Config = &s.o.ConfigFile
 	}
 	st.State, st.Restarts, st.CrashLoop, st.LastExit = s.state, s.restarts, s.crashLoop(), s.lastExit
-	st.Snapshots, st.Disk, st.Progress = s.snapshots, s.disk, s.progress
+	st.Snapshots, st.Disk, st.Progress = s.store.snapshots, s.store.disk, s.progress
 	s.tellOfSnapshots(st)
+	if h := st.Halt; h != nil && h.Height != nil && source.HaltHeight(s.commandOf()) == *h.Height {
+		h.Exact = true // the node itself halts there
+	}
 	if s.child != nil {
 		st.PID, st.StartedAt = new(s.child.Pid()), new(s.child.StartedAt().UTC())
 	}
-	if s.heightFrom != "" && s.child != nil {
-		st.HeightSource, st.HeightAge = new(s.heightFrom), new(time.Since(s.heightAt).Milliseconds())
+	if s.height.from != "" && s.child != nil {
+		st.HeightSource, st.HeightAge = new(s.height.from), new(time.Since(s.height.at).Milliseconds())
 	}
 	st.Message = s.message(st)
 	s.sample.Store(&metrics.Sample{
 		Document: st, Tally: s.tally, InFlight: s.journal.Upgrade, Since: s.since, Told: s.o.Told,
-		Polled: s.watcher != nil && s.watcher.Fallback() != "",
+		Polled: s.file.watcher != nil && s.file.watcher.Fallback() != "",
 	})
 	s.tell(st)
-}
-
-// settleState turns starting into running, and begins what waits for a running node.
-func (s *Supervisor) settleState() {
-	switch {
-	case s.state == status.Held && s.untidy && s.job == nil:
-		s.tidy()
-	case s.child == nil:
-	case s.state == status.Starting && time.Since(s.child.StartedAt()) >= okayAfter:
-		s.state = status.Running
-		s.spawn(dropProgram)  // the start is over
-		if s.tidyPause == 0 { // else its timer does it: a node that is started again is no reason to try sooner
-			s.tidy()
-		}
-	case s.state == status.Running && s.untidy && s.job == nil && s.onExit == nil:
-		s.tidy()
-	}
 }
 
 // message is the one line that says what goes on.
@@ -67,7 +53,7 @@ func (s *Supervisor) message(st *status.Document) string {
 	case s.restore != nil && s.child != nil:
 		return "the node restores its state, up " + time.Since(s.child.StartedAt()).Round(time.Second).String()
 	case s.state == status.WaitingForBinary && s.due != nil:
-		return fmt.Sprintf("the height of %s has come; waiting: %s", s.due.plan.Name, s.notReady)
+		return fmt.Sprintf("the height of %s has come; waiting: %s", s.due.plan.Name, s.readiness.problem)
 	case s.state == status.Running && s.child != nil && u != nil && u.Phase == upgrade.OnProbation:
 		return s.trialText(u.Name)
 	case s.state == status.Upgrading && u != nil:

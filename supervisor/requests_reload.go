@@ -57,7 +57,7 @@ func (s *Supervisor) opReload(r request) {
 		if err == nil {
 			s.takeOver(fresh)
 		}
-		s.untidy = true // a tidying made way for it
+		s.store.again = true // a tidying made way for it
 		finishRequest(r, err, "reloaded; [node] is read at the next start of run")
 	})
 }
@@ -65,8 +65,8 @@ func (s *Supervisor) opReload(r request) {
 func (s *Supervisor) takeOver(fresh Reloaded) {
 	o := &s.o
 	if o.Heights != fresh.Heights {
-		go o.Heights.Close() // it waits for the question that is under way
-		s.heightFrom = ""
+		s.spawn(o.Heights.Close) // it waits for the question that is under way
+		s.height.from = ""
 	}
 	o.Upgrade, o.Checker, o.Heights, o.Snapshots = fresh.Upgrade, fresh.Checker, fresh.Heights, fresh.Snapshots
 	o.SnapshotOn, o.Room, o.Fetch, o.ChainPlan = fresh.SnapshotOn, fresh.Room, fresh.Fetch, fresh.ChainPlan

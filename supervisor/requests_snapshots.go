@@ -96,7 +96,7 @@ func (s *Supervisor) snapshotJob(r request, op snapshotOp, begun time.Time) {
 	}
 	s.do("snapshot", work, func(err error) {
 		s.summarize()
-		s.untidy = s.untidy || op.Op == "create" // one that was taken beneath the node is completed beneath it, too
+		s.store.again = s.store.again || op.Op == "create" // one that was taken beneath the node is completed beneath it, too
 		if err != nil {
 			r.answer(client.Reply{}, err)
 		} else {

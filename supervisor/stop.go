@@ -21,6 +21,14 @@ const dumpPatience = time.Second
 // shell that forwards, kill of a group) reaches us twice within a moment, and a person takes longer.
 const onePress = time.Second
 
+// stopRequest is the request to end `run`, where one came (Supervisor.stopping).
+type stopRequest struct {
+	at    time.Time
+	by    syscall.Signal  // 0 = a command
+	did   *stopped        // what it did to the node; nil = nothing yet, or no node ran
+	dumps []chan struct{} // each closed when the stacks that a SIGQUIT asked for are written
+}
+
 // stopped is what a request to end `run` did to the node.
 type stopped struct {
 	forced    bool          // it had to be killed
@@ -42,12 +50,12 @@ func (s *Supervisor) passOn(sig syscall.Signal) {
 // stopSignalled handles SIGINT, SIGTERM and SIGQUIT. The latter shows all goroutines, too: an operator sends it to see
 // what hangs.
 func (s *Supervisor) stopSignalled(sig syscall.Signal) {
-	if s.stopping && sig == s.askedBy && time.Since(s.askedAt) < onePress {
+	if s.stopping && sig == s.stop.by && time.Since(s.stop.at) < onePress {
 		s.log.Info("the same stop request, a moment later: once more kills the node", "signal", sig.String())
 		return
 	}
 	if !s.stopping {
-		s.askedBy = sig
+		s.stop.by = sig
 	}
 	s.log.Info("stop requested", "signal", sig.String())
 	if sig == syscall.SIGQUIT {
@@ -59,7 +67,7 @@ func (s *Supervisor) stopSignalled(sig syscall.Signal) {
 // dump shows all goroutines beside the loop: a stderr that nobody reads must not keep the node from its signal.
 func (s *Supervisor) dump() {
 	over := make(chan struct{})
-	s.dumps = append(s.dumps, over)
+	s.stop.dumps = append(s.stop.dumps, over)
 	s.spawn(func() {
 		defer close(over)
 		os.Stderr.WriteString(allStacks()) //nolint:errcheck // nobody reads it
@@ -69,7 +77,7 @@ func (s *Supervisor) dump() {
 // awaitDumps lets what an operator asked for be written before the process ends; a stderr that is full gets dumpPatience.
 func (s *Supervisor) awaitDumps() {
 	enough := time.After(dumpPatience)
-	for _, over := range s.dumps {
+	for _, over := range s.stop.dumps {
 		select {
 		case <-over:
 		case <-enough:
@@ -87,7 +95,7 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 	again := s.stopping
 	s.stopping = true
 	if !again {
-		s.askedAt = time.Now()
+		s.stop.at = time.Now()
 	}
 	restoring := s.restore != nil
 	s.restartTimer.Stop()
@@ -104,23 +112,23 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 	if e := s.ending; s.child == nil && e != nil && byHand(e.exit) {
 		// The node heard of it before us: what looked like an end by itself was this stop.
 		s.ending = nil
-		s.stopped = &stopped{trial: s.trial}
+		s.stop.did = &stopped{trial: s.trial}
 	}
 	if s.child == nil {
-		s.cancelUnits() // no node is left that other units are acted upon for
+		s.units.cancel() // no node is left that other units are acted upon for
 		return
 	}
 	s.onExit = func(exit child.Exit) {
 		if exit.Forced {
 			s.log.Error("the node did not stop in time and was killed", "timeout", s.o.Config.StopTimeout)
 		}
-		s.stopped = &stopped{forced: exit.Forced, trial: s.trial, restoring: restoring, took: time.Since(s.askedAt)}
+		s.stop.did = &stopped{forced: exit.Forced, trial: s.trial, restoring: restoring, took: time.Since(s.stop.at)}
 	}
 	s.hangUp()
 	switch {
 	case again:
 		s.log.Warn("stop requested again: killing the node")
-		s.cancelUnits()
+		s.units.cancel()
 		s.child.Terminate(syscall.SIGKILL, 0)
 	case sig == syscall.SIGINT && s.child.SharesTerminal():
 		s.child.Terminate(0, s.stopTimeout()) // Ctrl-C has reached it already
@@ -132,12 +140,12 @@ func (s *Supervisor) stopNode(sig syscall.Signal) {
 
 // hangUp closes the connections to the node: a gRPC server that is told to stop waits a second for each idle client
 // (grpc-go, internal/transport/http2_server.go), which would be a second of downtime.
-func (s *Supervisor) hangUp() { go s.o.Heights.Close() }
+func (s *Supervisor) hangUp() { s.spawn(s.o.Heights.Close) }
 
 // endRun ends `run` as it was asked to: with 0 where the node ended in time, whatever its code. What the stop leaves to be
 // recorded is recorded once, and only where a node was stopped.
 func (s *Supervisor) endRun() {
-	was := s.stopped
+	was := s.stop.did
 	if was == nil {
 		s.finish(0)
 		return
@@ -146,7 +154,7 @@ func (s *Supervisor) endRun() {
 	if was.forced {
 		code = 1
 	}
-	last := s.snapshots.Last
+	last := s.store.snapshots.Last
 	s.do("stop", s.unitsDown(s.afterTidying(func(ctx context.Context) error {
 		var given error
 		if was.trial {

@@ -91,7 +91,8 @@ type Options struct {
 	Stderr           *os.File
 }
 
-// Supervisor is one `run`. All fields below the channels belong to the loop.
+// Supervisor is one `run`. All fields below the channels belong to the loop; what one file alone keeps stands there as a
+// type of its own.
 type Supervisor struct {
 	o      Options
 	log    *slog.Logger
@@ -105,8 +106,7 @@ type Supervisor struct {
 	passed   chan os.Signal // those that are the node's
 	posts    chan func()
 	requests chan request
-	over     chan struct{} // closed when the loop has ended
-	planSeen <-chan struct{}
+	over     chan struct{}   // closed when the loop has ended
 	asked    <-chan struct{} // closed when Run's context has ended
 
 	ctx     context.Context
@@ -117,78 +117,54 @@ type Supervisor struct {
 	done    bool
 	code    int
 
-	child    *child.Process
-	exited   <-chan child.Exit // nil while there is no child
-	endLife  func()            // ends what is asked of the node that lives now
-	life     context.Context
-	onExit   func(child.Exit) // what follows the end of the node, where we stopped it
-	ending   *ending          // an end that nobody asked for, not judged yet
-	version  version.Version
-	lastExit *status.Exit
-	restarts int
-	began    bool // the node was started once in this life of ours
-	trial    bool // the node that was started last is on probation
+	// The node.
+	child        *child.Process
+	exited       <-chan child.Exit // nil while there is no child
+	endLife      func()            // ends what is asked of the node that lives now
+	life         context.Context
+	onExit       func(child.Exit) // what follows the end of the node, where we stopped it
+	ending       *ending          // an end that nobody asked for, not judged yet
+	leaving      *child.Process   // the node whose stop has begun
+	version      version.Version
+	lastExit     *status.Exit
+	restarts     int
+	began        bool       // the node was started once in this life of ours
+	trial        bool       // the node that was started last is on probation
+	restore      *restoring // nil: the node that runs doesn't restore
+	half         bool       // the node that ended last hadn't restored all of its state
+	restartTimer *time.Timer
+	settleTimer  *time.Timer // ends the wait for a stop request that may explain an end
 
-	job        *job            // the one job that touches the engine
-	waiting    []func()        // what is to be done when it has ended
-	stopping   bool            // an operator asked for the end of `run`
-	askedAt    time.Time       // when
-	askedBy    syscall.Signal  // by which signal; 0 = by a command
-	dumps      []chan struct{} // each closed when the stacks that a SIGQUIT asked for are written
-	stopped    *stopped        // what that did to the node; nil = nothing yet, or no node ran
-	due        *trigger
-	applied    func(error) // answers a waiting `upgrade apply`
-	journal    upgrade.Journal
-	schedule   plan.Schedule
-	ready      map[version.Version]version.Readiness
-	last       *status.LastUpgrade
-	snapshots  status.Snapshots
-	disk       status.Disk
-	progress   *status.Progress
-	since      time.Time
-	tally      *metrics.Tally
-	observed   *observer // nil: nobody can ask for metrics
-	watcher    *source.Watcher
-	lowDisk    bool                             // the operator was told
-	restore    *restoring                       // nil: the node that runs doesn't restore
-	half       bool                             // the node that ended last hadn't restored all of its state
+	// Jobs, and what operators asked for.
+	job        *job     // the one job that touches the engine
+	waiting    []func() // what is to be done when it has ended
+	stopping   bool     // the end of `run` was asked for
+	stop       stopRequest
+	applied    func(error)                      // answers a waiting `upgrade apply`
 	halted     []func(status.HaltResult, error) // answers those who wait for a halt
 	completing bool                             // `run` ends only once the snapshot of the halt is completed
-	tidying    *tidying
-	tidyPause  time.Duration // before a tidying that failed is tried again; 0 = none failed
-	untold     string        // why snapshots can't be completed; "" = they can
-	untidy     bool          // a tidying was broken off
-	notReady   string        // what was last said of the next plan
-	imported   plan.Key      // the plan of the file that was last tried to be taken over
-	tale       telling
 
-	leaving     *child.Process // the node whose stop has begun
-	down        bool           // the units of a stop were acted upon, or will be, since a node was last started
-	acting      int            // how many moments of other units are being acted on beside the loop
-	unitsOver   chan struct{}  // closed when the latest of them is over; nil = there was none
-	unitsCtx    context.Context
-	cancelUnits context.CancelFunc
+	// Plans and upgrades.
+	due         *trigger // a plan whose height has come, until it is carried out
+	journal     upgrade.Journal
+	schedule    plan.Schedule
+	readiness   readiness
+	file        planFile
+	clockTimer  *time.Timer // of the next point in time that matters
+	chainTimer  *time.Timer
+	recordAfter time.Time // a commit that could not be recorded isn't tried again before
 
-	heightTimer   *time.Timer
-	restartTimer  *time.Timer
-	settleTimer   *time.Timer
-	clockTimer    *time.Timer
-	chainTimer    *time.Timer
-	readTimer     *time.Timer
-	roomTimer     *time.Timer
-	tidyTimer     *time.Timer
-	reading       bool
-	checking      bool
-	looking       bool
-	lookAgain     bool
-	unreadable    time.Time   // since when the plan file can't be used; zero = it can
-	unreadableWas string      // what the log said of it last
-	pendingWas    string      // what the log said last of the plan that comes next
-	unproven      []plan.Plan // imported without a known height
-	recordAfter   time.Time   // a commit that could not be recorded isn't tried again before
-	heightAt      time.Time
-	heightFrom    string
-	pace          pace
+	height heightReading
+	store  upkeep
+	units  unitWork
+
+	// What is told.
+	last     *status.LastUpgrade
+	progress *status.Progress
+	since    time.Time
+	tally    *metrics.Tally
+	observed *observer // nil: nobody can ask for metrics
+	tale     telling
 }
 
 // job is a long phase: at most one runs, and only it touches the engine.
@@ -205,11 +181,14 @@ func New(o Options) *Supervisor {
 	}
 	return &Supervisor{
 		o: o, log: o.Log, recase: o.Upgrade.Recase, stops: make(chan os.Signal, 4), passed: make(chan os.Signal, 64), posts: make(chan func(), 16),
-		requests: make(chan request), over: make(chan struct{}), state: status.Stopped, ready: map[version.Version]version.Readiness{},
-		policy:      restart.New(o.Config.restarts(), rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
-		heightTimer: idle(), restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(), readTimer: idle(),
+		requests: make(chan request), over: make(chan struct{}), state: status.Stopped,
+		policy:       restart.New(o.Config.restarts(), rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
+		restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(),
+		readiness: readiness{timer: idle(), of: map[version.Version]version.Readiness{}},
+		height:    heightReading{timer: idle()},
+		store:     upkeep{roomTimer: idle(), tidyTimer: idle()},
 		tale:      telling{timer: idle()},
-		roomTimer: idle(), tidyTimer: idle(), since: time.Now(), tally: metrics.NewTally(),
+		since:     time.Now(), tally: metrics.NewTally(),
 	}
 }
 

@@ -27,6 +27,15 @@ type UnitAction struct {
 	Do     func(context.Context) error // bounded in time by itself
 }
 
+// unitWork is what is done to other units, which take their turns one moment after the other.
+type unitWork struct {
+	acting  int           // how many moments are being acted on beside the loop
+	over    chan struct{} // closed when the latest of all moments is over; nil = there was none
+	stopped bool          // those of a stop were acted upon, or will be, since a node was last started
+	ctx     context.Context
+	cancel  context.CancelFunc
+}
+
 // actOn acts on the units of a moment beside the loop, after those of earlier moments, and then runs then in the loop.
 // Where there are none, then is run at once. What fails is said, and nothing more: no other unit keeps the node down.
 func (s *Supervisor) actOn(at Moment, then func()) {
@@ -35,12 +44,12 @@ func (s *Supervisor) actOn(at Moment, then func()) {
 		return
 	}
 	act, over := s.turn(at)
-	s.acting++
+	s.units.acting++
 	s.spawn(func() {
-		act(s.unitsCtx)
+		act(s.units.ctx)
 		close(over)
 		s.post(func() {
-			s.acting--
+			s.units.acting--
 			then()
 		})
 	})
@@ -62,9 +71,9 @@ func (s *Supervisor) actWithin(at Moment) func(context.Context) {
 // also where the node ended by itself. Whoever wants a price feeder down with the node doesn't want it to ask while the
 // data is migrated. A cancelled job waits for none.
 func (s *Supervisor) unitsDown(work func(context.Context) error) func(context.Context) error {
-	before, after, latest := func(context.Context) {}, func(context.Context) {}, s.unitsOver
-	if !s.down {
-		s.down = true
+	before, after, latest := func(context.Context) {}, func(context.Context) {}, s.units.over
+	if !s.units.stopped {
+		s.units.stopped = true
 		before, after = s.actWithin(BeforeStop), s.actWithin(AfterStop)
 	}
 	return func(ctx context.Context) error {
@@ -82,9 +91,9 @@ func (s *Supervisor) unitsDown(work func(context.Context) error) func(context.Co
 
 // turn takes a place in the line: act waits for the turn before, and over, closed by the caller, lets the next one begin.
 func (s *Supervisor) turn(at Moment) (act func(context.Context), over chan struct{}) {
-	before, actions := s.unitsOver, s.o.Units[at]
+	before, actions := s.units.over, s.o.Units[at]
 	over = make(chan struct{})
-	s.unitsOver = over
+	s.units.over = over
 	return func(ctx context.Context) {
 		if before != nil {
 			<-before // bounded: each of its actions is
@@ -109,7 +118,7 @@ func (s *Supervisor) terminate() {
 	if s.leaving == c {
 		return // it was told, or will be
 	}
-	s.leaving, s.down = c, true
+	s.leaving, s.units.stopped = c, true
 	s.actOn(BeforeStop, func() {
 		if s.child == c {
 			c.Terminate(s.stopSignal(), s.stopTimeout())

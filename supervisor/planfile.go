@@ -1,0 +1,163 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"nodevisor/internal/hint"
+	"nodevisor/supervisor/alert"
+	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/source"
+)
+
+// A plan file that is being written may be unusable for a moment: after unusableSoon the log says so, and after unusableFor
+// an operator is told, and again each unusableAgain.
+const unusableSoon, unusableFor, unusableAgain = time.Second, 30 * time.Second, time.Hour
+
+// planFile is what is known of the node's plan file besides its plan, which the tracker has.
+type planFile struct {
+	watcher     *source.Watcher
+	seen        <-chan struct{} // it may have changed
+	looking     bool
+	lookAgain   bool        // it was asked for another look meanwhile
+	unusable    time.Time   // since when it can't be used; zero = it can
+	tellAt      time.Time   // when an operator is told of that
+	warned      string      // what the log said of it last
+	pendingSaid string      // what the log said last of the plan that comes next
+	imported    plan.Key    // the plan that was last tried to be taken over into the schedule
+	unproven    []plan.Plan // taken over from Cosmovisor's schedule without a known height
+}
+
+// lookAtFile returns what reads the plan file. The result does file I/O: not for the loop.
+func (s *Supervisor) lookAtFile() func() plan.File {
+	path, recase := s.o.Layout.Plan, s.recase
+	return func() plan.File { return plan.LookAt(path, recase) }
+}
+
+// look reads the plan file again. A look that is asked for while one is under way follows it.
+func (s *Supervisor) look() {
+	if s.file.looking {
+		s.file.lookAgain = true
+		return
+	}
+	s.file.looking = true
+	look := s.lookAtFile()
+	s.ask(func(context.Context) func() {
+		file := look()
+		return func() { s.looked(file) }
+	})
+}
+
+func (s *Supervisor) looked(file plan.File) {
+	s.file.looking = false
+	if s.file.lookAgain {
+		s.file.lookAgain = false
+		s.look()
+	}
+	// Our own writes come while the node is at rest; whatever changes while it runs is the node's, or another tool's.
+	if !s.sawFile(file, s.child != nil) {
+		return
+	}
+	s.logPending()
+	s.checkReadiness()
+	if s.tracker.NeedsHeight() {
+		s.readHeight()
+	}
+}
+
+// sawFile hands a look at the plan file to the tracker, and tells whether it is news that can be used. A file that can't
+// be used is no reason to touch the node: it may be half-written. That it stays so is said once more.
+func (s *Supervisor) sawFile(file plan.File, running bool) bool {
+	news := s.tracker.SawFile(file, running)
+	err := s.tracker.FileError()
+	switch {
+	case err == nil:
+		s.file.unusable, s.file.warned = time.Time{}, ""
+	case s.file.unusable.IsZero():
+		s.file.unusable = time.Now()
+		s.file.tellAt = s.file.unusable.Add(unusableFor)
+	}
+	return news && err == nil
+}
+
+// sayUnusable says in the log, and later to an operator, that the plan file can't be used.
+func (s *Supervisor) sayUnusable() {
+	err := s.tracker.FileError()
+	if err == nil || s.file.unusable.IsZero() {
+		return
+	}
+	switch now := time.Now(); {
+	case !now.Before(s.file.tellAt):
+		s.file.tellAt = now.Add(unusableAgain)
+		s.log.Error("the plan file is still unusable", "file", s.o.Layout.Plan, "error", err,
+			"hint", "look at what writes it; the node is left running")
+		s.o.Event(alert.NotReady, "the plan file can't be read: "+err.Error())
+	case now.Sub(s.file.unusable) >= unusableSoon && s.file.warned != err.Error():
+		s.file.warned = err.Error()
+		s.log.Warn("the plan file can't be used; looking again", "file", s.o.Layout.Plan, "error", err)
+	}
+}
+
+// logPending says what is scheduled, or passed over: once, however often the file is written.
+func (s *Supervisor) logPending() {
+	p, err := s.tracker.NextPlan()
+	was := s.file.pendingSaid
+	s.file.pendingSaid = ""
+	switch {
+	case err != nil:
+		if s.file.pendingSaid = err.Error(); s.file.pendingSaid != was {
+			s.log.Info("the plan is passed over", "reason", err)
+		}
+	case p != nil:
+		if s.file.pendingSaid = p.Name + " at " + p.When() + " by " + string(p.Source); s.file.pendingSaid != was {
+			s.log.Info("a plan is pending", "plan", p.Name, "at", p.When(), "source", p.Source)
+		}
+	}
+}
+
+// dropPast takes plans of Cosmovisor's schedule off again that turn out, at the first height of a node without a record, to
+// be past: carried out now, they would put an old version under newer data.
+func (s *Supervisor) dropPast(h int64) bool {
+	var past []string
+	for _, p := range s.file.unproven {
+		if p.Height <= h {
+			past = append(past, p.Name)
+			s.tracker.PassOver(p.Height)
+			s.log.Warn("an imported plan is past, and is taken off", "plan", p.Name, "at", p.Height, "height", h)
+		}
+	}
+	if s.file.unproven = nil; len(past) == 0 {
+		return false
+	}
+	s.whenIdle(func() {
+		s.do("import", func(context.Context) error {
+			var errs []error
+			for _, name := range past {
+				errs = append(errs, s.o.Engine.CancelPlan(name))
+			}
+			return errors.Join(errs...)
+		}, func(err error) {
+			if err != nil {
+				s.log.Warn("cannot take an imported plan off; it is passed over all the same", "error", err, "hint", hint.Of(err))
+			}
+		})
+	})
+	return true
+}
+
+// importPlan takes a future plan that another tool wrote into the node's file over into the schedule: the node itself
+// says that its height is far ahead. What can't be taken over is said once.
+func (s *Supervisor) importPlan(p plan.Plan, height int64) {
+	s.log.Info("the plan file holds a plan whose height is still to come; it is kept as scheduled", "plan", p.Name,
+		"at", p.Height, "height", height)
+	s.file.imported = p.Key()
+	p.Source = plan.FromOperator
+	s.do("import", func(ctx context.Context) error {
+		return s.o.Engine.AddPlan(ctx, p, height, false)
+	}, func(err error) {
+		if err != nil {
+			s.log.Warn("cannot take the plan over", "plan", p.Name, "error", err, "hint", hint.Of(err))
+		}
+	})
+}
