@@ -1,305 +1,172 @@
 package systemd
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"nodevisor/internal/hint"
 )
 
-// maxUnit caps what is read of a unit's file, in bytes.
-const maxUnit = 1 << 20
-
-// File is a unit as it lies on disk, with its drop-ins: its lines in the order in which systemd reads them.
-type File struct {
-	Path    string
-	DropIns []string // the files that were read after Path, and are part of the lines
-	lines   []line
-}
-
-// line is one assignment, or what stands between them.
-type line struct {
-	section    string
-	key, value string // key "" = a comment or an empty line, which is raw
-	raw        string
-}
-
-// Change is one difference between a unit and the migrated one.
-type Change struct {
-	Old, New string // lines; "" = none
-	Why      string
-}
-
-// String is one line for people.
-func (c Change) String() string {
-	switch {
-	case c.Old == "":
-		return fmt.Sprintf("+ %s  (%s)", c.New, c.Why)
-	case c.New == "":
-		return fmt.Sprintf("- %s  (%s)", c.Old, c.Why)
+// Migrate turns the unit of a node, or of Cosmovisor, into the supervisor's, and says what it changed. Of s it takes Exec's
+// first word (the supervisor's path), Environ (added where the unit lacks them), StopTimeout, and, where Hardening is set,
+// what hardens. Everything that isn't named by a rule stays as it is.
+func (f *File) Migrate(s Service) (changes []Change, err error) {
+	note := func(c *Change) {
+		if c != nil {
+			changes = append(changes, *c)
+		}
 	}
-	return fmt.Sprintf("~ %s -> %s  (%s)", c.Old, c.New, c.Why)
-}
-
-// ReadFile reads a unit and its drop-ins: those beside it (FILE.d/*.conf), and of a unit that a package brought also those
-// that an operator wrote.
-func ReadFile(path string) (*File, error) {
-	f := &File{Path: path}
-	if err := f.read(path); err != nil {
+	start, err := f.execStart(s.Exec[0])
+	if err != nil {
 		return nil, err
 	}
-	for _, dir := range dropInDirs(path) {
-		found, _ := filepath.Glob(filepath.Join(dir, "*.conf")) // the pattern is well-formed
-		slices.Sort(found)
-		f.DropIns = append(f.DropIns, found...)
+	note(f.set(Setting{"Service", "ExecStart", start, "the supervisor runs the node"}))
+	for _, e := range s.Environ {
+		f.insert(line{section: "Service", key: "Environment", value: specifiers(quote(e, false))})
+		note(&Change{New: "Environment=" + specifiers(quote(e, false)), Why: "the supervisor is told which node is meant"})
 	}
-	for _, d := range f.DropIns {
-		if err := f.read(d); err != nil {
-			return nil, err
+	changes = append(changes, f.moveSignal()...)
+	for _, r := range [][2]string{
+		{"PIDFile", "the supervisor itself is the main process"},
+		{"GuessMainPID", "the supervisor itself is the main process"},
+		{"RemainAfterExit", "a supervisor that ended is not active"},
+		{"ExecStop", "the supervisor stops the node when systemd signals it"},
+		{"TimeoutSec", "start and stop have times of their own"},
+	} {
+		changes = append(changes, f.remove("Service", r[0], r[1])...)
+	}
+	for _, r := range [][3]string{
+		{"Unit", "StartLimitInterval", "StartLimitIntervalSec"},
+		{"Service", "StartLimitInterval", "StartLimitIntervalSec"},
+		{"Service", "StartLimitBurst", "StartLimitBurst"},
+	} {
+		changes = append(changes, f.move(r[0], r[1], r[2])...)
+	}
+	for _, want := range s.settings() {
+		if value, ok := f.merged(want); ok {
+			want.Value = value
+			note(f.set(want))
 		}
 	}
-	return f, nil
+	if s.Hardening == "" {
+		return changes, nil
+	}
+	had := map[string]bool{}
+	for _, l := range f.lines {
+		had[l.section+l.key] = true
+	}
+	for _, want := range s.hardening() {
+		if !had[want.Section+want.Key] {
+			f.insert(line{section: want.Section, key: want.Key, value: want.Value})
+			note(&Change{New: want.Key + "=" + want.Value, Why: "hardening " + string(s.Hardening)})
+		}
+	}
+	return changes, nil
 }
 
-// dropInDirs are the directories of a unit's drop-ins. `systemctl edit` writes to /etc, wherever the unit itself lies
-// (systemd.unit(5), "UNIT FILE LOAD PATH").
-func dropInDirs(path string) []string {
-	dirs := []string{path + ".d"}
-	switch filepath.Dir(path) {
-	case "/lib/systemd/system", "/usr/lib/systemd/system", "/usr/local/lib/systemd/system":
-		dirs = append(dirs, filepath.Join("/etc/systemd/system", filepath.Base(path)+".d"))
+// merged is the value that a setting gets, with what the unit says; not ok where the unit's own is kept.
+func (f *File) merged(want Setting) (value string, ok bool) {
+	have := f.Values(want.Section, want.Key)
+	if len(have) == 0 {
+		return want.Value, true
 	}
-	return dirs
+	last := have[len(have)-1]
+	switch want.Key {
+	case "LimitNOFILE", "UMask", "OOMPolicy", "StartLimitIntervalSec", "StartLimitBurst", "RuntimeDirectory", "RuntimeDirectoryMode":
+		return "", false
+	case "TimeoutStopSec", "TimeoutAbortSec", "RestartSec":
+		needed, _ := Timespan(want.Value)
+		if d, known := Timespan(last); last == "infinity" || (known && d >= needed) {
+			return "", false
+		}
+	case "RestartPreventExitStatus":
+		var codes []string
+		for _, code := range strings.Fields(strings.Join(append(have, want.Value), " ")) {
+			if !slices.Contains(codes, code) {
+				codes = append(codes, code)
+			}
+		}
+		return strings.Join(codes, " "), true
+	}
+	return want.Value, true
 }
 
-func (f *File) read(path string) error {
-	fail := func(err error) error {
-		return &hint.Error{Op: "read unit", Path: path, Err: err, Hint: "systemctl cat NAME shows where a unit's files lie"}
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return fail(err)
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxUnit+1))
-	switch {
-	case err != nil:
-		return fail(err)
-	case len(text) > maxUnit:
-		return fail(errors.New("larger than 1 MiB: no unit"))
-	case bytes.IndexByte(text, 0) >= 0:
-		return fail(errors.New("not a text"))
-	}
-	lines, err := parse(string(text))
-	if err != nil {
-		return fail(err)
-	}
-	if path == f.Path {
-		f.lines = lines
+// moveSignal makes KillSignal= what the node is stopped with: the supervisor is stopped with SIGTERM.
+func (f *File) moveSignal() (changes []Change) {
+	have := f.Values("Service", "KillSignal")
+	if len(have) == 0 {
 		return nil
 	}
-	for _, l := range lines {
-		if l.key != "" || l.raw != "" && !strings.HasPrefix(l.raw, "[") {
-			f.insert(l)
-		}
+	changes = f.remove("Service", "KillSignal", "systemd signals the supervisor; the node is signalled by the supervisor")
+	signal := strings.TrimPrefix(have[len(have)-1], "SIG")
+	if signal == "TERM" {
+		return changes
 	}
-	return nil
+	entry := "SUPERVISOR_NODE_STOP_SIGNAL=SIG" + signal
+	f.insert(line{section: "Service", key: "Environment", value: entry})
+	return append(changes, Change{New: "Environment=" + entry, Why: "the node gets the signal that it got before"})
 }
 
-// parse reads the lines of one file: systemd.syntax(7). A line that ends with a backslash goes on with the next, if there is
-// one.
-func parse(text string) (lines []line, err error) {
-	section, open := "", ""
-	all := strings.Split(strings.TrimSuffix(strings.ReplaceAll(text, "\r\n", "\n"), "\n"), "\n")
-	for n, raw := range all {
-		last := n == len(all)-1
-		trimmed := strings.TrimSpace(raw)
-		comment := trimmed == "" || trimmed[0] == '#' || trimmed[0] == ';'
-		switch {
-		case open != "" && comment && trimmed != "": // comments within a line that goes on are dropped
-			if !last {
-				continue
-			}
-			trimmed = open
-		case open != "":
-			trimmed = open + " " + trimmed
-		case comment:
-			lines = append(lines, line{section: section, raw: trimmed})
-			continue
-		}
-		open = ""
-		if cut, ok := goesOn(trimmed); ok {
-			if trimmed = strings.TrimSpace(cut); trimmed == "" || !last {
-				open = trimmed
-				continue
-			}
-		}
-		if strings.HasPrefix(trimmed, "[") && strings.HasSuffix(trimmed, "]") {
-			section = trimmed[1 : len(trimmed)-1]
-			lines = append(lines, line{section: section, raw: trimmed})
-			continue
-		}
-		key, value, ok := strings.Cut(trimmed, "=")
-		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
-		if _, torn := goesOn(value); !ok || key == "" || section == "" || torn {
-			return nil, fmt.Errorf("line %d: %.60q is no KEY=VALUE in a [Section]", n+1, trimmed)
-		}
-		lines = append(lines, line{section: section, key: key, value: value})
+// move takes a key that systemd had elsewhere, or under another name, to where it is now, in [Unit], with its value.
+func (f *File) move(section, key, name string) (changes []Change) {
+	have := f.Values(section, key)
+	changes = f.remove(section, key, "it is "+name+"= in [Unit]")
+	if len(have) == 0 || len(f.Values("Unit", name)) > 0 {
+		return changes
 	}
-	return lines, nil
+	last := have[len(have)-1]
+	f.insert(line{section: "Unit", key: name, value: last})
+	return append(changes, Change{New: name + "=" + last, Why: "as it was"})
 }
 
-// goesOn cuts the backslash off that makes the next line part of this one; two of them are one that is meant.
-func goesOn(text string) (cut string, ok bool) {
-	backslashes := len(text) - len(strings.TrimRight(text, `\`))
-	if backslashes%2 == 0 {
-		return text, false
-	}
-	return text[:len(text)-1], true
+// Command refuses a unit whose command line can't be migrated. The error is a *hint.Error.
+func (f *File) Command() error {
+	_, err := f.execStart("supervisor")
+	return err
 }
 
-// insert puts a line at the end of its section, which is made where it is missing: before [Install], as people write it.
-func (f *File) insert(l line) {
-	at := -1
-	for i, have := range f.lines {
-		if have.section == l.section && (have.key != "" || have.raw != "") {
-			at = i
-		}
+// execStart is the new command line. Its words but the first stay as they are written, with their quotes and variables.
+func (f *File) execStart(supervisor string) (string, error) {
+	all := f.Values("Service", "ExecStart")
+	refuse := func(what, next string) error { return hint.New("migrate", f.Path, what, next) }
+	if len(all) != 1 {
+		return "", refuse(fmt.Sprintf("it has %d ExecStart= lines, and one is wanted", len(all)), "leave the one that runs the node")
 	}
-	if at < 0 {
-		at = slices.IndexFunc(f.lines, func(have line) bool { return have.section == "Install" }) - 1
-		if at < 0 {
-			at = len(f.lines) - 1
+	program, rest := splitFirst(strings.TrimLeft(all[0], "-@:+!|"))
+	ours := []string{"supervisor", filepath.Base(supervisor)}
+	supervisor = specifiers(quote(supervisor, true))
+	switch name := filepath.Base(program); {
+	case slices.Contains([]string{"sh", "bash", "dash", "zsh", "env", "sudo", "su", "nice", "systemd-inhibit"}, name):
+		return "", refuse("its ExecStart= is "+name+", which runs something else", "write the node's own command there, its variables in Environment= or EnvironmentFile=")
+	case strings.Contains(name, "cosmovisor"), slices.Contains(ours, name):
+		if first, _ := splitFirst(rest); first != "run" && !strings.HasPrefix(first, "-") {
+			rest = strings.TrimSpace("run " + rest) // Cosmovisor before 1.0 had no `run`
 		}
-		f.lines = slices.Insert(f.lines, at+1, line{section: l.section, raw: "[" + l.section + "]"}, l, line{section: l.section})
-		return
+		return supervisor + " " + rest, nil
 	}
-	f.lines = slices.Insert(f.lines, at+1, l)
+	return strings.TrimSpace(supervisor + " run " + rest), nil
 }
 
-// Values are what the unit assigns to a key, in order; an empty assignment forgets what came before.
-func (f *File) Values(section, key string) (values []string) {
-	for _, l := range f.lines {
-		if l.section != section || l.key != key {
-			continue
-		}
-		if l.value == "" {
-			values = nil
-			continue
-		}
-		values = append(values, l.value)
+// Program is the first word of ExecStart=, without what systemd reads before it; "" where there is none.
+func (f *File) Program() string {
+	all := f.Values("Service", "ExecStart")
+	if len(all) == 0 {
+		return ""
 	}
-	return values
+	program, _ := splitFirst(strings.TrimLeft(all[0], "-@:+!|"))
+	return program
 }
 
-// String is the unit's text.
-func (f *File) String() string {
-	var b strings.Builder
-	for _, l := range f.lines {
-		if l.key == "" {
-			b.WriteString(l.raw + "\n")
-		} else {
-			b.WriteString(l.key + "=" + l.value + "\n")
+// splitFirst splits a command line after its first word, which may be quoted.
+func splitFirst(command string) (first, rest string) {
+	command = strings.TrimSpace(command)
+	if command != "" && (command[0] == '"' || command[0] == '\'') {
+		if end := strings.IndexByte(command[1:], command[0]); end >= 0 {
+			return command[1 : end+1], strings.TrimSpace(command[end+2:])
 		}
 	}
-	return b.String()
-}
-
-// set makes value the only one of a key.
-func (f *File) set(s Setting) *Change {
-	var old []string
-	place := -1
-	for i, l := range f.lines {
-		if l.section == s.Section && l.key == s.Key {
-			old = append(old, s.Key+"="+l.value)
-			place = i
-		}
-	}
-	if place < 0 {
-		f.insert(line{section: s.Section, key: s.Key, value: s.Value})
-		return &Change{New: s.Key + "=" + s.Value, Why: s.Why}
-	}
-	same := len(old) == 1 && f.lines[place].value == s.Value
-	n := 0
-	f.lines = slices.DeleteFunc(f.lines, func(l line) bool {
-		n++
-		return l.section == s.Section && l.key == s.Key && n-1 != place
-	})
-	f.lines[place-len(old)+1].value = s.Value
-	if same {
-		return nil
-	}
-	return &Change{Old: strings.Join(old, ", "), New: s.Key + "=" + s.Value, Why: s.Why}
-}
-
-// remove takes a key out of a section.
-func (f *File) remove(section, key, why string) (changes []Change) {
-	f.lines = slices.DeleteFunc(f.lines, func(l line) bool {
-		gone := l.section == section && l.key == key
-		if gone {
-			changes = append(changes, Change{Old: key + "=" + l.value, Why: why})
-		}
-		return gone
-	})
-	return changes
-}
-
-// Words splits a value into its words: quotes of both kinds hold blanks together, anywhere in a word, and a backslash
-// begins one of C's escapes, or takes the character after it as it is (systemd.syntax(7), "QUOTING").
-func Words(value string) (words []string) {
-	var word strings.Builder
-	open, within := byte(0), false
-	for value != "" {
-		c := value[0]
-		switch {
-		case c == '\\' && len(value) > 1:
-			value = escaped(&word, value)
-			within = true
-			continue
-		case open != 0 && c == open:
-			open = 0
-		case open == 0 && (c == '"' || c == '\''):
-			open, within = c, true
-		case open == 0 && strings.IndexByte(" \t\n\r", c) >= 0:
-			if within {
-				words = append(words, word.String())
-			}
-			word.Reset()
-			within = false
-		default:
-			word.WriteByte(c)
-			within = true
-		}
-		value = value[1:]
-	}
-	if within {
-		words = append(words, word.String())
-	}
-	return words
-}
-
-// escaped writes what the escape at the beginning of text stands for, and returns what follows it.
-func escaped(word *strings.Builder, text string) (rest string) {
-	if text[1] == 's' { // systemd's own
-		word.WriteByte(' ')
-		return text[2:]
-	}
-	c, multibyte, rest, err := strconv.UnquoteChar(text, 0)
-	switch {
-	case err != nil:
-		word.WriteByte(text[1])
-		return text[2:]
-	case multibyte:
-		word.WriteRune(c)
-	default:
-		word.WriteByte(byte(c))
-	}
-	return rest
+	first, rest, _ = strings.Cut(command, " ")
+	return first, strings.TrimSpace(rest)
 }

@@ -70,8 +70,10 @@ func (s Service) lines() []Setting {
 		{"Unit", "Wants", "network-online.target", ""},
 		{"Unit", "After", after, ""},
 	}
-	settings := s.settings()
-	all = append(all, settings[:2]...) // of [Unit]
+	service := s.settings()
+	for ; service[0].Section == "Unit"; service = service[1:] {
+		all = append(all, service[0])
+	}
 	if s.User != "" {
 		all = append(all, Setting{"Service", "User", s.User, ""})
 	}
@@ -83,7 +85,7 @@ func (s Service) lines() []Setting {
 		words[i] = specifiers(quote(w, true))
 	}
 	all = append(all, Setting{"Service", "ExecStart", strings.Join(words, " "), ""})
-	all = append(all, settings[2:]...)
+	all = append(all, service...)
 	all = append(all, s.hardening()...)
 	return append(all, Setting{"Install", "WantedBy", "multi-user.target", ""})
 }
@@ -116,9 +118,13 @@ func (s Service) settings() []Setting {
 // hardening are the settings of systemd.exec(5) for the grade.
 func (s Service) hardening() []Setting {
 	set := func(key, value, why string) Setting { return Setting{"Service", key, value, why} }
+	privateTmp := set("PrivateTmp", "yes", "no for a node whose database has its socket in /tmp")
+	if slices.ContainsFunc(append([]string{s.Home}, s.Writable...), func(p string) bool { return Below("/tmp", p) || Below("/var/tmp", p) }) {
+		privateTmp = set("PrivateTmp", "no", "what the node writes to lies in there")
+	}
 	common := []Setting{
 		set("NoNewPrivileges", "yes", ""),
-		set("PrivateTmp", "yes", "no for a node whose database has its socket in /tmp"),
+		privateTmp,
 		set("ProtectKernelTunables", "yes", ""),
 		set("ProtectKernelModules", "yes", ""),
 		set("ProtectKernelLogs", "yes", ""),
@@ -127,9 +133,6 @@ func (s Service) hardening() []Setting {
 		set("ProtectHostname", "yes", ""),
 		set("RestrictRealtime", "yes", ""),
 		set("LockPersonality", "yes", ""),
-	}
-	if slices.ContainsFunc(append([]string{s.Home}, s.Writable...), func(p string) bool { return Below("/tmp", p) || Below("/var/tmp", p) }) {
-		common[1] = set("PrivateTmp", "no", "what the node writes to lies in there")
 	}
 	if s.Hardening != Strict {
 		return append(common, set("ProtectSystem", "full", ""))
