@@ -18,14 +18,14 @@ const (
 	cloneRate    = 10 << 20 // bytes per second
 	// undoTimeout bounds what must be done after a cancellation.
 	undoTimeout = 15 * time.Second
-	// strategySince is the server_version_num since which CREATE DATABASE copies through the WAL unless it is told not
-	// to. Older servers copy files, and know no STRATEGY.
-	strategySince = 150000
+	// strategySince is the version of the servers that copy a database through the WAL unless they are told not to. Older
+	// ones copy files, and know no STRATEGY.
+	strategySince = 15
 )
 
 // clone copies the database inside its server and records it. Each step can be done again: a clone of this snapshot
 // without the mark "complete" is dropped and made anew.
-func (s *Source) clone(ctx context.Context, job manifest.Job, database string, p plan) (manifest.Source, error) {
+func (s *Source) clone(ctx context.Context, job manifest.Job, database string, p choice) (manifest.Source, error) {
 	if job.Room != nil {
 		if err := job.Room(p.needs...); err != nil {
 			return manifest.Source{}, err
@@ -88,17 +88,13 @@ func (s *Source) makeClone(ctx context.Context, conn *pgx.Conn, id string, db ma
 	if len(others) > 0 {
 		return s.Sessions.InUse("clone database", db.Name, others)
 	}
-	var version int
 	var self string
-	if err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int, current_user::text").Scan(&version, &self); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT current_user::text").Scan(&self); err != nil {
 		return s.Server.OnAdmin().Explain(ctx, "clone in", err)
 	}
-	options := " TEMPLATE " + server.Quote(db.Name) + " ALLOW_CONNECTIONS false"
+	options := copyOf(conn, db.Name) + " ALLOW_CONNECTIONS false"
 	if db.Owner != self {
 		options += " OWNER " + server.Quote(db.Owner)
-	}
-	if version >= strategySince {
-		options += " STRATEGY FILE_COPY"
 	}
 	stop := s.watchClone(ctx, db)
 	begin := time.Now()
@@ -120,6 +116,15 @@ func (s *Source) makeClone(ctx context.Context, conn *pgx.Conn, id string, db ma
 	s.o.Observe("snapshot", db.Size, db.Size)
 	s.o.Log.Info("database cloned", "source", s.o.Name, "database", db.Name, "clone", name, "bytes", db.Size, "took", time.Since(begin))
 	return nil
+}
+
+// copyOf are the options of a CREATE DATABASE on conn's server that copies the files of another database.
+func copyOf(conn *pgx.Conn, name string) string {
+	options := " TEMPLATE " + server.Quote(name)
+	if server.Major(conn.PgConn().ParameterStatus("server_version")) >= strategySince {
+		options += " STRATEGY FILE_COPY"
+	}
+	return options
 }
 
 // sealClone closes the clone to all but its owner and superusers, for the time when it is open, and says that it is

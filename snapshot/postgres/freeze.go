@@ -18,8 +18,8 @@ import (
 // askTimeout bounds all questions to a server together, in Forecast and before a clone.
 const askTimeout = 30 * time.Second
 
-// plan is how a database will be taken, decided while the node still runs.
-type plan struct {
+// choice is how a database will be taken, decided while the node still runs.
+type choice struct {
 	method string // manifest.Clone or manifest.Dump
 	why    string
 	size   int64 // pg_database_size
@@ -34,8 +34,8 @@ func (s *Source) Forecast(ctx context.Context, dir string) (manifest.Estimate, e
 		return manifest.Estimate{}, err
 	}
 	s.mu.Lock()
-	before := s.plan
-	s.plan = &p
+	before := s.choice
+	s.choice = &p
 	s.mu.Unlock()
 	if before == nil || before.method != p.method || before.why != p.why {
 		s.o.Log.Info("database will be taken by "+p.method, "source", s.o.Name, "method", p.method, "why", p.why, "bytes", p.size)
@@ -43,10 +43,10 @@ func (s *Source) Forecast(ctx context.Context, dir string) (manifest.Estimate, e
 	return manifest.Estimate{Method: p.method, Bytes: p.size, Needs: p.needs}, nil
 }
 
-// planned gives what Forecast decided, or decides now: after a crash in the window nobody asked for a forecast.
-func (s *Source) planned(ctx context.Context, dir string) (plan, error) {
+// chosen gives what Forecast decided, or decides now: after a crash in the window nobody asked for a forecast.
+func (s *Source) chosen(ctx context.Context, dir string) (choice, error) {
 	s.mu.Lock()
-	p := s.plan
+	p := s.choice
 	s.mu.Unlock()
 	if p != nil {
 		return *p, nil
@@ -55,15 +55,15 @@ func (s *Source) planned(ctx context.Context, dir string) (plan, error) {
 }
 
 // decide asks for size, rights and room, and picks the method.
-func (s *Source) decide(ctx context.Context, dir string) (plan, error) {
+func (s *Source) decide(ctx context.Context, dir string) (choice, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	conn, err := s.Server.Connect(ctx, "")
 	if err != nil {
-		return plan{}, err
+		return choice{}, err
 	}
 	defer server.Close(conn)
-	p := plan{}
+	p := choice{}
 	if err := conn.QueryRow(ctx, "SELECT pg_database_size(current_database())").Scan(&p.size); err != nil {
 		return p, s.Server.Explain(ctx, "measure", err)
 	}
@@ -135,12 +135,12 @@ func (s *Source) Freeze(ctx context.Context, job manifest.Job) (manifest.Source,
 	if err != nil {
 		return manifest.Source{}, err
 	}
-	p, err := s.planned(ctx, job.Dir)
+	p, err := s.chosen(ctx, job.Dir)
 	if err != nil {
 		return manifest.Source{}, err
 	}
 	s.mu.Lock()
-	s.plan = nil // what it rests on is over with this stop
+	s.choice = nil // what it rests on is over with this stop
 	s.mu.Unlock()
 	if p.method == manifest.Dump {
 		return s.dump(ctx, job, database)

@@ -145,10 +145,7 @@ func (s *Source) replacement(ctx context.Context, admin *pgx.Conn, name, live st
 	db := r.Record.Database
 	options := server.FreshOptions(db)
 	if clone != nil {
-		options = " TEMPLATE " + server.Quote(clone.Name)
-		if server.Major(db.ServerVersion) >= 15 {
-			options += " STRATEGY FILE_COPY"
-		}
+		options = copyOf(admin, clone.Name)
 	}
 	err = s.Owner.Create(ctx, admin, name, options+" OWNER "+server.Quote(db.Owner), s.Owner.NewMark(server.RoleStaged, live, r.ID))
 	if err == nil {

@@ -78,8 +78,8 @@ type Source struct {
 	rename.Place // where it is, and how a restore gets there
 	o            Options
 
-	mu   sync.Mutex // guards plan
-	plan *plan      // what Forecast decided; nil: nothing yet
+	mu     sync.Mutex // guards choice
+	choice *choice    // what Forecast decided; nil: nothing yet
 }
 
 // New makes a source. It does no I/O: a server that is away is Check's to report.
