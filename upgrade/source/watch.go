@@ -38,7 +38,7 @@ type Watcher struct {
 	reason      atomic.Pointer[string]
 
 	mu    sync.Mutex
-	calls []func() // what run must do next; so that neither Watch nor Stop ever waits for a disk
+	calls []func() // what run must do next; so that Watch never waits for a disk
 
 	// Only run touches what follows.
 	events  *fsnotify.Watcher
@@ -63,7 +63,6 @@ type watchedDir struct {
 type Watch struct {
 	path   string
 	c      chan struct{}
-	owner  *Watcher
 	points []point
 	sig    signature // when it was last looked at
 	fresh  bool      // sig was so new that it may hide a second change
@@ -90,9 +89,10 @@ func newWatcher(poll time.Duration, log *slog.Logger) *Watcher {
 }
 
 // Watch begins to watch path, absolute, of a file that may be missing, as may directories above it. The first event comes
-// as soon as the watch stands: who reads the file after it misses nothing. Watch never blocks.
+// as soon as the watch stands: who reads the file after it misses nothing. It is watched as long as the Watcher lives. Watch
+// never blocks.
 func (w *Watcher) Watch(path string) *Watch {
-	t := &Watch{path: filepath.Clean(path), c: make(chan struct{}, 1), owner: w}
+	t := &Watch{path: filepath.Clean(path), c: make(chan struct{}, 1)}
 	w.do(func() {
 		w.watches[t] = struct{}{}
 		w.settle()
@@ -104,14 +104,6 @@ func (w *Watcher) Watch(path string) *Watch {
 
 // C delivers "look again". It holds at most one event, and is never closed.
 func (t *Watch) C() <-chan struct{} { return t.c }
-
-// Stop ends t; an event may still be in C.
-func (t *Watch) Stop() {
-	t.owner.do(func() {
-		delete(t.owner.watches, t)
-		t.owner.settle()
-	})
-}
 
 func (t *Watch) emit() {
 	select {
