@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
@@ -193,18 +192,14 @@ func (p Program) Make(ctx context.Context, scratch string, timeout time.Duration
 	defer cancel()
 	out := filepath.Join(scratch, outName)
 	stdout, _, err := p.run(ctx, append(env, "SUPERVISOR_GENESIS_OUT="+out))
+	var doc *Document
 	if err == nil {
-		if _, lerr := os.Lstat(out); lerr == nil {
-			var doc *Document
-			if doc, _, err = ReadFile(out); err == nil {
-				return doc, nil
-			}
-		} else {
-			var doc *Document
-			if doc, err = Parse(stdout); err == nil {
-				return doc, nil
-			}
+		if doc, _, err = ReadFile(out); errors.Is(err, fs.ErrNotExist) {
+			doc, err = Parse(stdout)
 		}
 	}
-	return nil, &hint.Error{Op: "make a document with", Path: p.Path, Err: err, Hint: "it must print one JSON object and nothing else, or write it to $SUPERVISOR_GENESIS_OUT"}
+	if err != nil {
+		return nil, &hint.Error{Op: "make a document with", Path: p.Path, Err: err, Hint: "it must print one JSON object and nothing else, or write it to $SUPERVISOR_GENESIS_OUT"}
+	}
+	return doc, nil
 }
