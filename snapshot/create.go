@@ -122,6 +122,7 @@ func (s *Store) fill(ctx context.Context, m *manifest.Manifest, sources []source
 	}
 	recs := make([]manifest.Source, len(sources))
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(manifest.Warm) // beside the copying, whose waits for the disk leave the processor idle
 	for i, src := range sources {
 		job := manifest.Job{ID: m.ID, Dir: dir, Room: ledger.claim, Live: live}
 		for _, id := range ids {
