@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -89,15 +88,13 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// build makes one of this module's programs, static and stripped as a release, and says where it is.
-func build(t testing.TB, dir, name string) string {
+// build makes a program of this module at out, static and stripped as a release.
+func build(t testing.TB, out, source, ldflags string) {
 	t.Helper()
-	out := filepath.Join(dir, name)
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", out, "./cmd/"+name)
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w "+ldflags, "-o", out, source)
 	cmd.Dir, cmd.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
 	text, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", text)
-	return out
 }
 
 // say reports progress: a whole run takes most of an hour.

@@ -14,23 +14,32 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	fakenode "nodevisor/internal/fakenode/build"
 	"nodevisor/internal/fakenode/trace"
 )
 
 const (
+	oldName    = "v1"
 	planName   = "v2"
-	planHeight = 3                // the node stops making blocks there, as at a real plan, and its RPC goes on
+	planHeight = 3                // the node stands there, as at a real plan, and its RPC answers
 	patience   = 60 * time.Second // with a node that must start, or end
 )
 
 // A tool is one supervisor. The commands and variables are Cosmovisor's: Nodevisor takes the same.
-type tool struct{ name, path string }
+type tool struct{ name, path, stubs string }
+
+// stub is where the node's program of a version is built.
+func stub(dir, version string) string { return filepath.Join(dir, "stub-"+version) }
+
+// kind matches the first event of its kind in the life of a version.
+func kind(k trace.Kind, version string) func(trace.Event) bool {
+	return func(e trace.Event) bool { return e.Kind == k && e.Version == version }
+}
 
 // A run is one supervisor with its node, on a home of its own.
 type run struct {
 	tool
 	home   string
+	rpc    string // where the node listens
 	trace  string
 	cmd    *exec.Cmd
 	began  time.Time
@@ -46,15 +55,13 @@ func newRun(t testing.TB, w tool, dir, db string) *run {
 	require.NoError(t, err)
 	r := &run{tool: w, home: home, trace: filepath.Join(home, "trace")}
 	t.Cleanup(func() { r.end(t) })
-	v1, v2 := filepath.Join(home, "v1", "fakenode"), filepath.Join(home, "v2", "fakenode")
-	fakenode.Install(t, v1, "v1")
-	fakenode.Install(t, v2, "v2")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
-	r.command(t, v1, "init", "--rpc", l.Addr().String())
-	r.command(t, w.path, "init", v1)
-	r.command(t, w.path, "add-upgrade", planName, v2)
+	r.rpc = l.Addr().String()
+	r.command(t, stub(w.stubs, oldName), "init")
+	r.command(t, w.path, "init", stub(w.stubs, oldName))
+	r.command(t, w.path, "add-upgrade", planName, stub(w.stubs, planName))
 	if db != "" {
 		require.NoError(t, os.Rename(db, filepath.Join(home, "data", "application.db")))
 		t.Cleanup(func() { r.giveBack(t, db) })
@@ -74,10 +81,9 @@ func (r *run) giveBack(t testing.TB, db string) {
 
 func (r *run) env() []string {
 	return []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + r.home, "DAEMON_HOME=" + r.home, "DAEMON_NAME=fakenode",
+		"PATH=" + os.Getenv("PATH"), "HOME=" + r.home, "DAEMON_HOME=" + r.home, "DAEMON_NAME=node",
 		"DAEMON_SHUTDOWN_GRACE=20s", // Cosmovisor's own default kills at once
-		"SUPERVISOR_SNAPSHOT_MIN_FREE=0", "FAKENODE_BLOCK_TIME=20ms",
-		fmt.Sprintf("FAKENODE_STALL_AT=%d", planHeight+1), "FAKENODE_TRACE=" + r.trace,
+		"SUPERVISOR_SNAPSHOT_MIN_FREE=0", "BENCH_RPC=" + r.rpc, "BENCH_TRACE=" + r.trace, fmt.Sprintf("BENCH_HEIGHT=%d", planHeight),
 	}
 }
 
@@ -105,8 +111,8 @@ func (r *run) start(t testing.TB) trace.Event {
 		_ = r.cmd.Wait()
 		close(r.ended)
 	}()
-	first := r.wait(t, fakenode.Kind(trace.Start, "v1"))
-	r.wait(t, fakenode.Kind(trace.FirstBlock, "v1"))
+	first := r.wait(t, kind(trace.Start, oldName))
+	r.wait(t, kind(trace.FirstBlock, oldName))
 	return first
 }
 

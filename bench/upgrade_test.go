@@ -17,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	fakenode "nodevisor/internal/fakenode/build"
 	"nodevisor/internal/fakenode/trace"
 )
 
@@ -39,11 +38,16 @@ func measureUpgrades(t *testing.T, s settings, m *machine) *table {
 	dir, err := os.MkdirTemp(s.dir, "nodevisor-bench-")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
-	tools := []tool{{"Nodevisor", build(t, dir, "supervisor")}}
+	ours := filepath.Join(dir, "supervisor")
+	build(t, ours, "./cmd/supervisor", "")
+	for _, v := range []string{oldName, planName} {
+		build(t, stub(dir, v), "./bench/stub", "-X main.version="+v)
+	}
+	tools := []tool{{"Nodevisor", ours, dir}}
 	tab := &table{other: "Cosmovisor"}
 	if s.peer != "" {
 		m.add("peer", peerVersion(t, s.peer))
-		tools = append(tools, tool{"Cosmovisor", s.peer})
+		tools = append(tools, tool{"Cosmovisor", s.peer, dir})
 	}
 	all := tab.upgradeRows(s, len(tools))
 	for i, w := range tools {
@@ -73,7 +77,7 @@ func measureUpgrades(t *testing.T, s settings, m *machine) *table {
 	inTurn(s.rounds, func(w tool, to figures) { upgradeOnce(t, w, dir, db, &series{}, &series{}, to.windowTree) })
 	for range smallFactor * s.rounds {
 		begin := time.Now()
-		version(t, fakenode.Binary(t, planName), "version")
+		version(t, stub(dir, planName), "version")
 		all[0].program.since(begin)
 	}
 	say("fsyncs")
@@ -134,10 +138,10 @@ func upgradeOnce(t testing.TB, w tool, dir, db string, launch, detect, window *s
 	launch.took(at(r.start(t)).Sub(r.began))
 	time.Sleep(mathrand.N(pollInterval)) // anywhere in the peer's interval
 	begin := r.announce(t)
-	signal := r.wait(t, fakenode.Kind(trace.Signal, "v1"))
+	signal := r.wait(t, kind(trace.Signal, oldName))
 	detect.took(at(signal).Sub(begin))
-	next := r.wait(t, fakenode.Kind(trace.Start, "v2"))
-	window.took(at(next).Sub(at(r.wait(t, fakenode.Kind(trace.Exit, "v1")))))
+	next := r.wait(t, kind(trace.Start, planName))
+	window.took(at(next).Sub(at(r.wait(t, kind(trace.Exit, oldName)))))
 	if db != "" {
 		r.giveBack(t, db)
 	}
@@ -170,8 +174,8 @@ func countSyncs(t testing.TB, w tool, dir string) (n int) {
 	r.prefix = []string{"strace", "-f", "-q", "-ttt", "-o", calls, "-e", "trace=fsync,fdatasync,syncfs,sync", "-e", "signal=none"}
 	r.start(t)
 	r.announce(t)
-	begin := at(r.wait(t, fakenode.Kind(trace.Exit, "v1")))
-	end := at(r.wait(t, fakenode.Kind(trace.Start, "v2")))
+	begin := at(r.wait(t, kind(trace.Exit, oldName)))
+	end := at(r.wait(t, kind(trace.Start, planName)))
 	r.stop(t)
 	n = callsBetween(t, calls, begin, end)
 	r.end(t)

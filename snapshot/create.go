@@ -24,7 +24,12 @@ import (
 // Create with the same id begins anew and Recover removes; any other failure removes it, so that no full disk stays
 // behind. A height of 0 or below is not known.
 func (s *Store) Create(ctx context.Context, id, label string, height int64) error {
-	return s.create(ctx, id, label, height, false)
+	return s.create(ctx, id, label, height, false, nil)
+}
+
+// CreateWhen is Create, whose snapshot is sealed only once ready, which is asked when all is copied, returned nil.
+func (s *Store) CreateWhen(ctx context.Context, id, label string, height int64, ready func() error) error {
+	return s.create(ctx, id, label, height, false, ready)
 }
 
 // Live tells whether every source can be copied beneath a running node: databases that are dumped, from one exported
@@ -43,10 +48,10 @@ func (s *Store) CreateLive(ctx context.Context, id, label string, height int64) 
 	if !s.Live() {
 		return &hint.Error{Op: "create snapshot", Path: id, Err: errors.New("a source can only be copied while the node is at rest"), Hint: "supervisor snapshot create --stop"}
 	}
-	return s.create(ctx, id, label, height, true)
+	return s.create(ctx, id, label, height, true, nil)
 }
 
-func (s *Store) create(ctx context.Context, id, label string, height int64, live bool) error {
+func (s *Store) create(ctx context.Context, id, label string, height int64, live bool, ready func() error) error {
 	begin := time.Now()
 	final, err := s.pathOf(id)
 	if err != nil {
@@ -78,6 +83,9 @@ func (s *Store) create(ctx context.Context, id, label string, height int64, live
 	}
 	if m.Seq, err = s.nextSeq(); err == nil {
 		err = s.fill(ctx, m, sources, begin, live)
+	}
+	if err == nil && ready != nil {
+		err = ready()
 	}
 	if err == nil {
 		err = atomicfile.Rename(final+partialSuffix, final)
@@ -122,6 +130,7 @@ func (s *Store) fill(ctx context.Context, m *manifest.Manifest, sources []source
 	}
 	recs := make([]manifest.Source, len(sources))
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(manifest.Warm) // beside the copying, whose waits for the disk leave the processor idle
 	for i, src := range sources {
 		job := manifest.Job{ID: m.ID, Dir: dir, Room: ledger.claim, Live: live}
 		for _, id := range ids {

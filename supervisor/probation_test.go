@@ -140,6 +140,7 @@ func TestNoBlindRollback(t *testing.T) {
 	r := h.start()
 	require.Equal(t, ExitHeld, r.exit())
 	assert.Contains(t, h.journal().Hold.Reason, "the height is unknown")
+	assert.Contains(t, h.journal().Hold.Hint, "supervisor rollback,", "a person may know what the supervisor doesn't")
 	assert.Equal(t, "v2", h.current())
 }
 

@@ -167,6 +167,10 @@ func (c runConfig) store(log *slog.Logger) (*testStore, error) {
 	return &testStore{store}, store.Recover(context.Background())
 }
 
+func (s *testStore) Create(ctx context.Context, id, label string, height int64, ready func() error) error {
+	return s.CreateWhen(ctx, id, label, height, ready)
+}
+
 // Room announces how the snapshot will be taken; there is room for it.
 func (s *testStore) Room(ctx context.Context) error {
 	_, err := s.Forecast(ctx)
@@ -215,7 +219,7 @@ func (s *testStore) Do(ctx context.Context, raw json.RawMessage, atRest bool) (a
 		if id == "" {
 			id = snapshot.NewID(time.Now(), r.Label, r.Height)
 		}
-		err := s.Create(ctx, id, r.Label, r.Height)
+		err := s.Store.Create(ctx, id, r.Label, r.Height)
 		if ctx.Err() != nil {
 			err = errors.Join(err, s.Abandon(id))
 		}

@@ -185,7 +185,11 @@ func (s *Supervisor) attemptsUsedUp(cause error) {
 		return
 	}
 	if err := upgrade.CanRollBack(u, s.tracker.Known(), true); err != nil {
-		s.holdFor(&hint.Error{Op: "roll back", Path: u.Plan.Name, Err: fmt.Errorf("%w, after: %w", err, cause), Hint: hint.Of(cause)})
+		next := hint.Of(cause)
+		if upgrade.CanRollBack(u, s.tracker.Known(), false) == nil {
+			next = "supervisor rollback, where the new version made no block; or: supervisor upgrade resume"
+		}
+		s.holdFor(&hint.Error{Op: "roll back", Path: u.Plan.Name, Err: fmt.Errorf("%w, after: %w", err, cause), Hint: next})
 		return
 	}
 	s.log.Error("rolling back", "plan", u.Plan.Name, "reason", cause)

@@ -21,7 +21,8 @@ import (
 //
 // At most eight fsyncs lie on this way besides the snapshot's own. A phase whose loss costs nothing is written with
 // atomicfile.Content: what follows it is done again, with the same result.
-func (e *Engine) Carry(ctx context.Context) error {
+func (e *Engine) Carry(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, e.settled()) }()
 	effects := map[Phase]func(context.Context) error{
 		Staged:      e.stopped,
 		Stopped:     e.snapshot,
@@ -59,7 +60,7 @@ func (e *Engine) stopped(context.Context) error {
 	if err := e.keepPlanFile(); err != nil {
 		return err
 	}
-	return e.advance(Stopped, atomicfile.Content)
+	return e.advanceBeside(Stopped, atomicfile.Content) // the snapshot is copied meanwhile, and not sealed before
 }
 
 // ErrPlanChanged means that the node announced something else between the trigger and the stop.
@@ -122,7 +123,7 @@ func (e *Engine) snapshot(ctx context.Context) error {
 	}
 	e.Log.Info("starting to take backup of data directory", "snapshot", u.Snapshot)
 	begun := time.Now()
-	if err := e.Snapshots.Create(ctx, u.Snapshot, u.Plan.Name, u.Floor()); err != nil {
+	if err := e.Snapshots.Create(ctx, u.Snapshot, u.Plan.Name, u.Floor(), e.settled); err != nil {
 		return fmt.Errorf("cannot take the snapshot before the upgrade %s: %w", u.Plan.Name, err)
 	}
 	e.Log.Info("backup completed", "snapshot", u.Snapshot, "took", time.Since(begun))

@@ -24,8 +24,9 @@ var ErrHeld = errors.New("held")
 
 // Snapshotter takes and gives back what the node's data was. Package snapshot satisfies it.
 type Snapshotter interface {
-	// Create seals a snapshot of the data at rest. The same id again is the same snapshot.
-	Create(ctx context.Context, id, label string, height int64) error
+	// Create seals a snapshot of the data at rest, once ready returned nil: it is asked when all data is copied. The same id
+	// again is the same snapshot.
+	Create(ctx context.Context, id, label string, height int64, ready func() error) error
 	// Complete makes a sealed snapshot a verified one, while the node runs.
 	Complete(ctx context.Context, id string) error
 	// Restore puts the snapshot in the place of the data. The node is at rest. Signer state is never taken back.
@@ -68,6 +69,15 @@ type Engine struct {
 	mark time.Time // when the last phase ended; monotonic
 
 	kept fs.FileInfo // the node's file, as it was last made durable
+
+	behind *record // the record of the last phase, while it is being written
+}
+
+// A record is one that is written while the engine goes on.
+type record struct {
+	err    chan error
+	before Journal // what the disk holds if it fails
+	mark   time.Time
 }
 
 // NewEngine makes an engine; Load reads its state.
@@ -190,6 +200,9 @@ func (e *Engine) Release() error {
 
 // change changes the journal in memory and on disk, or neither: the memory never runs ahead of a disk that is full.
 func (e *Engine) change(d atomicfile.Durability, do func()) error {
+	if err := e.settled(); err != nil {
+		return err
+	}
 	before, mark := e.Journal(), e.mark
 	do()
 	if err := e.save(d); err != nil {
@@ -200,22 +213,67 @@ func (e *Engine) change(d atomicfile.Durability, do func()) error {
 }
 
 func (e *Engine) save(d atomicfile.Durability) error {
-	if err := e.j.Save(e.Layout.JournalPath(), d); err != nil {
-		return &hint.Error{
-			Op: "write the journal", Path: e.Layout.JournalPath(), Err: err,
-			Hint: "free some space or mend the disk, then: supervisor resume",
-		}
+	if err := e.settled(); err != nil {
+		return err
 	}
-	return nil
+	return e.written(e.j.Save(e.Layout.JournalPath(), d))
+}
+
+func (e *Engine) written(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &hint.Error{
+		Op: "write the journal", Path: e.Layout.JournalPath(), Err: err,
+		Hint: "free some space or mend the disk, then: supervisor resume",
+	}
 }
 
 // advance records that the effect of the phase before next is durable.
 func (e *Engine) advance(next Phase, d atomicfile.Durability) error {
-	u := e.j.Upgrade
-	if u.Phase != next && !u.Phase.canFollow(next) {
-		return fmt.Errorf("%w: no way from %s to %s", state.ErrUntrusted, u.Phase, next)
+	if err := e.mayFollow(next); err != nil {
+		return err
 	}
 	if err := e.change(d, func() { e.enter(next) }); err != nil {
+		return err
+	}
+	e.tell()
+	return nil
+}
+
+func (e *Engine) mayFollow(next Phase) error {
+	if u := e.j.Upgrade; u.Phase != next && !u.Phase.canFollow(next) {
+		return fmt.Errorf("%w: no way from %s to %s", state.ErrUntrusted, u.Phase, next)
+	}
+	return nil
+}
+
+// advanceBeside is advance while the record is still being written. Until settled returns nil nothing may be done that
+// counts without the record.
+func (e *Engine) advanceBeside(next Phase, d atomicfile.Durability) error {
+	if err := e.mayFollow(next); err != nil {
+		return err
+	}
+	if err := e.settled(); err != nil {
+		return err
+	}
+	r := &record{err: make(chan error, 1), before: e.Journal(), mark: e.mark}
+	e.enter(next)
+	j, path := e.Journal(), e.Layout.JournalPath()
+	go func() { r.err <- j.Save(path, d) }()
+	e.behind = r
+	return nil
+}
+
+// settled waits for the record that is being written, if there is one. One that failed leaves memory as the disk is.
+func (e *Engine) settled() error {
+	r := e.behind
+	if r == nil {
+		return nil
+	}
+	e.behind = nil
+	if err := e.written(<-r.err); err != nil {
+		e.j, e.mark = r.before, r.mark
 		return err
 	}
 	e.tell()

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/state"
@@ -410,4 +411,27 @@ func TestTheFirstHoldStays(t *testing.T) {
 	require.NoError(t, e.Release())
 	require.NoError(t, e.HoldFor(hint.New("a", "b", "c", "its own")))
 	assert.Equal(t, "its own", h.onDisk().Hold.Hint)
+}
+
+// A snapshot whose `stopped` can't be recorded isn't sealed: after a crash the old version would go on, and a later snapshot
+// of that name would be taken for done.
+func TestStoppedThatCannotBeRecorded(t *testing.T) {
+	h := newHome(t)
+	h.stage(staged, v2)
+	e := h.engine()
+	h.begin(e)
+	journal := h.l.JournalPath()
+	require.NoError(t, os.Rename(journal, journal+".away"))
+	require.NoError(t, os.Mkdir(journal, 0o700))
+	err := e.Carry(t.Context())
+	require.ErrorIs(t, err, atomicfile.ErrNotRegular)
+	assert.Contains(t, hint.Of(err), "supervisor resume")
+	assert.Equal(t, Staged, e.InFlight().Phase, "memory doesn't run ahead of the disk")
+	assert.NoFileExists(t, h.snaps.path("v2-100"))
+
+	require.NoError(t, os.Remove(journal))
+	require.NoError(t, os.Rename(journal+".away", journal))
+	require.NoError(t, e.Carry(t.Context()))
+	assert.Equal(t, Migrated, e.InFlight().Phase)
+	assert.FileExists(t, h.snaps.path("v2-100"))
 }

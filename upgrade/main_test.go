@@ -220,10 +220,10 @@ type fakeSnaps struct {
 
 func (s *fakeSnaps) path(id string) string { return filepath.Join(s.dir, id) }
 
-func (s *fakeSnaps) Create(_ context.Context, id, label string, height int64) error {
+func (s *fakeSnaps) Create(_ context.Context, id, label string, height int64, ready func() error) error {
 	s.calls = append(s.calls, fmt.Sprintf("create %s %s %d", id, label, height))
-	if s.fail != nil {
-		return s.fail
+	if err := errors.Join(s.fail, ready()); err != nil {
+		return err
 	}
 	if _, err := os.Stat(s.path(id)); err == nil {
 		return nil

@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -205,7 +206,7 @@ func TestRollBackFromEveryPhase(t *testing.T) {
 			e := h.engine()
 			h.begin(e)
 			steps := []func() error{
-				func() error { return e.stopped(t.Context()) }, func() error { return e.snapshot(t.Context()) },
+				func() error { return errors.Join(e.stopped(t.Context()), e.settled()) }, func() error { return e.snapshot(t.Context()) },
 				func() error { return e.switchOver(t.Context()) }, func() error { return e.migrate(t.Context()) }, e.Attempt,
 			}
 			for _, step := range steps {

@@ -80,13 +80,9 @@ func (c *copier) finish() error {
 	return c.failed(c.syncTogether(open))
 }
 
-// syncTogether syncs the new files and the open directories. All data is written before the first sync, so that the
-// commit of the journal that this one waits for is the others' too.
+// syncTogether syncs the new files and the open directories side by side: their data is on its way since they were
+// written (keep), and those that wait together share a commit of the file system's journal.
 func (c *copier) syncTogether(dirs []int) error {
-	const written = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-	for _, w := range c.unsynced {
-		unix.SyncFileRange(int(w.Fd()), 0, 0, written) //nolint:errcheck // its sync tells
-	}
 	var g errgroup.Group
 	g.SetLimit(syncers)
 	for _, w := range c.unsynced {

