@@ -359,7 +359,9 @@ func TestLeavingForgetsWhatWouldActLater(t *testing.T) {
 	e := h.engine()
 	require.NoError(t, e.SetHalt(&plan.Halt{Height: 700}, plan.UnknownHeight))
 	require.NoError(t, e.Hold("some reason", "supervisor resume"))
-	require.NoError(t, source.SaveRecord(h.l.HeightPath(), source.Record{Height: 50, At: time.Now()}))
+	heights, err := source.OpenRecorder(h.l.HeightPath())
+	require.NoError(t, err)
+	require.NoError(t, heights.Note(50))
 
 	l := h.leave()
 	assert.Equal(t, []string{"the plan timed at 2030-01-02T03:04:05Z", "the halt at 700"}, l.Homeless)

@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+
+	"nodevisor/internal/capped"
 )
 
 // Schema is the version of the documents in <home>/supervisor. Another one is refused, never guessed at.
@@ -32,16 +32,5 @@ func Encode(v any) ([]byte, error) {
 
 var errTooLarge = fmt.Errorf("larger than %d MiB", maxBytes>>20)
 
-// Read reads a small state file, capped.
-func Read(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
-	if err == nil && len(data) > maxBytes {
-		err = errTooLarge
-	}
-	return data, err
-}
+// Read reads a small state file, capped. A pipe in its place, which the node's own user could put there, blocks no start.
+func Read(path string) ([]byte, error) { return capped.ReadBytes(path, maxBytes) }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -25,7 +26,10 @@ func TestCapsInBothDirections(t *testing.T) {
 	require.ErrorIs(t, err, errTooLarge)
 	require.NoError(t, os.Truncate(path, maxBytes+1))
 	_, err = Read(path)
-	require.ErrorIs(t, err, errTooLarge)
+	require.ErrorContains(t, err, "larger than 8388608 bytes")
 	_, err = Read(filepath.Join(path, "none"))
 	require.Error(t, err)
+	require.NoError(t, syscall.Mkfifo(path+".pipe", 0o600))
+	_, err = Read(path + ".pipe") // it would wait for a writer for ever
+	require.ErrorContains(t, err, "not a regular file")
 }
