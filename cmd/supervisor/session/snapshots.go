@@ -51,7 +51,7 @@ func (r SnapshotRequest) Raw() json.RawMessage { return rawJSON(r) }
 
 // Create seals a snapshot of the data at rest.
 func (s *Snapshots) Create(ctx context.Context, id, label string, height int64, ready func() error) error {
-	return s.Store.CreateWhen(ctx, id, label, max(0, height), ready)
+	return s.CreateWhen(ctx, id, label, max(0, height), ready)
 }
 
 // Restore puts a snapshot in the place of the data.
