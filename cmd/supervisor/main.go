@@ -73,7 +73,10 @@ func nextStep(err error, path string) string {
 // exitCode maps an error to a command's exit code.
 func exitCode(err error) int {
 	usage, mistakes, remote := (*cli.UsageError)(nil), (*config.Error)(nil), (*client.Failure)(nil)
+	interrupted := (*cli.Interrupted)(nil)
 	switch {
+	case errors.As(err, &interrupted):
+		return 128 + int(interrupted.Signal)
 	case errors.As(err, &usage), errors.As(err, &mistakes):
 		return cli.ExitUsage
 	case errors.Is(err, upgrade.ErrHeld):

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -81,7 +82,7 @@ func Listen(o Options) (*Server, error) {
 		Handler: mux, ReadHeaderTimeout: requestTimeout, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, peerKey{}, peerOf(conn))
+			return context.WithValue(ctx, connKey{}, conn)
 		},
 	}
 	go s.http.Serve(l) //nolint:errcheck // it ends with Close
@@ -98,25 +99,18 @@ func (s *Server) Close() {
 	os.Remove(s.o.Path) //nolint:errcheck // the listener has removed it already, as a rule
 }
 
-type peerKey struct{}
+// connKey is where a request's context has its connection.
+type connKey struct{}
 
-// peerOf returns the uid at the other end, or -1.
-func peerOf(conn net.Conn) int {
-	uc, ok := conn.(*net.UnixConn)
+// withPeer gives the descriptor of a request's connection to f; without one nothing is done.
+func withPeer(r *http.Request, f func(fd int)) {
+	conn, ok := r.Context().Value(connKey{}).(syscall.Conn)
 	if !ok {
-		return -1
+		return
 	}
-	raw, err := uc.SyscallConn()
-	if err != nil {
-		return -1
+	if raw, err := conn.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { f(int(fd)) }) //nolint:errcheck // then f isn't called
 	}
-	uid := -1
-	raw.Control(func(fd uintptr) { //nolint:errcheck // uid stays -1
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			uid = int(cred.Uid)
-		}
-	})
-	return uid
 }
 
 // Share sets the socket's mode, and lets the members of [control] group connect; gid -1 is nobody's. They may read the status, nothing else.
@@ -130,9 +124,23 @@ func Share(path string, mode os.FileMode, gid int) error {
 }
 
 // allowed tells whether the peer may ask for operations: root, and the supervisor's own user.
-func allowed(r *http.Request) bool {
-	uid, ok := r.Context().Value(peerKey{}).(int)
-	return ok && (uid == 0 || uid == os.Geteuid())
+func allowed(r *http.Request) (yes bool) {
+	withPeer(r, func(fd int) {
+		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		yes = err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+	})
+	return yes
+}
+
+// gone tells that the peer has closed its connection: it has given up, and what it asked for must not be done behind its
+// back. A program that was stopped (SIGSTOP) finds such requests when it goes on.
+func gone(r *http.Request) (yes bool) {
+	withPeer(r, func(fd int) {
+		poll := []unix.PollFd{{Fd: int32(fd)}} // a hang-up is always told (poll(2)); one that only sends no more isn't one
+		n, err := unix.Poll(poll, 0)
+		yes = err == nil && n == 1 && poll[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return yes
 }
 
 // serveStatus answers whoever the socket's mode lets in.
@@ -147,6 +155,10 @@ func (s *Server) serveOperation(w http.ResponseWriter, r *http.Request) {
 	}
 	var body client.Request
 	data, err := io.ReadAll(io.LimitReader(r.Body, maxRequest+1))
+	if gone(r) {
+		s.o.Log.Warn("an operation was dropped: who asked for it has gone", "operation", r.PathValue("op"))
+		return
+	}
 	if err == nil && len(data) > maxRequest {
 		err = errors.New("the request is larger than 1 MiB")
 	}

@@ -46,7 +46,11 @@ every source is a database with mode = "dump" it needs none: each is dumped from
 			if err != nil {
 				return err
 			}
-			r := session.SnapshotRequest{Op: "create", Label: label, Height: s.SnapshotHeight(cmd.Context())}
+			height, err := s.SnapshotHeight(cmd.Context())
+			if err != nil {
+				return err
+			}
+			r := session.SnapshotRequest{Op: "create", Label: label, Height: height}
 			reply, err := s.Snapshots(cmd.Context(), r, stop)
 			if err != nil {
 				return err

@@ -182,7 +182,11 @@ func (s *Session) Plans(ctx context.Context) ([]status.Plan, error) {
 	if p, err := s.ChainPlan(chain); err == nil {
 		v.Tracker.SetChain(p)
 	}
-	if st, err := s.Status(ctx); err == nil && st.Height != nil && st.HeightSource != nil {
+	st, err := s.Status(ctx)
+	switch {
+	case errors.Is(err, client.ErrNoAnswer):
+		return nil, err
+	case err == nil && st.Height != nil && st.HeightSource != nil:
 		v.Tracker.SawHeight(*st.Height)
 	}
 	checker := s.Checker()
