@@ -2,7 +2,6 @@ package operate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -188,6 +187,7 @@ func newUpgradeList(a *cli.App) *cobra.Command {
 				return cli.WriteJSON(a.Stdout, plans)
 			}
 			defer s.SayIdle(cmd.Context(), plans)
+			defer sayPassedOver(s)
 			w := tabwriter.NewWriter(a.Stdout, 0, 4, 2, ' ', 0)
 			fmt.Fprintln(w, "NAME\tAT\tSOURCE\tREADY\tBLOCKS LEFT\tPROBLEM")
 			for _, p := range plans {
@@ -259,21 +259,6 @@ func newUpgradeHistory(a *cli.App) *cobra.Command {
 	}
 }
 
-func newUpgradeCancel(a *cli.App) *cobra.Command {
-	return &cobra.Command{
-		Use: "cancel NAME", Short: "Take a plan off the schedule; its binary stays", Args: cli.ExactArgs(1, "a name"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, name, err := loadWithName(cmd.Context(), a, args[0])
-			if err != nil {
-				return err
-			}
-			return s.Operate(cmd.Context(), client.OpCancel, client.Request{Name: name}, func(o *session.Offline) (client.Reply, error) {
-				return client.Reply{Message: name + " is cancelled"}, errors.Join(o.Broken, o.Engine.CancelPlan(name))
-			})
-		},
-	}
-}
-
 func loadWithName(ctx context.Context, a *cli.App, raw string) (*session.Session, string, error) {
 	s, err := session.Reach(ctx, a)
 	if err != nil {
@@ -281,32 +266,6 @@ func loadWithName(ctx context.Context, a *cli.App, raw string) (*session.Session
 	}
 	name, err := version.NormaliseName(raw, s.Config.Upgrade.Recase)
 	return s, name, err
-}
-
-func newUpgradeSkip(a *cli.App) *cobra.Command {
-	return &cobra.Command{
-		Use: "skip NAME", Short: "Pass a plan over for good; the previous version starts", Args: cli.ExactArgs(1, "a name"),
-		Long: `Puts the plan on the durable skip list. An upgrade of that name in flight is undone first, with its snapshot, as long
-as the new version has made no block of its own. A governance plan halts the old version again at its height, unless the
-node is told, too: --unsafe-skip-upgrades HEIGHT among its arguments.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, name, err := loadWithName(cmd.Context(), a, args[0])
-			if err != nil {
-				return err
-			}
-			return s.Operate(cmd.Context(), client.OpSkip, client.Request{Name: name}, func(o *session.Offline) (client.Reply, error) {
-				if o.Broken != nil {
-					return client.Reply{}, o.Broken
-				}
-				if u := o.Engine.InFlight(); u != nil && u.Plan.Name == name {
-					if err := o.AtRest(cmd.Context()); err != nil {
-						return client.Reply{}, err
-					}
-				}
-				return client.Reply{Message: name + " is passed over"}, o.Engine.SkipPlan(cmd.Context(), name, heightOf(o, name), o.KnownHeight())
-			})
-		},
-	}
 }
 
 func newUpgradeUse(a *cli.App) *cobra.Command {
@@ -345,14 +304,4 @@ func newUpgradeUse(a *cli.App) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "give up an upgrade in flight, or a journal that can't be trusted (it is kept aside)")
 	return cmd
-}
-
-// heightOf finds the height of a pending plan by its name; 0 = none is known.
-func heightOf(o *session.Offline, name string) int64 {
-	for _, p := range o.Tracker().Pending() {
-		if p.Name == name {
-			return p.Height
-		}
-	}
-	return 0
 }
