@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,9 +35,9 @@ const (
 
 // Options is what a Server is made of.
 type Options struct {
-	Path    string      // of the socket; a unix socket's has at most 107 bytes
-	Mode    os.FileMode // see Share
-	Group   int
+	Path    string // of the socket; a unix socket's has at most 107 bytes
+	Mode    os.FileMode
+	Group   int // its members may read the status; -1 = none
 	Status  func() *status.Document
 	Operate func(op string, body client.Request) (client.Reply, error) // it returns ErrOver where nobody answers any more
 	Log     *slog.Logger
@@ -49,30 +50,17 @@ var ErrOver = errors.New("the supervisor ended before it was done; see superviso
 type Server struct {
 	o    Options
 	http *http.Server
+
+	mu       sync.Mutex // guards what follows, and o.Mode and o.Group
+	listener *net.UnixListener
+	trouble  string // what was last said of a socket that can't be made again
 }
 
 // Listen opens the control socket and serves it until Close. A socket that an earlier supervisor left behind is removed:
 // the home lock says that it is gone. Anything else at that path is refused.
 func Listen(o Options) (*Server, error) {
-	path := o.Path
-	if path == "" {
+	if o.Path == "" {
 		return nil, errors.New("no path is configured")
-	}
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode()&fs.ModeSocket == 0 {
-			return nil, fmt.Errorf("%s is there and is no socket", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	// Between bind and chmod others may connect, at most: who they are is asked of every peer anyway.
-	if err := errors.Join(atomicfile.Adopt(path), Share(path, o.Mode, o.Group)); err != nil {
-		return nil, errors.Join(err, l.Close())
 	}
 	s := &Server{o: o}
 	mux := http.NewServeMux()
@@ -85,8 +73,56 @@ func Listen(o Options) (*Server, error) {
 			return context.WithValue(ctx, connKey{}, conn)
 		},
 	}
-	go s.http.Serve(l) //nolint:errcheck // it ends with Close
+	if err := s.bind(); err != nil {
+		return nil, err
+	}
 	return s, nil
+}
+
+// bind makes the socket and begins to serve it.
+func (s *Server) bind() error {
+	path := s.o.Path
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode()&fs.ModeSocket == 0 {
+			return fmt.Errorf("%s is there and is no socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	// Between bind and chmod others may connect, at most: who they are is asked of every peer anyway.
+	if err := errors.Join(atomicfile.Adopt(path), share(path, s.o.Mode, s.o.Group)); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	s.listener = l
+	go s.http.Serve(l) //nolint:errcheck // it ends with Close, or with its listener
+	return nil
+}
+
+// Keep makes the socket again where somebody has removed its file: without it nobody could ask this supervisor anything
+// until it is restarted, and its node with it. Connections that are open stay. It does file I/O.
+func (s *Server) Keep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := os.Lstat(s.o.Path); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	old := s.listener
+	if err := s.bind(); err != nil {
+		if s.trouble != err.Error() {
+			s.trouble = err.Error()
+			s.o.Log.Warn("the control socket is gone and can't be made again", "path", s.o.Path, "error", err)
+		}
+		return
+	}
+	old.SetUnlinkOnClose(false) // its path is the new one's
+	old.Close()                 //nolint:errcheck // nothing can reach it any more
+	s.trouble = ""
+	s.o.Log.Warn("the control socket was removed; it was made again", "path", s.o.Path)
 }
 
 // Close ends the server and removes the socket. Answers that are under way get a moment to arrive.
@@ -113,8 +149,22 @@ func withPeer(r *http.Request, f func(fd int)) {
 	}
 }
 
-// Share sets the socket's mode, and lets the members of [control] group connect; gid -1 is nobody's. They may read the status, nothing else.
-func Share(path string, mode os.FileMode, gid int) error {
+// Share changes the socket's mode and group to those of a new configuration; where that fails both stay as they were.
+func (s *Server) Share(mode os.FileMode, gid int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if mode == s.o.Mode && gid == s.o.Group {
+		return nil
+	}
+	if err := share(s.o.Path, mode, gid); err != nil {
+		return errors.Join(err, share(s.o.Path, s.o.Mode, s.o.Group))
+	}
+	s.o.Mode, s.o.Group = mode, gid
+	return nil
+}
+
+// share sets the socket's mode, and lets the members of [control] group connect; gid -1 is nobody's. They may read the status, nothing else.
+func share(path string, mode os.FileMode, gid int) error {
 	if gid >= 0 { // first: a mode for a group must not be another group's for a moment
 		if err := os.Chown(path, -1, gid); err != nil {
 			return err
