@@ -201,15 +201,16 @@ func newShowUpgradeInfo(a *cli.App) *cobra.Command {
 			}
 			path := s.Layout.Plan
 			text, err := capped.ReadFile(path, maxBatch)
+			if errors.Is(err, fs.ErrNotExist) && a.Flags.JSON {
+				return cli.WriteJSON(a.Stdout, nil)
+			}
 			if errors.Is(err, fs.ErrNotExist) {
-				fmt.Fprintf(a.Stdout, "No upgrade info found at %s\n", path)
-				return nil
+				return a.Print("No upgrade info found at %s\n", path)
 			}
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(a.Stdout, text)
-			return err
+			return a.Print("%s\n", text)
 		},
 	}
 }
@@ -221,6 +222,9 @@ func newConfig(a *cli.App) *cobra.Command {
 			s, err := session.Load(cmd.Context(), a, false)
 			if err != nil {
 				return err
+			}
+			if a.Flags.JSON {
+				return cli.WriteJSON(a.Stdout, config.CosmovisorDocument(s.Config))
 			}
 			return config.RenderCosmovisor(s.Config, a.Stdout)
 		},
@@ -254,11 +258,12 @@ func printVersion(ctx context.Context, a *cli.App, asJSON, only bool, args []str
 		if asJSON {
 			return json.NewEncoder(a.Stdout).Encode(map[string]string{"cosmovisor_version": a.Release})
 		}
-		_, err := fmt.Fprintf(a.Stdout, "cosmovisor version: %s\n", a.Release)
-		return err
+		return a.Print("cosmovisor version: %s\n", a.Release)
 	}
 	if !asJSON {
-		fmt.Fprintf(a.Stdout, "cosmovisor version: %s\n", a.Release)
+		if err := a.Print("cosmovisor version: %s\n", a.Release); err != nil {
+			return err
+		}
 	}
 	s, err := session.Load(ctx, a, true)
 	if err != nil {

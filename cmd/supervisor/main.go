@@ -53,9 +53,12 @@ func execute(ctx context.Context, a *cli.App) int {
 // of the command that failed.
 func nextStep(err error, path string) string {
 	usage, mistakes := (*cli.UsageError)(nil), (*config.Error)(nil)
+	output := (*fs.PathError)(nil)
 	switch {
 	case errors.As(err, &usage):
 		return path + " --help"
+	case errors.As(err, &output) && output.Op == "write" && output.Path == os.Stdout.Name():
+		return "direct the output to where it can be written"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "make room, for example: supervisor snapshot prune"
 	case errors.Is(err, syscall.EROFS):
@@ -102,7 +105,8 @@ func runCode(code int) int {
 	return code
 }
 
-// report prints an error: a JSON document on stdout with --json, else the text and its hint on stderr.
+// report prints an error: a JSON document on stdout with --json; else, and where stdout takes nothing, the text and its hint
+// on stderr.
 func report(a *cli.App, err error, code int, path string) {
 	next := hint.Of(err)
 	if remote := (*client.Failure)(nil); errors.As(err, &remote) {
@@ -112,8 +116,7 @@ func report(a *cli.App, err error, code int, path string) {
 		next = nextStep(err, path)
 	}
 	next = a.Addressed(next)
-	if a.Flags.JSON {
-		_ = cli.WriteJSON(a.Stdout, map[string]any{"error": client.Failure{Message: err.Error(), Hint: next, Code: code}})
+	if a.Flags.JSON && cli.WriteJSON(a.Stdout, map[string]any{"error": client.Failure{Message: err.Error(), Hint: next, Code: code}}) == nil {
 		return
 	}
 	fmt.Fprintf(a.Stderr, "Error: %v\n", err)
