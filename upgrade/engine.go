@@ -101,7 +101,7 @@ func (e *Engine) checkLink() error {
 	current, err := e.Layout.Current()
 	if err != nil {
 		return &hint.Error{
-			Op: "go on with the upgrade", Path: u.Plan.Name, Err: fmt.Errorf("%w: %w", state.ErrUntrusted, err),
+			Op: "go on with the upgrade", Path: u.Plan.Name, Err: fmt.Errorf("the journal %w: %w", state.ErrUntrusted, err),
 			Hint: "supervisor doctor --fix-link",
 		}
 	}
@@ -121,7 +121,7 @@ func (e *Engine) checkLink() error {
 	}
 	return &hint.Error{
 		Op: "go on with the upgrade", Path: u.Plan.Name,
-		Err:  fmt.Errorf("%w: it is at %s from %s to %s, but current names %s", state.ErrUntrusted, u.Phase, u.From, u.To, current),
+		Err:  fmt.Errorf("the journal %w: it is at %s from %s to %s, but current names %s", state.ErrUntrusted, u.Phase, u.From, u.To, current),
 		Hint: "supervisor upgrade use " + want.Name() + " --force, or: supervisor doctor --fix-link",
 	}
 }
@@ -213,7 +213,7 @@ func (e *Engine) save(d atomicfile.Durability) error {
 func (e *Engine) advance(next Phase, d atomicfile.Durability) error {
 	u := e.j.Upgrade
 	if u.Phase != next && !u.Phase.canFollow(next) {
-		return fmt.Errorf("%w: no way from %s to %s", state.ErrUntrusted, u.Phase, next)
+		return fmt.Errorf("the journal %w: no way from %s to %s", state.ErrUntrusted, u.Phase, next)
 	}
 	if err := e.change(d, func() { e.enter(next) }); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/session"
+	"nodevisor/genesis"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
@@ -104,6 +105,12 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 	if name == string(version.Genesis) { // apply and use mean the first version by that name
 		return &cli.UsageError{Err: hint.New("add", name, "that is the first version's name", "supervisor init BINARY")}
 	}
+	if add.SHA256 != "" && !genesis.IsSum(add.SHA256) {
+		return cli.Usagef("--sha256: want 64 hexadecimal digits")
+	}
+	if add.SHA256 != "" && isURL(add.From) {
+		return cli.Usagef("--sha256 is for a file; a URL ends in ?checksum=sha256:HEX")
+	}
 	to := version.Of(name)
 	if err := stage(ctx, s, to, add); err != nil {
 		return err
@@ -132,9 +139,14 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 	return s.PrintReply(reply, live)
 }
 
+func isURL(from string) bool {
+	u, err := url.Parse(from)
+	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
+}
+
 // stage puts the binary into the tree: copied, or downloaded and verified.
 func stage(ctx context.Context, s *session.Session, to version.Version, add Addition) error {
-	if u, err := url.Parse(add.From); err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http") {
+	if isURL(add.From) {
 		if s.Layout.HasBinary(to) && !add.Force {
 			return &hint.Error{
 				Op: "add", Path: to.Name(), Err: fmt.Errorf("%w: file already exists at %s", version.ErrExists, s.Layout.Binary(to)),
@@ -265,7 +277,10 @@ func loadWithName(ctx context.Context, a *cli.App, raw string) (*session.Session
 		return nil, "", err
 	}
 	name, err := version.NormaliseName(raw, s.Config.Upgrade.Recase)
-	return s, name, err
+	if err != nil {
+		return nil, "", &cli.UsageError{Err: err}
+	}
+	return s, name, nil
 }
 
 func newUpgradeUse(a *cli.App) *cobra.Command {
@@ -281,7 +296,7 @@ func newUpgradeUse(a *cli.App) *cobra.Command {
 			}
 			v, err := version.Parse(args[0], s.Config.Upgrade.Recase)
 			if err != nil {
-				return err
+				return &cli.UsageError{Err: err}
 			}
 			return s.UnderLock(cmd.Context(), func(o *session.Offline) error {
 				if err := o.AtRest(cmd.Context()); err != nil {
