@@ -19,6 +19,7 @@ import (
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/source"
 	"nodevisor/upgrade/version"
 )
 
@@ -149,7 +150,8 @@ func newPrepareUpgrade(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use: "prepare-upgrade", GroupID: "cosmovisor", Short: "Ask the chain for its plan and download its binary", Args: cli.ExactArgs(0, "no arguments"),
 		Long: `Asks the chain over gRPC for the plan that governance passed, and places the binary that its info names for this
-machine into the tree. This command counts as the permission to download; the checksum is required all the same.`,
+machine into the tree. The address is [height] grpc (DAEMON_GRPC_ADDRESS), else what the node's arguments and config/app.toml
+say, else localhost:9090. This command counts as the permission to download; the checksum is required all the same.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := session.Load(cmd.Context(), a, false)
 			if err != nil {
@@ -161,8 +163,15 @@ machine into the tree. This command counts as the permission to download; the ch
 }
 
 func prepareUpgrade(ctx context.Context, s *session.Session) error {
-	s.Log.Info("Using gRPC address", "address", s.Config.Height.GRPC)
-	p, err := s.ChainPlan(ctx)
+	addr, err := s.ChainAddress()
+	switch {
+	case errors.Is(err, source.ErrNoAppConfig):
+		addr = s.Config.Height.GRPC // an operator asks, once: Cosmovisor's default will do
+	case err != nil:
+		return &hint.Error{Op: "ask the chain for its plan", Err: err, Hint: "start the node with its gRPC on, or set [height] grpc (DAEMON_GRPC_ADDRESS)"}
+	}
+	s.Log.Info("Using gRPC address", "address", addr)
+	p, err := s.ChainPlanAt(ctx, addr)
 	if err != nil {
 		return err
 	}
