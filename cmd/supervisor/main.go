@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"syscall"
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
@@ -59,10 +58,8 @@ func nextStep(err error, path string) string {
 		return path + " --help"
 	case errors.As(err, &output) && output.Op == "write" && output.Path == os.Stdout.Name():
 		return "direct the output to where it can be written"
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "make room, for example: supervisor snapshot prune"
-	case errors.Is(err, syscall.EROFS):
-		return "mount it writable"
+	case hint.OfSystem(err) != "":
+		return hint.OfSystem(err)
 	case errors.Is(err, fs.ErrPermission):
 		return cli.AsRightUser
 	case errors.As(err, &mistakes):

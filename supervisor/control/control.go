@@ -4,6 +4,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -238,5 +239,5 @@ func answer(w http.ResponseWriter, v any) {
 func fail(w http.ResponseWriter, code int, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	json.NewEncoder(w).Encode(client.Failure{Message: err.Error(), Hint: hint.Of(err), Code: 1}) //nolint:errcheck // the peer is gone
+	json.NewEncoder(w).Encode(client.Failure{Message: err.Error(), Hint: cmp.Or(hint.Of(err), hint.OfSystem(err)), Code: 1}) //nolint:errcheck // the peer is gone
 }
