@@ -375,6 +375,33 @@ func TestSnapshotsByHand(t *testing.T) {
 	h.singleNode()
 }
 
+// What is done to the store in the pause after a crash ends the pause no sooner, and is no downtime of its own.
+func TestSnapshotsKeepThePauseAfterACrash(t *testing.T) {
+	t.Parallel()
+	for _, pause := range []time.Duration{time.Hour, 3 * time.Second} {
+		h := newHome(t)
+		h.Node.Backoff, h.Node.BackoffMax = pause, pause
+		h.set("CRASH_AT_START", "1")
+		r := h.start()
+		h.awaitState(status.Backoff)
+		crashed := time.Now()
+		reply, err := h.do(client.OpSnapshots, client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "create", "label": "mine"})})
+		require.NoError(t, err)
+		assert.Zero(t, reply.DowntimeMS, "the node wasn't stopped for it")
+		var id string
+		require.NoError(t, json.Unmarshal(reply.Result, &id))
+		if time.Since(crashed) < pause-time.Second { // chance only lengthens the pause
+			assert.Equal(t, status.Backoff, h.status().State)
+			assert.Equal(t, 1, h.count(trace.Start, "v1"))
+		}
+		if pause < time.Hour {
+			h.awaitCount(2, trace.Start, "v1")
+			assert.Greater(t, time.Since(crashed), pause-time.Second)
+		}
+		r.stop()
+	}
+}
+
 // apply carries out now, and answers when the new version was started.
 func TestApplyAndRollBack(t *testing.T) {
 	t.Parallel()
