@@ -155,7 +155,7 @@ func (c *Client) silent() error {
 		return e
 	}
 	e.Err = fmt.Errorf("%w of process %d within %s; nothing was changed", ErrNoAnswer, pid, c.patience)
-	e.Hint = fmt.Sprintf("ps -o pid,stat,wchan,args -p %d, and restart its service, if it stays so", pid)
+	e.Hint = fmt.Sprintf("ps -o pid,stat,wchan,args -p %d; if it stays so: kill -ABRT %d (stops the node gracefully, shows where it hangs, ends)", pid, pid)
 	if stat, err := proc.ReadStat(pid); err == nil && stat.State == 'T' {
 		e.Err = fmt.Errorf("%w: process %d is stopped (SIGSTOP); nothing was changed", ErrNoAnswer, pid)
 		e.Hint = fmt.Sprintf("kill -CONT %d", pid)
