@@ -91,6 +91,40 @@ func TestControlSocket(t *testing.T) {
 	assert.ErrorIs(t, err, client.ErrNotRunning)
 }
 
+// A socket that somebody removed is made again beside the running node, with the mode that it had, and said once. Who was
+// connected stays so.
+func TestControlSocketIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	r := h.start()
+	h.awaitState(status.Running)
+	waited := make(chan error, 1)
+	go func() {
+		_, err := h.do(client.OpHalt, client.Request{Height: 1000000, Wait: true})
+		waited <- err
+	}()
+	h.awaitStatus("the halt", func(st *status.Document) bool { return st.Halt != nil })
+	for n := range 2 {
+		require.NoError(t, os.Remove(h.socket()))
+		h.awaitState(status.Running)
+		info, err := os.Stat(h.socket())
+		require.NoError(t, err)
+		assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+		assert.Equal(t, n+1, strings.Count(h.lines(), "the control socket was removed; it was made again"))
+	}
+	_, err := h.do(client.OpHalt, client.Request{Cancel: true})
+	require.NoError(t, err)
+	select {
+	case err := <-waited:
+		assert.ErrorContains(t, err, "the halt was taken off the schedule")
+	case <-time.After(patience):
+		require.Fail(t, "no answer")
+	}
+	r.stop()
+	assert.NoFileExists(t, h.socket())
+	h.singleNode()
+}
+
 // Something else at the socket's path is left alone, and a path that is too long is refused: the node runs without.
 func TestControlSocketThatCannotBe(t *testing.T) {
 	t.Parallel()
@@ -339,6 +373,33 @@ func TestSnapshotsByHand(t *testing.T) {
 	h.awaitCount(3, trace.FirstBlock, "v1")
 	r.stop()
 	h.singleNode()
+}
+
+// What is done to the store in the pause after a crash ends the pause no sooner, and is no downtime of its own.
+func TestSnapshotsKeepThePauseAfterACrash(t *testing.T) {
+	t.Parallel()
+	for _, pause := range []time.Duration{time.Hour, 3 * time.Second} {
+		h := newHome(t)
+		h.Node.Backoff, h.Node.BackoffMax = pause, pause
+		h.set("CRASH_AT_START", "1")
+		r := h.start()
+		h.awaitState(status.Backoff)
+		crashed := time.Now()
+		reply, err := h.do(client.OpSnapshots, client.Request{Stop: true, Snapshots: raw(map[string]any{"op": "create", "label": "mine"})})
+		require.NoError(t, err)
+		assert.Zero(t, reply.DowntimeMS, "the node wasn't stopped for it")
+		var id string
+		require.NoError(t, json.Unmarshal(reply.Result, &id))
+		if time.Since(crashed) < pause-time.Second { // chance only lengthens the pause
+			assert.Equal(t, status.Backoff, h.status().State)
+			assert.Equal(t, 1, h.count(trace.Start, "v1"))
+		}
+		if pause < time.Hour {
+			h.awaitCount(2, trace.Start, "v1")
+			assert.Greater(t, time.Since(crashed), pause-time.Second)
+		}
+		r.stop()
+	}
 }
 
 // apply carries out now, and answers when the new version was started.

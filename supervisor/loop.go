@@ -42,6 +42,7 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	if err != nil {
 		s.log.Warn("the control socket can't be used", "error", err)
 	} else {
+		s.server = server
 		defer server.Close()
 	}
 	s.observeAt(s.o.Metrics)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"nodevisor/internal/hint"
@@ -135,12 +136,26 @@ func Scheduled(p plan.Plan) string {
 }
 
 func (s *Supervisor) opCancel(r request) {
-	s.do("cancel", func(context.Context) error { return s.o.Engine.CancelPlan(r.body.Name) }, func(err error) {
-		finishRequest(r, err, "%s is cancelled", r.body.Name)
+	var message string
+	s.do("cancel", func(context.Context) (err error) {
+		message, err = Cancel(s.o.Engine, r.body.Name)
+		return err
+	}, func(err error) {
+		finishRequest(r, err, "%s", message)
 		if err == nil {
 			s.dropDue(r.body.Name)
 		}
 	})
+}
+
+// Cancel takes a plan off the schedule, or, where none of that name is there, off the skip list, and says which.
+func Cancel(e *upgrade.Engine, name string) (message string, err error) {
+	u, s := e.InFlight(), e.Schedule()
+	skipped := slices.ContainsFunc(s.Skip, func(k plan.Skip) bool { return k.Name == name })
+	if skipped && !s.Has(name) && (u == nil || u.Plan.Name != name) {
+		return name + " isn't passed over any more", e.CancelSkip(name)
+	}
+	return name + " is cancelled", e.CancelPlan(name)
 }
 
 // dropDue gives up waiting for a binary, and starts the node again where it isn't running.

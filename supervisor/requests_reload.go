@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 
-	"nodevisor/supervisor/control"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
@@ -44,9 +43,9 @@ func (s *Supervisor) opReload(r request) {
 		if fresh, err = s.o.Reload(inFlight); err != nil {
 			return err
 		}
-		if fresh.SocketMode != s.o.SocketMode || fresh.SocketGroup != s.o.SocketGroup {
-			if err := control.Share(s.o.Socket, fresh.SocketMode, fresh.SocketGroup); err != nil {
-				return errors.Join(err, control.Share(s.o.Socket, s.o.SocketMode, s.o.SocketGroup))
+		if s.server != nil {
+			if err := s.server.Share(fresh.SocketMode, fresh.SocketGroup); err != nil {
+				return err
 			}
 		}
 		e := s.o.Engine
@@ -70,7 +69,7 @@ func (s *Supervisor) takeOver(fresh Reloaded) {
 	}
 	o.Upgrade, o.Checker, o.Heights, o.Snapshots = fresh.Upgrade, fresh.Checker, fresh.Heights, fresh.Snapshots
 	o.SnapshotOn, o.Room, o.Fetch, o.ChainPlan = fresh.SnapshotOn, fresh.Room, fresh.Fetch, fresh.ChainPlan
-	o.SocketMode, o.SocketGroup, o.Metrics = fresh.SocketMode, fresh.SocketGroup, fresh.Metrics
+	o.Metrics = fresh.Metrics
 	s.observeAt(o.Metrics)
 	s.log.Info("configuration reloaded")
 	s.checkReadiness()

@@ -46,7 +46,7 @@ func (s *Supervisor) opSnapshots(r request) {
 	}
 	switch {
 	case !r.body.Stop || s.child == nil:
-		s.snapshotJob(r, op, time.Now())
+		s.snapshotJob(r, op, time.Time{})
 	case op.replaces() || op.Op == "create":
 		s.tryFirst(r, op)
 	default:
@@ -77,9 +77,10 @@ func (s *Supervisor) tryFirst(r request, op snapshotOp) {
 	})
 }
 
-// snapshotJob does one operation of the store, and then what follows for a node at rest. begun is when it came to rest.
+// snapshotJob does one operation of the store, and then what follows for a node at rest. begun is when it came to rest for
+// that; zero = it wasn't stopped for it.
 func (s *Supervisor) snapshotJob(r request, op snapshotOp, begun time.Time) {
-	atRest := s.child == nil
+	atRest, paused := s.child == nil, s.state == status.Backoff
 	var result json.RawMessage
 	work := s.afterTidying(func(ctx context.Context) error {
 		out, err := s.o.Snapshots.Do(ctx, r.body.Snapshots, atRest)
@@ -97,13 +98,17 @@ func (s *Supervisor) snapshotJob(r request, op snapshotOp, begun time.Time) {
 	s.do("snapshot", work, func(err error) {
 		s.summarize()
 		s.store.again = s.store.again || op.Op == "create" // one that was taken beneath the node is completed beneath it, too
-		if err != nil {
-			r.answer(client.Reply{}, err)
-		} else {
-			r.answer(client.Reply{DowntimeMS: time.Since(begun).Milliseconds(), Result: result}, nil)
+		reply := client.Reply{Result: result}
+		if !begun.IsZero() {
+			reply.DowntimeMS = time.Since(begun).Milliseconds()
 		}
+		if err != nil {
+			reply = client.Reply{}
+		}
+		r.answer(reply, err)
 		switch {
 		case !atRest || s.state == status.Held: // it goes on as it was
+		case paused && !op.replaces(): // its restart comes when the pause after a crash is over
 		case op.replaces():
 			s.afterOperation(err, "") // after a restore that failed halfway the data is nobody's to start on
 		default:

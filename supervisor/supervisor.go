@@ -22,6 +22,7 @@ import (
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/child"
+	"nodevisor/supervisor/control"
 	"nodevisor/supervisor/home"
 	"nodevisor/supervisor/metrics"
 	"nodevisor/supervisor/restart"
@@ -99,6 +100,7 @@ type Supervisor struct {
 	recase bool                           // of the configuration; fixed, for every comparison of names must be the same
 	sample atomic.Pointer[metrics.Sample] // the latest status, with what only the metrics tell
 	live   atomic.Pointer[child.Process]  // for the goroutine that handles SIGABRT
+	server *control.Server                // nil: the control socket couldn't be made
 
 	starting sync.Mutex // held while the node is forked; and for good once the end of the process has begun
 

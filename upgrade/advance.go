@@ -54,7 +54,7 @@ func (e *Engine) advance(next Phase, d atomicfile.Durability) error {
 
 func (e *Engine) mayFollow(next Phase) error {
 	if u := e.j.Upgrade; u.Phase != next && !u.Phase.canFollow(next) {
-		return fmt.Errorf("%w: no way from %s to %s", state.ErrUntrusted, u.Phase, next)
+		return fmt.Errorf("the journal %w: no way from %s to %s", state.ErrUntrusted, u.Phase, next)
 	}
 	return nil
 }

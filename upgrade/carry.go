@@ -32,7 +32,7 @@ func (e *Engine) Carry(ctx context.Context) (err error) {
 	for e.j.Upgrade.Phase != Migrated {
 		effect, ok := effects[e.j.Upgrade.Phase]
 		if !ok {
-			return fmt.Errorf("%w: nothing follows the phase %s while the node is at rest", state.ErrUntrusted, e.j.Upgrade.Phase)
+			return fmt.Errorf("the journal %w: nothing follows the phase %s while the node is at rest", state.ErrUntrusted, e.j.Upgrade.Phase)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -219,7 +219,7 @@ var ErrAttempts = errors.New("no attempt is left")
 func (e *Engine) Attempt() error {
 	u := e.j.Upgrade
 	if !u.Phase.canFollow(OnProbation) { // the link still names the old version, or the way back has begun
-		return fmt.Errorf("%w: no way from %s to %s", state.ErrUntrusted, u.Phase, OnProbation)
+		return fmt.Errorf("the journal %w: no way from %s to %s", state.ErrUntrusted, u.Phase, OnProbation)
 	}
 	if u.Attempts >= e.Config.Probation.Attempts && e.Config.OnFailure != OnFailureRetry {
 		return &hint.Error{
@@ -276,7 +276,7 @@ func (e *Engine) Ended(why string, reached int64) error {
 func (e *Engine) Commit(reached int64) error {
 	u := e.j.Upgrade
 	if !u.Phase.canFollow(Committed) {
-		return fmt.Errorf("%w: no way from %s to %s", state.ErrUntrusted, u.Phase, Committed)
+		return fmt.Errorf("the journal %w: no way from %s to %s", state.ErrUntrusted, u.Phase, Committed)
 	}
 	before, mark := e.Journal(), e.mark
 	u.Reached = max(u.Reached, reached)

@@ -104,7 +104,7 @@ func (e *Engine) checkLink() error {
 	current, err := e.Layout.Current()
 	if err != nil {
 		return &hint.Error{
-			Op: "go on with the upgrade", Path: u.Plan.Name, Err: fmt.Errorf("%w: %w", state.ErrUntrusted, err),
+			Op: "go on with the upgrade", Path: u.Plan.Name, Err: fmt.Errorf("the journal %w: %w", state.ErrUntrusted, err),
 			Hint: "supervisor doctor --fix-link",
 		}
 	}
@@ -124,7 +124,7 @@ func (e *Engine) checkLink() error {
 	}
 	return &hint.Error{
 		Op: "go on with the upgrade", Path: u.Plan.Name,
-		Err:  fmt.Errorf("%w: it is at %s from %s to %s, but current names %s", state.ErrUntrusted, u.Phase, u.From, u.To, current),
+		Err:  fmt.Errorf("the journal %w: it is at %s from %s to %s, but current names %s", state.ErrUntrusted, u.Phase, u.From, u.To, current),
 		Hint: "supervisor upgrade use " + want.Name() + " --force, or: supervisor doctor --fix-link",
 	}
 }

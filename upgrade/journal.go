@@ -97,7 +97,7 @@ func LoadJournal(path string) (Journal, error) {
 	}
 	if err != nil {
 		return j, &hint.Error{
-			Op: "read the journal", Path: path, Err: fmt.Errorf("%w: %w", state.ErrUntrusted, err),
+			Op: "read the journal", Path: path, Err: fmt.Errorf("the journal %w: %w", state.ErrUntrusted, err),
 			Hint: "supervisor doctor, then set the version by hand with: supervisor upgrade use VERSION --force",
 		}
 	}

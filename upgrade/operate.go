@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
@@ -76,6 +77,26 @@ func (e *Engine) CancelPlan(name string) error {
 		return hint.New("cancel", name, "no such plan is scheduled", "supervisor upgrade list")
 	}
 	return e.reschedule(func(s *plan.Schedule) { s.Cancel(name) })
+}
+
+// CancelSkip takes a plan off the skip list, so that it counts again, as long as the list has only been waited with. What
+// was undone for it isn't begun again by that: an operator says so with force.
+func (e *Engine) CancelSkip(name string) error {
+	i := slices.IndexFunc(e.s.Skip, func(k plan.Skip) bool { return k.Name == name })
+	if i < 0 {
+		return hint.New("cancel", name, "it is neither scheduled nor passed over", "supervisor upgrade list")
+	}
+	all, err := LoadHistory(e.Layout.HistoryDir())
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(all, func(f Finished) bool {
+		undone := f.Result == ResultSkipped || f.Result == ResultRolledBack
+		return undone && f.Upgrade.Plan.Name == name && !f.At.Before(e.s.Skip[i].Since)
+	}) {
+		return hint.New("cancel", name, "it is passed over since it was undone", "supervisor upgrade apply "+name+" --force")
+	}
+	return e.unskip(name)
 }
 
 // SkipPlan puts a plan on the durable skip list. One in flight is undone first: an old binary never runs on data that a

@@ -126,6 +126,29 @@ func TestCancelPlan(t *testing.T) {
 	assert.Contains(t, hint.Of(err), "supervisor rollback")
 }
 
+// A plan comes off the skip list again as long as nothing was undone for it.
+func TestCancelSkip(t *testing.T) {
+	h := newHome(t)
+	h.stage(staged, v2)
+	e := h.engine()
+	require.ErrorContains(t, e.CancelSkip("v2"), "neither scheduled nor passed over")
+	require.NoError(t, e.SkipPlan(t.Context(), "v2", 0, plan.UnknownHeight))
+	require.NoError(t, h.engine().CancelSkip("v2"))
+	assert.Empty(t, h.onSchedule().Skip)
+
+	e = h.engine()
+	h.toProbation(e)
+	require.NoError(t, e.SkipPlan(t.Context(), "v2", 0, plan.UnknownHeight))
+	err := e.CancelSkip("v2")
+	require.ErrorContains(t, err, "it is passed over since it was undone")
+	assert.Equal(t, "supervisor upgrade apply v2 --force", hint.Of(err))
+	assert.Len(t, h.onSchedule().Skip, 1)
+	// Skipped once more after that, it was undone before: this time nothing was done for it.
+	require.NoError(t, e.Allow("v2", true))
+	require.NoError(t, e.SkipPlan(t.Context(), "v2", 0, plan.UnknownHeight))
+	require.NoError(t, e.CancelSkip("v2"))
+}
+
 // The committed plan leaves the schedule: nothing of it comes back after a restart, and nothing else is lost.
 func TestABatchLosesNothing(t *testing.T) {
 	h := newHome(t)

@@ -3,16 +3,13 @@ package main
 import (
 	"context"
 	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,8 +19,7 @@ import (
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
-	"nodevisor/internal/proc"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/source"
 	"nodevisor/upgrade/version"
 )
 
@@ -89,7 +85,7 @@ func addBatch(ctx context.Context, s *session.Session, batch []operate.Addition)
 	var errs []error
 	for _, b := range batch {
 		if _, err := version.NormaliseName(b.Name, s.Config.Upgrade.Recase); err != nil {
-			errs = append(errs, err)
+			errs = append(errs, &cli.UsageError{Err: err})
 		}
 		if _, err := os.Stat(b.From); err != nil {
 			errs = append(errs, &hint.Error{Op: "add", Path: b.From, Err: fmt.Errorf("invalid executable path: %w", err), Hint: "check the path"})
@@ -154,7 +150,8 @@ func newPrepareUpgrade(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use: "prepare-upgrade", GroupID: "cosmovisor", Short: "Ask the chain for its plan and download its binary", Args: cli.ExactArgs(0, "no arguments"),
 		Long: `Asks the chain over gRPC for the plan that governance passed, and places the binary that its info names for this
-machine into the tree. This command counts as the permission to download; the checksum is required all the same.`,
+machine into the tree. The address is [height] grpc (DAEMON_GRPC_ADDRESS), else what the node's arguments and config/app.toml
+say, else localhost:9090. This command counts as the permission to download; the checksum is required all the same.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := session.Load(cmd.Context(), a, false)
 			if err != nil {
@@ -166,8 +163,15 @@ machine into the tree. This command counts as the permission to download; the ch
 }
 
 func prepareUpgrade(ctx context.Context, s *session.Session) error {
-	s.Log.Info("Using gRPC address", "address", s.Config.Height.GRPC)
-	p, err := s.ChainPlan(ctx)
+	addr, err := s.ChainAddress()
+	switch {
+	case errors.Is(err, source.ErrNoAppConfig):
+		addr = s.Config.Height.GRPC // an operator asks, once: Cosmovisor's default will do
+	case err != nil:
+		return &hint.Error{Op: "ask the chain for its plan", Err: err, Hint: "start the node with its gRPC on, or set [height] grpc (DAEMON_GRPC_ADDRESS)"}
+	}
+	s.Log.Info("Using gRPC address", "address", addr)
+	p, err := s.ChainPlanAt(ctx, addr)
 	if err != nil {
 		return err
 	}
@@ -201,15 +205,16 @@ func newShowUpgradeInfo(a *cli.App) *cobra.Command {
 			}
 			path := s.Layout.Plan
 			text, err := capped.ReadFile(path, maxBatch)
+			if errors.Is(err, fs.ErrNotExist) && a.Flags.JSON {
+				return cli.WriteJSON(a.Stdout, nil)
+			}
 			if errors.Is(err, fs.ErrNotExist) {
-				fmt.Fprintf(a.Stdout, "No upgrade info found at %s\n", path)
-				return nil
+				return a.Print("No upgrade info found at %s\n", path)
 			}
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(a.Stdout, text)
-			return err
+			return a.Print("%s\n", text)
 		},
 	}
 }
@@ -222,85 +227,10 @@ func newConfig(a *cli.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if a.Flags.JSON {
+				return cli.WriteJSON(a.Stdout, config.CosmovisorDocument(s.Config))
+			}
 			return config.RenderCosmovisor(s.Config, a.Stdout)
 		},
 	}
-}
-
-// versionTimeout bounds how long the node's binary may take to say its version.
-const versionTimeout = 10 * time.Second
-
-func newVersion(a *cli.App) *cobra.Command {
-	var output string
-	var only bool
-	cmd := &cobra.Command{
-		Use: "version [NODE-FLAGS...]", GroupID: "cosmovisor", Short: "Print the versions of the supervisor and of the node",
-		Long: "Asks the binary that current names directly: no lock, no journal, at most 10 s.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "text" && output != "json" {
-				return cli.Usagef("--output is text or json, not %q", output)
-			}
-			return printVersion(cmd.Context(), a, output == "json" || a.Flags.JSON, only, args)
-		},
-	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
-	cmd.Flags().BoolVar(&only, "cosmovisor-only", false, "the supervisor's version alone")
-	cmd.Flags().BoolVar(&only, "supervisor-only", false, "the same")
-	return cmd
-}
-
-func printVersion(ctx context.Context, a *cli.App, asJSON, only bool, args []string) error {
-	if only {
-		if asJSON {
-			return json.NewEncoder(a.Stdout).Encode(map[string]string{"cosmovisor_version": a.Release})
-		}
-		_, err := fmt.Fprintf(a.Stdout, "cosmovisor version: %s\n", a.Release)
-		return err
-	}
-	if !asJSON {
-		fmt.Fprintf(a.Stdout, "cosmovisor version: %s\n", a.Release)
-	}
-	s, err := session.Load(ctx, a, true)
-	if err != nil {
-		return err
-	}
-	v, err := s.Layout.Current()
-	if errors.Is(err, version.ErrNoLink) && !upgrade.Seen(s.Layout) {
-		v, err = version.Genesis, nil
-	}
-	if err != nil {
-		return &hint.Error{Op: "ask the node for its version", Err: err, Hint: "supervisor doctor --fix-link"}
-	}
-	return nodeVersion(ctx, s, v, asJSON, args)
-}
-
-func nodeVersion(ctx context.Context, s *session.Session, v version.Version, asJSON bool, args []string) error {
-	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
-	defer cancel()
-	argv := append([]string{"version"}, args...)
-	if asJSON {
-		argv = append([]string{"version", "--long", "--output", "json"}, args...)
-	}
-	cmd := exec.Command(s.Layout.Binary(v), argv...)
-	_, cmd.Env = s.Command(v)
-	cmd.Dir = s.Layout.Root
-	res, err := proc.Output(ctx, cmd, 1<<20)
-	if err != nil {
-		return &hint.Error{Op: "ask the node for its version", Err: err, Hint: "supervisor doctor"}
-	}
-	out := res.Stdout
-	if len(out) == 0 {
-		out = res.Stderr // SDKs up to 0.45 print it there
-	}
-	if !asJSON {
-		_, err = s.Stdout.Write(out)
-		return err
-	}
-	if !json.Valid(out) {
-		return hint.New("print the node's version", "", "it is no JSON: "+strings.TrimSpace(string(out)), "supervisor version")
-	}
-	return json.NewEncoder(s.Stdout).Encode(struct {
-		Cosmovisor string          `json:"cosmovisor_version"`
-		App        json.RawMessage `json:"app_version"`
-	}{s.Release, out})
 }

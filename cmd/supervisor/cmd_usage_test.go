@@ -123,6 +123,7 @@ func TestNextStep(t *testing.T) {
 	}{
 		{cli.Usagef("x"), "supervisor halt --help"},
 		{fmt.Errorf("cannot write: %w", syscall.ENOSPC), "make room, for example: supervisor snapshot prune"},
+		{&fs.PathError{Op: "write", Path: "/dev/stdout", Err: syscall.ENOSPC}, "direct the output to where it can be written"},
 		{fmt.Errorf("cannot write: %w", syscall.EROFS), "mount it writable"},
 		{fmt.Errorf("cannot open: %w", fs.ErrPermission), cli.AsRightUser},
 		{&config.Error{Problems: []error{errors.New("x")}}, "correct it, then: supervisor doctor"},

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"syscall"
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
@@ -53,13 +52,14 @@ func execute(ctx context.Context, a *cli.App) int {
 // of the command that failed.
 func nextStep(err error, path string) string {
 	usage, mistakes := (*cli.UsageError)(nil), (*config.Error)(nil)
+	output := (*fs.PathError)(nil)
 	switch {
 	case errors.As(err, &usage):
 		return path + " --help"
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "make room, for example: supervisor snapshot prune"
-	case errors.Is(err, syscall.EROFS):
-		return "mount it writable"
+	case errors.As(err, &output) && output.Op == "write" && output.Path == os.Stdout.Name():
+		return "direct the output to where it can be written"
+	case hint.OfSystem(err) != "":
+		return hint.OfSystem(err)
 	case errors.Is(err, fs.ErrPermission):
 		return cli.AsRightUser
 	case errors.As(err, &mistakes):
@@ -73,7 +73,10 @@ func nextStep(err error, path string) string {
 // exitCode maps an error to a command's exit code.
 func exitCode(err error) int {
 	usage, mistakes, remote := (*cli.UsageError)(nil), (*config.Error)(nil), (*client.Failure)(nil)
+	interrupted := (*cli.Interrupted)(nil)
 	switch {
+	case errors.As(err, &interrupted):
+		return 128 + int(interrupted.Signal)
 	case errors.As(err, &usage), errors.As(err, &mistakes):
 		return cli.ExitUsage
 	case errors.Is(err, upgrade.ErrHeld):
@@ -99,7 +102,8 @@ func runCode(code int) int {
 	return code
 }
 
-// report prints an error: a JSON document on stdout with --json, else the text and its hint on stderr.
+// report prints an error: a JSON document on stdout with --json; else, and where stdout takes nothing, the text and its hint
+// on stderr.
 func report(a *cli.App, err error, code int, path string) {
 	next := hint.Of(err)
 	if remote := (*client.Failure)(nil); errors.As(err, &remote) {
@@ -109,8 +113,7 @@ func report(a *cli.App, err error, code int, path string) {
 		next = nextStep(err, path)
 	}
 	next = a.Addressed(next)
-	if a.Flags.JSON {
-		_ = cli.WriteJSON(a.Stdout, map[string]any{"error": client.Failure{Message: err.Error(), Hint: next, Code: code}})
+	if a.Flags.JSON && cli.WriteJSON(a.Stdout, map[string]any{"error": client.Failure{Message: err.Error(), Hint: next, Code: code}}) == nil {
 		return
 	}
 	fmt.Fprintf(a.Stderr, "Error: %v\n", err)

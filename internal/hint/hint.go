@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+	"syscall"
 )
 
 // Error says what failed and what a person can do about it.
@@ -52,6 +53,18 @@ func Of(err error) string {
 				return h
 			}
 		}
+	}
+	return ""
+}
+
+// OfSystem is the hint for an error that has none of its own, by what the system answered; "" where that says nothing. It is
+// asked where the error is still the system's: what came over the control socket is a text.
+func OfSystem(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "make room, for example: supervisor snapshot prune"
+	case errors.Is(err, syscall.EROFS):
+		return "mount it writable"
 	}
 	return ""
 }

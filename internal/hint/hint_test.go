@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -82,4 +83,18 @@ func TestQuote(t *testing.T) {
 	} {
 		assert.Equal(t, want, Quote(text))
 	}
+}
+
+// What the system answered says what helps, however deep it lies.
+func TestOfSystem(t *testing.T) {
+	for errno, want := range map[syscall.Errno]string{
+		syscall.ENOSPC: "make room, for example: supervisor snapshot prune",
+		syscall.EDQUOT: "make room, for example: supervisor snapshot prune",
+		syscall.EROFS:  "mount it writable",
+		syscall.EIO:    "",
+	} {
+		err := &Error{Op: "lock", Err: fmt.Errorf("cannot write: %w", &fs.PathError{Op: "write", Path: "/x", Err: errno})}
+		assert.Equal(t, want, OfSystem(err))
+	}
+	assert.Empty(t, OfSystem(nil))
 }

@@ -2,8 +2,12 @@ package client
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -46,6 +50,73 @@ func TestEndedAmidAnOperation(t *testing.T) {
 	require.Error(t, err)
 	assert.NotErrorIs(t, err, ErrNotRunning)
 	assert.Equal(t, "supervisor status", hint.Of(err))
+}
+
+// A supervisor that listens and doesn't answer is named with its pid, and what was asked of it is never sent: it can't be
+// done later.
+func TestNoAnswer(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	defer l.Close()
+	c := New(path)
+	c.patience = 100 * time.Millisecond
+	_, err = c.Status(t.Context())
+	require.ErrorIs(t, err, ErrNoAnswer)
+	_, err = c.Do(t.Context(), OpHalt, Request{Name: "secret-of-the-body"})
+	require.ErrorIs(t, err, ErrNoAnswer)
+	assert.Contains(t, err.Error(), fmt.Sprintf("no answer of process %d within 100ms; nothing was changed", os.Getpid()))
+	assert.Contains(t, hint.Of(err), fmt.Sprintf("-p %d", os.Getpid()))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("by hand"))
+	_, err = c.Do(ctx, OpHalt, Request{})
+	require.EqualError(t, err, "by hand")
+	for range 2 { // the question, and the operation
+		conn, err := l.Accept()
+		require.NoError(t, err)
+		sent, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		assert.Contains(t, string(sent), "/v1/")
+		assert.NotContains(t, string(sent), "secret-of-the-body")
+		conn.Close()
+	}
+}
+
+// An operation that was taken has no limit, and goes on without whoever asked for it.
+func TestTaken(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	seen, over := make(chan string, 1), make(chan struct{})
+	server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		seen <- string(body)
+		<-over
+	})}
+	go server.Serve(l) //nolint:errcheck // it ends with Close
+	t.Cleanup(func() { server.Close() })
+	t.Cleanup(func() { close(over) })
+	c := New(path)
+	c.patience = 50 * time.Millisecond
+	ctx, cancel := context.WithCancelCause(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Do(ctx, OpApply, Request{Name: "v2"})
+		done <- err
+	}()
+	assert.JSONEq(t, `{"name":"v2"}`, <-seen)
+	select {
+	case err := <-done:
+		require.Fail(t, "it is still under way", "%v", err)
+	case <-time.After(4 * c.patience):
+	}
+	gone := errors.New("by hand")
+	cancel(gone)
+	err = <-done
+	require.ErrorIs(t, err, ErrTaken)
+	assert.ErrorIs(t, err, gone)
 }
 
 // Answers: a document, a failure with its hint, something that is neither, and none in time.

@@ -4,6 +4,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,8 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,9 +36,9 @@ const (
 
 // Options is what a Server is made of.
 type Options struct {
-	Path    string      // of the socket; a unix socket's has at most 107 bytes
-	Mode    os.FileMode // see Share
-	Group   int
+	Path    string // of the socket; a unix socket's has at most 107 bytes
+	Mode    os.FileMode
+	Group   int // its members may read the status; -1 = none
 	Status  func() *status.Document
 	Operate func(op string, body client.Request) (client.Reply, error) // it returns ErrOver where nobody answers any more
 	Log     *slog.Logger
@@ -48,30 +51,17 @@ var ErrOver = errors.New("the supervisor ended before it was done; see superviso
 type Server struct {
 	o    Options
 	http *http.Server
+
+	mu       sync.Mutex // guards what follows, and o.Mode and o.Group
+	listener *net.UnixListener
+	trouble  string // what was last said of a socket that can't be made again
 }
 
 // Listen opens the control socket and serves it until Close. A socket that an earlier supervisor left behind is removed:
 // the home lock says that it is gone. Anything else at that path is refused.
 func Listen(o Options) (*Server, error) {
-	path := o.Path
-	if path == "" {
+	if o.Path == "" {
 		return nil, errors.New("no path is configured")
-	}
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode()&fs.ModeSocket == 0 {
-			return nil, fmt.Errorf("%s is there and is no socket", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	// Between bind and chmod others may connect, at most: who they are is asked of every peer anyway.
-	if err := errors.Join(atomicfile.Adopt(path), Share(path, o.Mode, o.Group)); err != nil {
-		return nil, errors.Join(err, l.Close())
 	}
 	s := &Server{o: o}
 	mux := http.NewServeMux()
@@ -81,11 +71,59 @@ func Listen(o Options) (*Server, error) {
 		Handler: mux, ReadHeaderTimeout: requestTimeout, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, peerKey{}, peerOf(conn))
+			return context.WithValue(ctx, connKey{}, conn)
 		},
 	}
-	go s.http.Serve(l) //nolint:errcheck // it ends with Close
+	if err := s.bind(); err != nil {
+		return nil, err
+	}
 	return s, nil
+}
+
+// bind makes the socket and begins to serve it.
+func (s *Server) bind() error {
+	path := s.o.Path
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode()&fs.ModeSocket == 0 {
+			return fmt.Errorf("%s is there and is no socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	// Between bind and chmod others may connect, at most: who they are is asked of every peer anyway.
+	if err := errors.Join(atomicfile.Adopt(path), share(path, s.o.Mode, s.o.Group)); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	s.listener = l
+	go s.http.Serve(l) //nolint:errcheck // it ends with Close, or with its listener
+	return nil
+}
+
+// Keep makes the socket again where somebody has removed its file: without it nobody could ask this supervisor anything
+// until it is restarted, and its node with it. Connections that are open stay. It does file I/O.
+func (s *Server) Keep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := os.Lstat(s.o.Path); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	old := s.listener
+	if err := s.bind(); err != nil {
+		if s.trouble != err.Error() {
+			s.trouble = err.Error()
+			s.o.Log.Warn("the control socket is gone and can't be made again", "path", s.o.Path, "error", err)
+		}
+		return
+	}
+	old.SetUnlinkOnClose(false) // its path is the new one's
+	old.Close()                 //nolint:errcheck // nothing can reach it any more
+	s.trouble = ""
+	s.o.Log.Warn("the control socket was removed; it was made again", "path", s.o.Path)
 }
 
 // Close ends the server and removes the socket. Answers that are under way get a moment to arrive.
@@ -98,29 +136,36 @@ func (s *Server) Close() {
 	os.Remove(s.o.Path) //nolint:errcheck // the listener has removed it already, as a rule
 }
 
-type peerKey struct{}
+// connKey is where a request's context has its connection.
+type connKey struct{}
 
-// peerOf returns the uid at the other end, or -1.
-func peerOf(conn net.Conn) int {
-	uc, ok := conn.(*net.UnixConn)
+// withPeer gives the descriptor of a request's connection to f; without one nothing is done.
+func withPeer(r *http.Request, f func(fd int)) {
+	conn, ok := r.Context().Value(connKey{}).(syscall.Conn)
 	if !ok {
-		return -1
+		return
 	}
-	raw, err := uc.SyscallConn()
-	if err != nil {
-		return -1
+	if raw, err := conn.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { f(int(fd)) }) //nolint:errcheck // then f isn't called
 	}
-	uid := -1
-	raw.Control(func(fd uintptr) { //nolint:errcheck // uid stays -1
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			uid = int(cred.Uid)
-		}
-	})
-	return uid
 }
 
-// Share sets the socket's mode, and lets the members of [control] group connect; gid -1 is nobody's. They may read the status, nothing else.
-func Share(path string, mode os.FileMode, gid int) error {
+// Share changes the socket's mode and group to those of a new configuration; where that fails both stay as they were.
+func (s *Server) Share(mode os.FileMode, gid int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if mode == s.o.Mode && gid == s.o.Group {
+		return nil
+	}
+	if err := share(s.o.Path, mode, gid); err != nil {
+		return errors.Join(err, share(s.o.Path, s.o.Mode, s.o.Group))
+	}
+	s.o.Mode, s.o.Group = mode, gid
+	return nil
+}
+
+// share sets the socket's mode, and lets the members of [control] group connect; gid -1 is nobody's. They may read the status, nothing else.
+func share(path string, mode os.FileMode, gid int) error {
 	if gid >= 0 { // first: a mode for a group must not be another group's for a moment
 		if err := os.Chown(path, -1, gid); err != nil {
 			return err
@@ -130,9 +175,23 @@ func Share(path string, mode os.FileMode, gid int) error {
 }
 
 // allowed tells whether the peer may ask for operations: root, and the supervisor's own user.
-func allowed(r *http.Request) bool {
-	uid, ok := r.Context().Value(peerKey{}).(int)
-	return ok && (uid == 0 || uid == os.Geteuid())
+func allowed(r *http.Request) (yes bool) {
+	withPeer(r, func(fd int) {
+		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		yes = err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+	})
+	return yes
+}
+
+// gone tells that the peer has closed its connection: it has given up, and what it asked for must not be done behind its
+// back. A program that was stopped (SIGSTOP) finds such requests when it goes on.
+func gone(r *http.Request) (yes bool) {
+	withPeer(r, func(fd int) {
+		poll := []unix.PollFd{{Fd: int32(fd)}} // a hang-up is always told (poll(2)); one that only sends no more isn't one
+		n, err := unix.Poll(poll, 0)
+		yes = err == nil && n == 1 && poll[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return yes
 }
 
 // serveStatus answers whoever the socket's mode lets in.
@@ -147,6 +206,10 @@ func (s *Server) serveOperation(w http.ResponseWriter, r *http.Request) {
 	}
 	var body client.Request
 	data, err := io.ReadAll(io.LimitReader(r.Body, maxRequest+1))
+	if gone(r) {
+		s.o.Log.Warn("an operation was dropped: who asked for it has gone", "operation", r.PathValue("op"))
+		return
+	}
 	if err == nil && len(data) > maxRequest {
 		err = errors.New("the request is larger than 1 MiB")
 	}
@@ -176,5 +239,5 @@ func answer(w http.ResponseWriter, v any) {
 func fail(w http.ResponseWriter, code int, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	json.NewEncoder(w).Encode(client.Failure{Message: err.Error(), Hint: hint.Of(err), Code: 1}) //nolint:errcheck // the peer is gone
+	json.NewEncoder(w).Encode(client.Failure{Message: err.Error(), Hint: cmp.Or(hint.Of(err), hint.OfSystem(err)), Code: 1}) //nolint:errcheck // the peer is gone
 }

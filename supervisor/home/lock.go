@@ -7,6 +7,7 @@
 package home
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -123,7 +124,7 @@ func AcquireLock(path string) (*Lock, error) {
 	case errors.Is(err, errNetworkFS):
 		return fail(err, "put the home on a local file system, or a bind mount of one over "+path)
 	case err != nil:
-		return fail(err, "supervisor doctor")
+		return fail(err, cmp.Or(hint.OfSystem(err), "supervisor doctor"))
 	}
 	held, args := whoHolds(f)
 	if held != nil {
@@ -138,7 +139,7 @@ func AcquireLock(path string) (*Lock, error) {
 	}
 	if err != nil {
 		f.Close()
-		return fail(err, "supervisor doctor")
+		return fail(err, cmp.Or(hint.OfSystem(err), "supervisor doctor"))
 	}
 	return l, nil
 }

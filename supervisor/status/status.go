@@ -49,6 +49,7 @@ type Document struct {
 	CrashLoop    bool          `json:"crash_loop"`
 	LastExit     *Exit         `json:"last_exit"`
 	Plan         *Plan         `json:"plan"`
+	Skipped      []Skip        `json:"skipped"` // plans that are passed over, in the order in which they were put on the list
 	Upgrade      *Upgrade      `json:"upgrade"`
 	Halt         *Halt         `json:"halt"`
 	Hold         *upgrade.Hold `json:"hold"`
@@ -95,6 +96,14 @@ type Plan struct {
 	Problems   []string    `json:"problems"`
 	ETA        *time.Time  `json:"eta"`
 	BlocksLeft *int64      `json:"blocks_left"`
+}
+
+// Skip is a plan on the skip list.
+type Skip struct {
+	Name   string    `json:"name"`
+	Height *int64    `json:"height"` // null: at any height
+	Since  time.Time `json:"since"`
+	Why    string    `json:"why"` // "operator", or what the version that was rolled back failed with
 }
 
 // Upgrade is the upgrade in flight, or the next one's preparation.

@@ -40,6 +40,7 @@ func (v View) Document(clock time.Time) *Document {
 			st.Halt.Time = &h.Time
 		}
 	}
+	st.Skipped = v.Skipped()
 	height := plan.UnknownHeight
 	if v.Tracker != nil {
 		if height = v.Tracker.Known(); height != plan.UnknownHeight {
@@ -67,6 +68,19 @@ func (v View) Plans(clock time.Time) []Plan {
 			ready.Problems = []string{"not looked at yet"}
 		}
 		all = append(all, DescribePlan(p, v.Tracker.Scheduled(p), ready, v.Tracker.Known(), v.Pace, clock))
+	}
+	return all
+}
+
+// Skipped lists what is passed over.
+func (v View) Skipped() []Skip {
+	all := []Skip{}
+	for _, k := range v.Schedule.Skip {
+		one := Skip{Name: k.Name, Since: k.Since, Why: k.Why}
+		if k.Height > 0 {
+			one.Height = &k.Height
+		}
+		all = append(all, one)
 	}
 	return all
 }

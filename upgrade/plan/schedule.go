@@ -79,7 +79,7 @@ func LoadSchedule(path string) (Schedule, error) {
 	}
 	if err != nil {
 		return s, &hint.Error{
-			Op: "read the schedule", Path: path, Err: fmt.Errorf("%w: %w", state.ErrUntrusted, err),
+			Op: "read the schedule", Path: path, Err: fmt.Errorf("it %w: %w", state.ErrUntrusted, err),
 			Hint: "mend or move away " + path + ", then schedule again with: supervisor upgrade add",
 		}
 	}

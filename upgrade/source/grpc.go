@@ -151,16 +151,19 @@ func parseLatestBlock(msg []byte) (int64, error) {
 	return int64(height), nil
 }
 
-// GRPCAddress says where the node's gRPC is, or "" where it has none. An address that was set wins. The default does not
-// stand by itself: on a host of several nodes localhost:9090 may be another one's, and its height would start an upgrade
-// too early. So then the node's arguments and its config/app.toml decide, and without these there is no address.
-func GRPCAddress(cfg Config, home string, args []string) string {
+// ErrNoAppConfig means that nothing says where the node's gRPC is: no setting, no argument, no config/app.toml.
+var ErrNoAppConfig = fmt.Errorf("%w: no config/app.toml", errOff)
+
+// GRPCAddress says where the node's gRPC is. An address that was set wins. The default does not stand by itself: on a host
+// of several nodes localhost:9090 may be another one's, and its height would start an upgrade too early. So then the node's
+// arguments and its config/app.toml decide, and without these there is no address.
+func GRPCAddress(cfg Config, home string, args []string) (string, error) {
 	app := configFile[appConfig]{path: appPath(home)}
 	addr, err := grpcAddress(cfg, args, &app)
-	if err != nil {
-		return ""
+	if err == nil && addr == "" {
+		err = fmt.Errorf("%w: [height] grpc is empty", errOff)
 	}
-	return addr
+	return addr, err
 }
 
 func grpcAddress(cfg Config, args []string, app *configFile[appConfig]) (string, error) {
@@ -180,7 +183,7 @@ func grpcAddress(cfg Config, args []string, app *configFile[appConfig]) (string,
 		return addr, nil
 	}
 	if missing {
-		return "", fmt.Errorf("%w: no config/app.toml", errOff)
+		return "", ErrNoAppConfig
 	}
 	if conf.GRPC.Addr != nil && *conf.GRPC.Addr != "" {
 		return *conf.GRPC.Addr, nil

@@ -169,7 +169,10 @@ func TestGRPCAddress(t *testing.T) {
 		if c.app != "" {
 			write(t, appPath(home), c.app)
 		}
-		assert.Equal(t, c.want, GRPCAddress(Config{GRPC: c.grpc}, home, c.args), name)
+		addr, err := GRPCAddress(Config{GRPC: c.grpc}, home, c.args)
+		assert.Equal(t, c.want, addr, name)
+		assert.Equal(t, c.want == "", err != nil, "%s: %v", name, err)
+		assert.Equal(t, name == "default, no app.toml", errors.Is(err, ErrNoAppConfig), name)
 	}
 }
 

@@ -19,7 +19,7 @@ const maxBytes = 8 << 20
 
 // ErrUntrusted means that a state file can't be trusted: unreadable, of an unknown version, changed, or at odds with the
 // link. It is a hold: the supervisor never falls back to a default.
-var ErrUntrusted = errors.New("the journal can't be trusted")
+var ErrUntrusted = errors.New("can't be trusted")
 
 // Encode renders a state file, for people to read; one that could not be read again isn't written.
 func Encode(v any) ([]byte, error) {

@@ -42,6 +42,12 @@ type Flags struct {
 	JSON, Takeover                       bool
 }
 
+// Print prints data; what can't be written is an error, also of a command that has done its work.
+func (a *App) Print(format string, args ...any) error {
+	_, err := fmt.Fprintf(a.Stdout, format, args...)
+	return err
+}
+
 // Say prints what is meant for people, and isn't data.
 func (a *App) Say(format string, args ...any) {
 	if !a.Flags.JSON {

@@ -2,6 +2,9 @@ package cli
 
 import (
 	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/hint"
 )
@@ -19,6 +22,11 @@ const (
 type ExitError int
 
 func (e ExitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// Interrupted is the end of a command by a signal that it took; its exit code is a shell's, 128 + n.
+type Interrupted struct{ Signal syscall.Signal }
+
+func (e *Interrupted) Error() string { return "interrupted (" + unix.SignalName(e.Signal) + ")" }
 
 // UsageError is a mistake on the command line.
 type UsageError struct{ Err error }

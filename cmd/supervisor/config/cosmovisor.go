@@ -123,9 +123,15 @@ func legacyText(name string, in any) (string, error) {
 	return text, nil
 }
 
-// RenderCosmovisor writes what Cosmovisor 1.7.1 prints for `config`: same names, order, alignment and formats,
-// which exporters and node scripts parse. The values are those that hold here, whatever they were set by.
-func RenderCosmovisor(cfg Config, w io.Writer) error {
+// shown is one value that `config` prints.
+type shown struct {
+	name  string
+	value any
+}
+
+// configurable lists what Cosmovisor 1.7.1 prints as such, in its order. The values are those that hold here, whatever they
+// were set by.
+func configurable(cfg Config) []shown {
 	color, layout := true, time.Kitchen // Cosmovisor's defaults, printed where nothing else was asked for
 	if cfg.Cosmovisor.ColorLogs != nil {
 		color = *cfg.Cosmovisor.ColorLogs
@@ -133,13 +139,7 @@ func RenderCosmovisor(cfg Config, w io.Writer) error {
 	if cfg.Cosmovisor.TimeFormat != nil {
 		layout = *cfg.Cosmovisor.TimeFormat
 	}
-	root := cfg.RootDir()
-	var b strings.Builder
-	b.WriteString("Configurable Values:\n")
-	for _, line := range []struct {
-		name  string
-		value any
-	}{
+	return []shown{
 		{"DAEMON_HOME", cfg.Node.Home},
 		{"DAEMON_NAME", cfg.Node.Name},
 		{"DAEMON_ALLOW_DOWNLOAD_BINARIES", cfg.Upgrade.AllowDownload},
@@ -156,19 +156,48 @@ func RenderCosmovisor(cfg Config, w io.Writer) error {
 		{"COSMOVISOR_TIMEFORMAT_LOGS", layout},
 		{"COSMOVISOR_CUSTOM_PREUPGRADE", cfg.Upgrade.CustomPreUpgrade},
 		{"COSMOVISOR_DISABLE_RECASE", !cfg.Upgrade.Recase},
-	} {
-		fmt.Fprintf(&b, "  %s: %v\n", line.name, line.value)
 	}
-	b.WriteString("Derived Values:\n")
-	for _, line := range [][2]string{
+}
+
+// derived lists the places that follow from them, with Cosmovisor's names.
+func derived(cfg Config) []shown {
+	root := cfg.RootDir()
+	return []shown{
 		{"Root Dir", root},
 		{"Upgrade Dir", filepath.Join(root, "upgrades")},
 		{"Genesis Bin", filepath.Join(root, "genesis", "bin", cfg.Node.Name)},
 		{"Monitored File", cfg.UnderHome(cfg.Upgrade.PlanFile)},
 		{"Data Backup Dir", cfg.SnapshotDir()},
-	} {
-		fmt.Fprintf(&b, "  %15s: %s\n", line[0], line[1]) // as wide as the longest name
+	}
+}
+
+// RenderCosmovisor writes what Cosmovisor 1.7.1 prints for `config`: same names, order, alignment and formats,
+// which exporters and node scripts parse.
+func RenderCosmovisor(cfg Config, w io.Writer) error {
+	var b strings.Builder
+	b.WriteString("Configurable Values:\n")
+	for _, v := range configurable(cfg) {
+		fmt.Fprintf(&b, "  %s: %v\n", v.name, v.value)
+	}
+	b.WriteString("Derived Values:\n")
+	for _, v := range derived(cfg) {
+		fmt.Fprintf(&b, "  %15s: %s\n", v.name, v.value) // as wide as the longest name
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// CosmovisorDocument is the same for --json. Durations are texts, as the variables take them.
+func CosmovisorDocument(cfg Config) map[string]map[string]any {
+	doc := map[string]map[string]any{"configurable": {}, "derived": {}}
+	for _, v := range configurable(cfg) {
+		if d, ok := v.value.(fmt.Stringer); ok {
+			v.value = d.String()
+		}
+		doc["configurable"][v.name] = v.value
+	}
+	for _, v := range derived(cfg) {
+		doc["derived"][strings.ReplaceAll(strings.ToLower(v.name), " ", "_")] = v.value
+	}
+	return doc
 }

@@ -341,6 +341,9 @@ func (x *examination) askLive(ctx context.Context) {
 		x.ok("supervisor", "running, %s", st.Message)
 	case errors.Is(err, client.ErrNotRunning):
 		x.ok("supervisor", "none is running")
+	case errors.Is(err, client.ErrNoAnswer):
+		x.silent = err
+		x.fail("supervisor", hint.Of(err), "%v", err)
 	default:
 		x.silent = err
 		x.unknown("supervisor", hint.Of(err), "%v", err)

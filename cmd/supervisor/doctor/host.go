@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nodevisor/cmd/supervisor/console"
 	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade/source"
@@ -125,7 +126,7 @@ func mountsBelow(dir string, mounts []string) []string {
 	return found
 }
 
-// fileSystem refuses a home on NFS, where the node wouldn't inherit the lock.
+// fileSystem refuses a home on NFS, where the node wouldn't inherit the lock, and one on which nothing can be written.
 func (x *examination) fileSystem() {
 	var st unix.Statfs_t
 	if err := unix.Statfs(x.stateParent(), &st); err != nil {
@@ -141,8 +142,18 @@ func (x *examination) fileSystem() {
 		x.fail("file system", `mount -o remount,rw "$(findmnt -no TARGET -T `+hint.Quote(x.stateParent())+`)"`, "the home is mounted read-only")
 		return
 	}
+	// btrfs and others count no files: 0 of 0 are free.
+	if free := st.Bavail * uint64(st.Bsize); free < stateRoom || st.Files > 0 && st.Ffree == 0 { //nolint:gosec // a block's size is positive
+		x.fail("file system", "make room, for example: supervisor snapshot prune",
+			"%s and %d files are free for the journal: no upgrade, halt or hold could be recorded", console.Size(int64(free)), st.Ffree) //nolint:gosec // a disk's size
+		return
+	}
 	x.ok("file system", "local, writable")
 }
+
+// stateRoom is what journal, schedule and history need to be written anew, in bytes: a few KiB each, and a plan's info may
+// be large.
+const stateRoom = 1 << 20
 
 // controlGroup tells whether the members of [control] group get as far as the socket, and can read which one it is.
 func (x *examination) controlGroup() {

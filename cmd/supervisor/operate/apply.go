@@ -13,6 +13,7 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/version"
 )
 
 func newUpgradeApply(a *cli.App) *cobra.Command {
@@ -27,8 +28,16 @@ start is done; the next "supervisor run" starts the new version on probation.`,
 			if err != nil {
 				return err
 			}
-			if err := previewApply(cmd.Context(), s, name, force); err != nil || dryRun {
+			would, err := previewApply(cmd.Context(), s, name, force)
+			switch {
+			case err != nil:
 				return err
+			case dryRun && a.Flags.JSON:
+				return cli.WriteJSON(a.Stdout, would)
+			}
+			s.Say("%s", would.text(s))
+			if dryRun {
+				return nil
 			}
 			if err := a.Confirm(yes, "Stop the node and switch to "+name+"?"); err != nil {
 				return err
@@ -45,35 +54,61 @@ start is done; the next "supervisor run" starts the new version on probation.`,
 	return cmd
 }
 
-// previewApply checks what can be checked before, and says what will be done.
-func previewApply(ctx context.Context, s *session.Session, name string, force bool) error {
-	to := supervisor.ApplyPlan(name, nil).To()
-	ready := s.Checker().Check(ctx, to)
+// application is what `upgrade apply` would do.
+type application struct {
+	DryRun   bool          `json:"dry_run"`
+	Name     string        `json:"name"`
+	From     string        `json:"from"`
+	To       string        `json:"to"`
+	SHA256   *string       `json:"sha256"`   // null: it is still to be downloaded
+	Snapshot *snapshotToBe `json:"snapshot"` // null: none is taken
+	from, to version.Version
+}
+
+type snapshotToBe struct {
+	Files  int    `json:"files"`
+	Bytes  int64  `json:"bytes"`
+	Method string `json:"method"`
+	Dir    string `json:"dir"`
+}
+
+// text is the same for people.
+func (w application) text(s *session.Session) string {
+	snap, sum := "none (switched off)", "is downloaded"
+	if t := w.Snapshot; t != nil {
+		snap = fmt.Sprintf("%d files, %d bytes, by %s, in %s", t.Files, t.Bytes, t.Method, t.Dir)
+	}
+	if w.SHA256 != nil {
+		sum = "sha256 " + *w.SHA256
+	}
+	return fmt.Sprintf("stop the node\nsnapshot: %s\nswitch: %s -> %s (%s)\nrun %s pre-upgrade\nstart, on probation for %s",
+		snap, w.from, w.to, sum, s.Layout.Binary(w.to), s.Config.Upgrade.Probation.Up)
+}
+
+// previewApply checks what can be checked before, and returns what will be done.
+func previewApply(ctx context.Context, s *session.Session, name string, force bool) (w application, err error) {
+	w = application{DryRun: true, Name: name, to: supervisor.ApplyPlan(name, nil).To()}
+	ready := s.Checker().Check(ctx, w.to)
 	if !ready.Ready() && s.Fetcher() == nil {
-		return hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+name+" BINARY")
+		return w, hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+name+" BINARY")
 	}
-	from, err := s.Layout.Current()
-	if err != nil {
-		return &hint.Error{Op: "apply", Path: name, Err: err, Hint: "supervisor doctor --fix-link"}
+	if ready.SHA256 != "" {
+		w.SHA256 = &ready.SHA256
 	}
-	if v, err := s.View(); from == to && !force && err == nil && v.Journal.Upgrade == nil { // one in flight is resumed
-		return hint.New("apply", name, "it is current already", "restart the node to run a binary that was replaced; or add --force")
+	if w.from, err = s.Layout.Current(); err != nil {
+		return w, &hint.Error{Op: "apply", Path: name, Err: err, Hint: "supervisor doctor --fix-link"}
+	}
+	w.From, w.To = w.from.Name(), w.to.Name()
+	if v, err := s.View(); w.from == w.to && !force && err == nil && v.Journal.Upgrade == nil { // one in flight is resumed
+		return w, hint.New("apply", name, "it is current already", "restart the node to run a binary that was replaced; or add --force")
 	}
 	store, err := s.Store(nil)
-	if err != nil {
-		return err
+	if err != nil || !s.SnapshotOn("upgrade") {
+		return w, err
 	}
-	snap := "none (switched off)"
-	if s.SnapshotOn("upgrade") {
-		f, err := store.Forecast(ctx)
-		if err != nil {
-			return err
-		}
-		snap = fmt.Sprintf("%d files, %d bytes, by %s, in %s", f.Files, f.Bytes, f.Method, store.Dir())
-	}
-	s.Say("stop the node\nsnapshot: %s\nswitch: %s -> %s (sha256 %s)\nrun %s pre-upgrade\nstart, on probation for %s",
-		snap, from, to, ready.SHA256, s.Layout.Binary(to), s.Config.Upgrade.Probation.Up)
-	return nil
+	f, err := store.Forecast(ctx)
+	w.Snapshot = &snapshotToBe{Files: f.Files, Bytes: f.Bytes, Method: f.Method, Dir: store.Dir()}
+	return w, err
 }
 
 // apply carries the upgrade out without a running supervisor, up to the start.

@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"nodevisor/cmd/supervisor/cli"
-	"nodevisor/cmd/supervisor/host"
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
@@ -21,14 +20,11 @@ func NewReload(a *cli.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			reply, err := client.New(host.ControlSocket(s.Config, s.Environ)).Do(cmd.Context(), client.OpReload, client.Request{})
+			err = s.AskAlone(cmd.Context(), client.OpReload, client.Request{})
 			if errors.Is(err, client.ErrNotRunning) {
 				return &hint.Error{Op: "reload", Err: err, Hint: "nothing is to be done: the next run reads the file"}
 			}
-			if err != nil {
-				return err
-			}
-			return s.PrintReply(reply, true)
+			return err
 		},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 // NewRollback makes `supervisor rollback`.
@@ -43,25 +44,43 @@ The signer's state is never taken back.`,
 	return cmd
 }
 
+// previewRollback says what a rollback would do, or fails with why it would be refused: it asks the engine the same question.
 func previewRollback(ctx context.Context, s *session.Session, binaryOnly bool) error {
-	j, err := upgrade.LoadJournal(s.Layout.JournalPath())
-	if err != nil {
-		return err
-	}
 	st, err := s.Status(ctx)
 	if err != nil {
 		return err
 	}
-	switch {
-	case !st.Rollback.Possible && !binaryOnly:
-		s.Say("not possible: %s", *st.Rollback.Reason)
-	case j.Upgrade == nil:
-		s.Say("the last upgrade would be undone, if it left a snapshot; see: supervisor upgrade history")
-	case binaryOnly:
-		s.Say("switch: %s -> %s; the data stays", j.Upgrade.To, j.Upgrade.From)
-	default:
-		s.Say("restore: snapshot %s\nswitch: %s -> %s\nhold, with the node stopped", j.Upgrade.Snapshot, j.Upgrade.To, j.Upgrade.From)
+	known := plan.UnknownHeight
+	if st.Height != nil {
+		known = *st.Height
 	}
+	e := upgrade.NewEngine(upgrade.Options{Layout: s.Layout, Config: s.Config.Upgrade, Log: s.Log})
+	if err := e.Load(); err != nil {
+		return err
+	}
+	if err := e.Reopen(known, binaryOnly); err != nil {
+		return err
+	}
+	u := e.InFlight()
+	would := struct {
+		DryRun   bool    `json:"dry_run"`
+		Name     string  `json:"name"`
+		From     string  `json:"from"`
+		To       string  `json:"to"`
+		Snapshot *string `json:"snapshot"` // null: the data stays
+	}{true, u.Plan.Name, u.To.Name(), u.From.Name(), nil}
+	if u.Snapshot != "" && !binaryOnly {
+		would.Snapshot = &u.Snapshot
+	}
+	if s.Flags.JSON {
+		return cli.WriteJSON(s.Stdout, would)
+	}
+	if would.Snapshot != nil {
+		s.Say("restore: snapshot %s", *would.Snapshot)
+	} else {
+		s.Say("the data stays")
+	}
+	s.Say("switch: %s -> %s\nhold, with the node stopped", u.To, u.From)
 	return nil
 }
 

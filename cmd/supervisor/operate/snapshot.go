@@ -4,12 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"nodevisor/cmd/supervisor/cli"
+	"nodevisor/cmd/supervisor/console"
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/snapshot"
 )
@@ -46,7 +49,11 @@ every source is a database with mode = "dump" it needs none: each is dumped from
 			if err != nil {
 				return err
 			}
-			r := session.SnapshotRequest{Op: "create", Label: label, Height: s.SnapshotHeight(cmd.Context())}
+			height, err := s.SnapshotHeight(cmd.Context())
+			if err != nil {
+				return err
+			}
+			r := session.SnapshotRequest{Op: "create", Label: label, Height: height}
 			reply, err := s.Snapshots(cmd.Context(), r, stop)
 			if err != nil {
 				return err
@@ -58,7 +65,9 @@ every source is a database with mode = "dump" it needs none: each is dumped from
 			if err := json.Unmarshal(reply.Result, &made); err != nil {
 				return err
 			}
-			fmt.Fprintln(a.Stdout, made.ID)
+			if err := a.Print("%s\n", made.ID); err != nil {
+				return err
+			}
 			if reply.DowntimeMS > 0 {
 				a.Say("the node was down for %d ms", reply.DowntimeMS)
 			}
@@ -144,7 +153,7 @@ func newSnapshotVerify(a *cli.App) *cobra.Command {
 			if a.Flags.JSON {
 				err = cli.WriteJSON(a.Stdout, r)
 			} else if r.OK {
-				fmt.Fprintf(a.Stdout, "%s: ok\n", r.ID)
+				err = a.Print("%s: ok\n", r.ID)
 			}
 			for _, e := range r.Errors {
 				a.Say("%s: want %s, got %s", e.Path, e.Want, e.Got)
@@ -196,7 +205,10 @@ CREATEDB, --into NAME=DSN fills an existing empty database instead; the node and
 			if err != nil {
 				return err
 			}
-			return cli.WriteJSON(a.Stdout, reply.Result)
+			if a.Flags.JSON {
+				return cli.WriteJSON(a.Stdout, reply.Result)
+			}
+			return printRestored(a.Stdout, reply.Result)
 		},
 	}
 	f := cmd.Flags()
@@ -207,6 +219,34 @@ CREATEDB, --into NAME=DSN fills an existing empty database instead; the node and
 	f.BoolVar(&stop, "stop", false, "stop the node for it")
 	f.BoolVar(&yes, "yes", false, "don't ask")
 	return cmd
+}
+
+// printRestored says in a line for each source what was restored, or would be, and where the data of before lies.
+func printRestored(w io.Writer, result json.RawMessage) error {
+	var r snapshot.RestoreResult
+	if err := json.Unmarshal(result, &r); err != nil {
+		return err
+	}
+	done := "restored"
+	if r.DryRun {
+		done = "would be restored"
+	}
+	var b strings.Builder
+	for _, s := range r.Sources {
+		fmt.Fprintf(&b, "%s: %s %s", s.Name, s.Path, done)
+		if s.Files > 0 {
+			fmt.Fprintf(&b, ", %d files, %s", s.Files, console.Size(s.Bytes))
+		}
+		if s.Before != nil {
+			fmt.Fprintf(&b, "; the one of before is kept as %s", *s.Before)
+		}
+		for _, signer := range s.Signer {
+			fmt.Fprintf(&b, "; %s is the %s one, at height %d", signer.Path, signer.Winner, signer.Height)
+		}
+		b.WriteString("\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 func newSnapshotMark(a *cli.App, op, short string, destructive bool) *cobra.Command {
@@ -263,7 +303,9 @@ func newSnapshotPrune(a *cli.App) *cobra.Command {
 				return err
 			}
 			for _, id := range done.Deleted {
-				fmt.Fprintln(a.Stdout, id)
+				if err := a.Print("%s\n", id); err != nil {
+					return err
+				}
 			}
 			return nil
 		},

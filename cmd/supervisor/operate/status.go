@@ -94,6 +94,9 @@ func printStatus(w io.Writer, st *status.Document, clock time.Time) error {
 			line("next", "supervisor upgrade add %s BINARY", p.Name)
 		}
 	}
+	if len(st.Skipped) > 0 {
+		line("skipped", "%s", skipped(st.Skipped))
+	}
 	if u := st.Upgrade; u != nil && st.Plan == nil {
 		line("upgrade", "%s, %s, %d attempts", u.Name, u.Phase, u.Attempts)
 	}
@@ -137,6 +140,19 @@ func printPast(line func(name, format string, args ...any), st *status.Document)
 	} else if st.Rollback.Reason != nil && (st.Upgrade != nil || st.LastUpgrade != nil) {
 		line("rollback", "not possible: %s", *st.Rollback.Reason)
 	}
+}
+
+// skipped names what is passed over, in one line.
+func skipped(list []status.Skip) string {
+	var names []string
+	for _, k := range list {
+		name := k.Name
+		if k.Height != nil {
+			name += " at " + orDash(k.Height)
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
 }
 
 func exitText(e *status.Exit) string {

@@ -2,7 +2,6 @@ package operate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/session"
+	"nodevisor/genesis"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
@@ -105,6 +105,12 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 	if name == string(version.Genesis) { // apply and use mean the first version by that name
 		return &cli.UsageError{Err: hint.New("add", name, "that is the first version's name", "supervisor init BINARY")}
 	}
+	if add.SHA256 != "" && !genesis.IsSum(add.SHA256) {
+		return cli.Usagef("--sha256: want 64 hexadecimal digits")
+	}
+	if add.SHA256 != "" && isURL(add.From) {
+		return cli.Usagef("--sha256 is for a file; a URL ends in ?checksum=sha256:HEX")
+	}
 	to := version.Of(name)
 	if err := stage(ctx, s, to, add); err != nil {
 		return err
@@ -133,9 +139,14 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 	return s.PrintReply(reply, live)
 }
 
+func isURL(from string) bool {
+	u, err := url.Parse(from)
+	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
+}
+
 // stage puts the binary into the tree: copied, or downloaded and verified.
 func stage(ctx context.Context, s *session.Session, to version.Version, add Addition) error {
-	if u, err := url.Parse(add.From); err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http") {
+	if isURL(add.From) {
 		if s.Layout.HasBinary(to) && !add.Force {
 			return &hint.Error{
 				Op: "add", Path: to.Name(), Err: fmt.Errorf("%w: file already exists at %s", version.ErrExists, s.Layout.Binary(to)),
@@ -188,6 +199,7 @@ func newUpgradeList(a *cli.App) *cobra.Command {
 				return cli.WriteJSON(a.Stdout, plans)
 			}
 			defer s.SayIdle(cmd.Context(), plans)
+			defer sayPassedOver(s)
 			w := tabwriter.NewWriter(a.Stdout, 0, 4, 2, ' ', 0)
 			fmt.Fprintln(w, "NAME\tAT\tSOURCE\tREADY\tBLOCKS LEFT\tPROBLEM")
 			for _, p := range plans {
@@ -259,54 +271,16 @@ func newUpgradeHistory(a *cli.App) *cobra.Command {
 	}
 }
 
-func newUpgradeCancel(a *cli.App) *cobra.Command {
-	return &cobra.Command{
-		Use: "cancel NAME", Short: "Take a plan off the schedule; its binary stays", Args: cli.ExactArgs(1, "a name"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, name, err := loadWithName(cmd.Context(), a, args[0])
-			if err != nil {
-				return err
-			}
-			return s.Operate(cmd.Context(), client.OpCancel, client.Request{Name: name}, func(o *session.Offline) (client.Reply, error) {
-				return client.Reply{Message: name + " is cancelled"}, errors.Join(o.Broken, o.Engine.CancelPlan(name))
-			})
-		},
-	}
-}
-
 func loadWithName(ctx context.Context, a *cli.App, raw string) (*session.Session, string, error) {
 	s, err := session.Reach(ctx, a)
 	if err != nil {
 		return nil, "", err
 	}
 	name, err := version.NormaliseName(raw, s.Config.Upgrade.Recase)
-	return s, name, err
-}
-
-func newUpgradeSkip(a *cli.App) *cobra.Command {
-	return &cobra.Command{
-		Use: "skip NAME", Short: "Pass a plan over for good; the previous version starts", Args: cli.ExactArgs(1, "a name"),
-		Long: `Puts the plan on the durable skip list. An upgrade of that name in flight is undone first, with its snapshot, as long
-as the new version has made no block of its own. A governance plan halts the old version again at its height, unless the
-node is told, too: --unsafe-skip-upgrades HEIGHT among its arguments.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, name, err := loadWithName(cmd.Context(), a, args[0])
-			if err != nil {
-				return err
-			}
-			return s.Operate(cmd.Context(), client.OpSkip, client.Request{Name: name}, func(o *session.Offline) (client.Reply, error) {
-				if o.Broken != nil {
-					return client.Reply{}, o.Broken
-				}
-				if u := o.Engine.InFlight(); u != nil && u.Plan.Name == name {
-					if err := o.AtRest(cmd.Context()); err != nil {
-						return client.Reply{}, err
-					}
-				}
-				return client.Reply{Message: name + " is passed over"}, o.Engine.SkipPlan(cmd.Context(), name, heightOf(o, name), o.KnownHeight())
-			})
-		},
+	if err != nil {
+		return nil, "", &cli.UsageError{Err: err}
 	}
+	return s, name, nil
 }
 
 func newUpgradeUse(a *cli.App) *cobra.Command {
@@ -322,7 +296,7 @@ func newUpgradeUse(a *cli.App) *cobra.Command {
 			}
 			v, err := version.Parse(args[0], s.Config.Upgrade.Recase)
 			if err != nil {
-				return err
+				return &cli.UsageError{Err: err}
 			}
 			return s.UnderLock(cmd.Context(), func(o *session.Offline) error {
 				if err := o.AtRest(cmd.Context()); err != nil {
@@ -345,14 +319,4 @@ func newUpgradeUse(a *cli.App) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "give up an upgrade in flight, or a journal that can't be trusted (it is kept aside)")
 	return cmd
-}
-
-// heightOf finds the height of a pending plan by its name; 0 = none is known.
-func heightOf(o *session.Offline, name string) int64 {
-	for _, p := range o.Tracker().Pending() {
-		if p.Name == name {
-			return p.Height
-		}
-	}
-	return 0
 }

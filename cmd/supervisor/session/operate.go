@@ -4,6 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"nodevisor/cmd/supervisor/cli"
@@ -35,13 +39,51 @@ func (s *Session) CarryOut(
 	return reply, false, err
 }
 
-// ask has the running supervisor do an operation, and shows how far it is.
+// AskAlone is Operate for what only a running supervisor can do; without one it is client.ErrNotRunning.
+func (s *Session) AskAlone(ctx context.Context, op string, r client.Request) error {
+	reply, err := s.ask(ctx, op, r)
+	if err != nil {
+		return err
+	}
+	return s.PrintReply(reply, true)
+}
+
+// ask has the running supervisor do an operation, and shows how far it is. SIGINT and SIGTERM end the wait, not the
+// operation: that is the supervisor's once it has taken it.
 func (s *Session) ask(ctx context.Context, op string, r client.Request) (client.Reply, error) {
+	ctx, stop := untilSignalled(ctx)
+	defer stop()
 	c := client.New(s.Socket())
 	if s.Meter != nil {
 		defer follow(ctx, c, s.Progress)()
 	}
-	return c.Do(ctx, op, r)
+	reply, err := c.Do(ctx, op, r)
+	sig := (*cli.Interrupted)(nil)
+	switch {
+	case err == nil || !errors.As(context.Cause(ctx), &sig):
+		return reply, err
+	case errors.Is(err, client.ErrTaken):
+		return reply, cli.Advise(fmt.Errorf("%w; the running supervisor goes on with it", sig), "supervisor status")
+	}
+	return reply, cli.Advise(fmt.Errorf("%w; the running supervisor hasn't taken it, nothing was changed", sig), "supervisor status")
+}
+
+// untilSignalled derives a context that a signal ends; its cause is then a *cli.Interrupted.
+func untilSignalled(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		select {
+		case sig := <-signals:
+			cancel(&cli.Interrupted{Signal: sig.(syscall.Signal)})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+	}
 }
 
 // pollInterval lies between two questions to a running supervisor.

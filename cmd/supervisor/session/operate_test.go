@@ -3,10 +3,13 @@ package session
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/console"
+	"nodevisor/internal/hint"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor/client"
 )
@@ -59,4 +63,31 @@ func TestFollowingASupervisor(t *testing.T) {
 	before := asked.Load()
 	time.Sleep(2 * pollInterval)
 	assert.Equal(t, before, asked.Load(), "nobody asks any more")
+}
+
+// A signal ends the wait. It says whether the supervisor has taken the operation: only then does it go on there.
+func TestInterrupted(t *testing.T) {
+	for says, takes := range map[string]bool{"goes on with it": true, "hasn't taken it, nothing was changed": false} {
+		path := filepath.Join(t.TempDir(), "s")
+		l, err := net.Listen("unix", path)
+		require.NoError(t, err)
+		over := make(chan struct{})
+		server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if takes {
+				_, _ = io.ReadAll(r.Body)
+			}
+			assert.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGTERM))
+			<-over
+		})}
+		go server.Serve(l) //nolint:errcheck // it ends with Close
+		s := &Session{App: &cli.App{}, joined: path}
+		_, err = s.ask(t.Context(), client.OpHalt, client.Request{Now: true})
+		close(over)
+		require.NoError(t, server.Close())
+		require.ErrorContains(t, err, "interrupted (SIGTERM); the running supervisor "+says)
+		assert.Equal(t, "supervisor status", hint.Of(err))
+		sig := (*cli.Interrupted)(nil)
+		require.ErrorAs(t, err, &sig)
+		assert.Equal(t, syscall.SIGTERM, sig.Signal)
+	}
 }

@@ -72,10 +72,15 @@ func (o *Offline) completeByHand(ctx context.Context, r SnapshotRequest, result 
 	return o.Store.Complete(ctx, made.ID)
 }
 
-// SnapshotHeight is the best that is known of the height, for the manifest; 0 = unknown.
-func (s *Session) SnapshotHeight(ctx context.Context) int64 {
-	if st, err := s.Status(ctx); err == nil && st.Height != nil {
-		return *st.Height
+// SnapshotHeight is the best that is known of the height, for the manifest; 0 = unknown. A supervisor that doesn't answer
+// is an error: it wouldn't take the request either.
+func (s *Session) SnapshotHeight(ctx context.Context) (int64, error) {
+	st, err := s.Status(ctx)
+	switch {
+	case errors.Is(err, client.ErrNoAnswer):
+		return 0, err
+	case err != nil || st.Height == nil:
+		return 0, nil
 	}
-	return 0
+	return *st.Height, nil
 }

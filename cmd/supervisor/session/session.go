@@ -6,7 +6,7 @@ package session
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -95,12 +95,23 @@ func (s *Session) Heights(lines *source.Lines, current func() string) *source.He
 	return source.NewHeights(s.Config.Height, o)
 }
 
-// ChainPlan asks the chain for its plan; nil where it isn't asked.
+// ChainPlan asks the chain for its plan; nil where it has none.
 func (s *Session) ChainPlan(ctx context.Context) (*plan.Plan, error) {
-	addr := source.GRPCAddress(s.Config.Height, s.Config.Node.Home, s.Args)
-	if addr == "" {
-		return nil, errors.New("no gRPC address is configured")
+	addr, err := s.ChainAddress()
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask the chain for its plan: %w", err)
 	}
+	return s.ChainPlanAt(ctx, addr)
+}
+
+// ChainAddress is where the node's gRPC is; the error is source.ErrNoAppConfig where nothing says it.
+func (s *Session) ChainAddress() (string, error) {
+	args, _ := s.Command(version.Genesis)
+	return source.GRPCAddress(s.Config.Height, s.Config.Node.Home, args)
+}
+
+// ChainPlanAt is ChainPlan at an address.
+func (s *Session) ChainPlanAt(ctx context.Context, addr string) (*plan.Plan, error) {
 	p, err := source.CurrentPlan(ctx, addr)
 	if err != nil || p == nil {
 		return nil, err

@@ -137,8 +137,8 @@ func (s *Session) askLock(st *status.Document) {
 	case sv != nil && sv.Alive():
 		st.Supervisor.PID = &sv.Pid
 		st.Message = fmt.Sprintf("process %d has the home's lock, and nobody answers at %s", sv.Pid, s.Socket())
-		st.Warnings = append(st.Warnings, fmt.Sprintf("process %d is a run whose socket is gone, or a command at work: ps -fp %d; "+
-			"a run makes its socket at its start, and SIGTERM stops it with its node", sv.Pid, sv.Pid))
+		st.Warnings = append(st.Warnings, fmt.Sprintf("process %d is a run whose socket was removed, which makes it again within minutes, "+
+			"or a command at work: ps -fp %d; SIGTERM stops a run with its node", sv.Pid, sv.Pid))
 	case node:
 		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: %s", info.Node.Pid, home.Takeover(info.Args)))
 	}
@@ -182,7 +182,11 @@ func (s *Session) Plans(ctx context.Context) ([]status.Plan, error) {
 	if p, err := s.ChainPlan(chain); err == nil {
 		v.Tracker.SetChain(p)
 	}
-	if st, err := s.Status(ctx); err == nil && st.Height != nil && st.HeightSource != nil {
+	st, err := s.Status(ctx)
+	switch {
+	case errors.Is(err, client.ErrNoAnswer):
+		return nil, err
+	case err == nil && st.Height != nil && st.HeightSource != nil:
 		v.Tracker.SawHeight(*st.Height)
 	}
 	checker := s.Checker()

@@ -61,7 +61,10 @@ func (s *Session) createAtRest(ctx context.Context, dir string, set []Assignment
 	if s.Config.Genesis.Kind == "" {
 		return nil, noKind()
 	}
-	height := s.SnapshotHeight(ctx)
+	height, err := s.SnapshotHeight(ctx)
+	if err != nil {
+		return nil, err
+	}
 	err = s.UnderLock(ctx, func(o *Offline) error {
 		if err := o.AtRest(ctx); err != nil {
 			return err

@@ -93,8 +93,7 @@ func printUnit(s *session.Session, c unitCommand) error {
 	for _, name := range kept {
 		s.Say("%s may hold a secret and is left out: put it in a file of mode 0600 and add EnvironmentFile=FILE", name)
 	}
-	fmt.Fprint(s.Stdout, service.Render())
-	return nil
+	return s.Print("%s", service.Render())
 }
 
 // unitExec is the command line: the configuration by the shortest name that finds it again.
@@ -236,7 +235,9 @@ func migrateUnit(a *cli.App, c unitCommand) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(a.Stdout, f)
+	if err := a.Print("%s", f); err != nil {
+		return err
+	}
 	for _, change := range changes {
 		a.Say("%s", change)
 	}

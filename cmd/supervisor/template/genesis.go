@@ -3,7 +3,6 @@
 package template
 
 import (
-	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -85,7 +84,9 @@ func printTemplate(a *cli.App, dir string, t *genesis.Template) error {
 		return cli.WriteJSON(a.Stdout, templateAnswer{dir, t})
 	}
 	for _, name := range t.Files() {
-		fmt.Fprintf(a.Stdout, "%s  %s\n", t.SHA256[name], filepath.Join(dir, name))
+		if err := a.Print("%s  %s\n", t.SHA256[name], filepath.Join(dir, name)); err != nil {
+			return err
+		}
 	}
 	a.Say("chain id %s, document %s", t.ChainID, t.Canonical)
 	for _, d := range t.Defaults {

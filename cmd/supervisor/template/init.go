@@ -53,7 +53,9 @@ here, in one transaction, and does what the node does afterwards. URLs need the 
 				return cli.WriteJSON(a.Stdout, result)
 			}
 			for _, name := range result.Files {
-				fmt.Fprintln(a.Stdout, filepath.Join(result.Root, name))
+				if err := a.Print("%s\n", filepath.Join(result.Root, name)); err != nil {
+					return err
+				}
 			}
 			a.Say("chain id %s, %d rows in %d tables; %s", result.ChainID, result.Rows, result.Tables, result.Next)
 			return nil

@@ -53,11 +53,11 @@ func newGenesisShow(a *cli.App) *cobra.Command {
 					"canonical_sha256": d.Hash(), "fields": slices.Sorted(maps.Keys(d.Fields())), "template": templateOf(path),
 				})
 			}
-			fmt.Fprintf(a.Stdout, "# %s: %d bytes, kind %s %s\n# canonical sha256 %s\n", path, len(data), cmp.Or(kind, "unknown"), version, d.Hash())
+			text := fmt.Sprintf("# %s: %d bytes, kind %s %s\n# canonical sha256 %s\n", path, len(data), cmp.Or(kind, "unknown"), version, d.Hash())
 			for _, line := range d.Summary() {
-				fmt.Fprintln(a.Stdout, line)
+				text += line + "\n"
 			}
-			return nil
+			return a.Print("%s", text)
 		},
 	}
 }
@@ -174,10 +174,10 @@ func printVerdict(a *cli.App, path, kind, version string, judged bool, err error
 		}
 		return cli.ExitError(cli.ExitFailed)
 	}
-	if err == nil {
-		fmt.Fprintf(a.Stdout, "%s: ok (%s)\n", path, strings.TrimSpace(kind+" "+version))
+	if err != nil {
+		return err
 	}
-	return err
+	return a.Print("%s: ok (%s)\n", path, strings.TrimSpace(kind+" "+version))
 }
 
 func newGenesisDiff(a *cli.App) *cobra.Command {
@@ -198,7 +198,9 @@ func newGenesisDiff(a *cli.App) *cobra.Command {
 				return cli.WriteJSON(a.Stdout, changes)
 			}
 			for _, c := range changes {
-				fmt.Fprintln(a.Stdout, c)
+				if err := a.Print("%s\n", c); err != nil {
+					return err
+				}
 			}
 			if len(changes) == 0 {
 				a.Say("no field differs")
@@ -220,8 +222,7 @@ func newGenesisHash(a *cli.App) *cobra.Command {
 			if a.Flags.JSON {
 				return cli.WriteJSON(a.Stdout, map[string]any{"path": path, "canonical_sha256": d.Hash()})
 			}
-			fmt.Fprintln(a.Stdout, d.Hash())
-			return nil
+			return a.Print("%s\n", d.Hash())
 		},
 	}
 }
