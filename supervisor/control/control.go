@@ -52,9 +52,9 @@ type Server struct {
 	o    Options
 	http *http.Server
 
-	mu       sync.Mutex // guards what follows, and o.Mode and o.Group
-	listener *net.UnixListener
-	trouble  string // what was last said of a socket that can't be made again
+	mu       sync.Mutex        // guards what follows, and o.Mode and o.Group
+	listener *net.UnixListener // nil: closed
+	trouble  string            // what was last said of a socket that can't be made again
 }
 
 // Listen opens the control socket and serves it until Close. A socket that an earlier supervisor left behind is removed:
@@ -109,7 +109,7 @@ func (s *Server) bind() error {
 func (s *Server) Keep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := os.Lstat(s.o.Path); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(s.o.Path); s.listener == nil || !errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	old := s.listener
@@ -128,6 +128,9 @@ func (s *Server) Keep() {
 
 // Close ends the server and removes the socket. Answers that are under way get a moment to arrive.
 func (s *Server) Close() {
+	s.mu.Lock()
+	s.listener = nil // whoever still looks for a removed socket leaves this one removed
+	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if s.http.Shutdown(ctx) != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -62,4 +63,19 @@ func connected(t *testing.T) (*net.UnixConn, net.Conn) {
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return asker.(*net.UnixConn), conn
+}
+
+// A socket that Close has removed stays so: a look for a removed one may come after it.
+func TestClosedSocketIsNotMadeAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	s, err := Listen(Options{Path: path, Mode: 0o600, Group: -1, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	s.Keep()
+	assert.FileExists(t, path)
+	var looks sync.WaitGroup
+	looks.Go(s.Keep)
+	s.Close()
+	looks.Wait()
+	s.Keep()
+	assert.NoFileExists(t, path)
 }
