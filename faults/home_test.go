@@ -194,11 +194,12 @@ func (h *home) ended(cmd *exec.Cmd, how string) (code int) {
 }
 
 // over tells whether there is nothing more to come: the result is in the history, its snapshot is verified, and under this
-// supervisor the version that won makes blocks, or (an old version that halts again at the plan's height) was started.
+// supervisor the version that won makes blocks, or (an old version) ended again at the plan's height, with its file written:
+// one that an earlier kill cut off in the middle stays torn until then.
 func (h *home) over(supervisor int) bool {
 	winner := fakenode.Kind(trace.FirstBlock, "v2")
 	if h.done != upgrade.ResultCommitted {
-		winner = fakenode.Kind(trace.Start, "v1")
+		winner = fakenode.Kind(trace.Exit, "v1")
 	}
 	if !h.finished() || h.done == upgrade.ResultCommitted && !h.verified() && !h.putOff() {
 		return false
