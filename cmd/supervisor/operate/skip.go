@@ -1,8 +1,6 @@
 package operate
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -40,25 +38,20 @@ func newUpgradeCancel(a *cli.App) *cobra.Command {
 }
 
 func newUpgradeSkip(a *cli.App) *cobra.Command {
-	var force bool
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use: "skip NAME", Short: "Pass a plan over for good; the previous version starts", Args: cli.ExactArgs(1, "a name"),
 		Long: `Puts the plan on the durable skip list. An upgrade of that name in flight is undone first, with its snapshot, as long
 as the new version has made no block of its own. A governance plan halts the old version again at its height, unless the
 node is told, too: --unsafe-skip-upgrades HEIGHT among its arguments. "supervisor upgrade cancel NAME" takes it off again.
 
-A name that nothing knows (no plan, no staged version, not the chain) is probably misspelt, and refused without --force.`,
+A plan that is still to be announced may be passed over, too: that nothing knows the name yet is said.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, name, err := loadWithName(cmd.Context(), a, args[0])
 			if err != nil {
 				return err
 			}
-			if !force {
-				if err := mustKnow(cmd.Context(), s, name); err != nil {
-					return err
-				}
-			}
-			return s.Operate(cmd.Context(), client.OpSkip, client.Request{Name: name}, func(o *session.Offline) (client.Reply, error) {
+			say := sayUnknown(s, name)
+			err = s.Operate(cmd.Context(), client.OpSkip, client.Request{Name: name}, func(o *session.Offline) (client.Reply, error) {
 				if o.Broken != nil {
 					return client.Reply{}, o.Broken
 				}
@@ -69,18 +62,35 @@ A name that nothing knows (no plan, no staged version, not the chain) is probabl
 				}
 				return client.Reply{Message: name + " is passed over"}, o.Engine.SkipPlan(cmd.Context(), name, heightOf(o, name), o.KnownHeight())
 			})
+			if err == nil {
+				say()
+			}
+			return err
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also a name that nothing knows: of a plan that is still to be announced")
-	return cmd
 }
 
-// mustKnow refuses a name that neither the files, nor the running supervisor, nor the chain know: a plan whose name was
-// misspelt would be carried out all the same.
-func mustKnow(ctx context.Context, s *session.Session, name string) error {
+// sayUnknown returns what says that no file knows a name: with a slip of the pen in it the plan that is meant would be
+// carried out all the same.
+func sayUnknown(s *session.Session, name string) (say func()) {
+	names, err := knownNames(s)
+	if err != nil || slices.Contains(names, name) {
+		return func() {}
+	}
+	return func() {
+		meant := ""
+		if like := suggest.Closest(name, names); like != "" {
+			meant = fmt.Sprintf(" (did you mean %q?)", like)
+		}
+		s.Say("nothing here is called %s yet%s; to take it off again: supervisor upgrade cancel %s", name, meant, hint.Quote(name))
+	}
+}
+
+// knownNames are those of plans, of staged versions and of what is passed over already.
+func knownNames(s *session.Session) ([]string, error) {
 	v, err := s.View()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	names := []string{plan.LookAt(s.Layout.Plan, s.Config.Upgrade.Recase).Plan.Name}
 	for _, p := range append(v.Tracker.Pending(), v.Schedule.Plans...) {
@@ -97,29 +107,7 @@ func mustKnow(ctx context.Context, s *session.Session, name string) error {
 	if u := v.Journal.Upgrade; u != nil {
 		names = append(names, u.Plan.Name)
 	}
-	if slices.Contains(names, name) {
-		return nil
-	}
-	st, err := s.Status(ctx) // it asks the chain, where nothing nearer is scheduled
-	switch {
-	case errors.Is(err, client.ErrNoAnswer):
-		return err
-	case err == nil && st.Plan != nil && st.Plan.Name == name:
-		return nil
-	}
-	chain, cancel := context.WithTimeout(ctx, session.ChainTimeout)
-	defer cancel()
-	if p, err := s.ChainPlan(chain); err == nil && p != nil {
-		if names = append(names, p.Name); p.Name == name {
-			return nil
-		}
-	}
-	unknown := errors.New("nothing knows that name: no plan, no staged version, not the chain")
-	next := "supervisor upgrade list, or add --force, where its plan is still to be announced"
-	if like := suggest.Closest(name, names); like != "" {
-		unknown, next = fmt.Errorf("%w (did you mean %q?)", unknown, like), "supervisor upgrade skip "+hint.Quote(like)
-	}
-	return &hint.Error{Op: "skip", Path: name, Err: unknown, Hint: next}
+	return names, nil
 }
 
 // sayPassedOver lists what is on the skip list, below the plans.
