@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/state"
@@ -245,55 +244,6 @@ func TestAFailureKeepsThePhase(t *testing.T) {
 	assert.Equal(t, []string{"create v2-100 v2 100", "create v2-100 v2 100"}, h.snaps.calls, "one id, made again")
 }
 
-func TestAJournalThatCantBeWritten(t *testing.T) {
-	h := newHome(t)
-	h.stage(staged, v2)
-	e := h.engine()
-	blocked := func() func() { // a directory in its place: it fails for root, too
-		require.NoError(t, os.Rename(h.l.JournalPath(), h.l.JournalPath()+".aside"))
-		require.NoError(t, os.Mkdir(h.l.JournalPath(), 0o755))
-		return func() {
-			require.NoError(t, os.Remove(h.l.JournalPath()))
-			require.NoError(t, os.Rename(h.l.JournalPath()+".aside", h.l.JournalPath()))
-		}
-	}
-	h.write(h.l.JournalPath(), "")
-	free := blocked()
-	h.announce("V2", 100)
-	p, _, err := plan.ReadFile(h.l.Plan, true)
-	require.NoError(t, err)
-	require.Error(t, e.Announce(p, plan.ByFile, 99))
-	assert.Nil(t, e.InFlight(), "what can't be recorded is not begun")
-	require.Error(t, e.Begin(p, plan.ByFile, e.Checker.Check(t.Context(), staged), 99))
-	assert.Nil(t, e.InFlight())
-	free()
-
-	h.beginFile(e)
-	free = blocked()
-	err = e.Carry(t.Context())
-	require.Error(t, err)
-	assert.Contains(t, hint.Of(err), "supervisor resume")
-	assert.Equal(t, Staged, e.InFlight().Phase, "the memory never runs ahead of the disk")
-	require.Error(t, e.Hold("full", ""))
-	assert.NotNil(t, e.Journal().Hold, "but a hold holds also where it can't be written")
-	free()
-	require.NoError(t, e.Release())
-	require.NoError(t, e.Carry(t.Context()))
-
-	free = blocked()
-	require.Error(t, e.Attempt())
-	assert.Zero(t, e.InFlight().Attempts)
-	free()
-	require.NoError(t, e.Attempt())
-	free = blocked()
-	require.Error(t, e.Commit(101))
-	assert.Equal(t, OnProbation, e.InFlight().Phase, "it is committed again, by itself")
-	free()
-	require.NoError(t, e.Commit(101))
-	require.Len(t, h.history(), 1, "and stands in the history once")
-	assert.Equal(t, golden, phaseNames(h.history()[0].Upgrade))
-}
-
 func TestCarryEndsBetweenTwoEffects(t *testing.T) {
 	h := newHome(t)
 	h.stage(staged, v2)
@@ -414,27 +364,4 @@ func TestTheFirstHoldStays(t *testing.T) {
 	require.NoError(t, e.Release())
 	require.NoError(t, e.HoldFor(hint.New("a", "b", "c", "its own")))
 	assert.Equal(t, "its own", h.onDisk().Hold.Hint)
-}
-
-// A snapshot whose `stopped` can't be recorded isn't sealed: after a crash the old version would go on, and a later snapshot
-// of that name would be taken for done.
-func TestStoppedThatCannotBeRecorded(t *testing.T) {
-	h := newHome(t)
-	h.stage(staged, v2)
-	e := h.engine()
-	h.begin(e)
-	journal := h.l.JournalPath()
-	require.NoError(t, os.Rename(journal, journal+".away"))
-	require.NoError(t, os.Mkdir(journal, 0o700))
-	err := e.Carry(t.Context())
-	require.ErrorIs(t, err, atomicfile.ErrNotRegular)
-	assert.Contains(t, hint.Of(err), "supervisor resume")
-	assert.Equal(t, Staged, e.InFlight().Phase, "memory doesn't run ahead of the disk")
-	assert.NoFileExists(t, h.snaps.path("v2-100"))
-
-	require.NoError(t, os.Remove(journal))
-	require.NoError(t, os.Rename(journal+".away", journal))
-	require.NoError(t, e.Carry(t.Context()))
-	assert.Equal(t, Migrated, e.InFlight().Phase)
-	assert.FileExists(t, h.snaps.path("v2-100"))
 }
