@@ -15,6 +15,7 @@ import (
 func FuzzParseChecksum(f *testing.F) {
 	f.Add("https://h/simd?checksum=sha256:" + strings.Repeat("a1", 32))
 	f.Add("https://me:pw@h/simd?b=2&checksum=sha512:" + strings.Repeat("A1", 64) + "&archive=false&a=%31#f")
+	f.Add("//@//me:secret@h/simd")
 	f.Add(" ?checksum=sha256:" + strings.Repeat("a1", 32))
 	f.Add("https://h/simd?a=1&checksum=md5:x;checksum=")
 	f.Fuzz(func(t *testing.T, raw string) {

@@ -113,5 +113,9 @@ func Redact(rawURL string) string {
 	if u.Opaque != "" {
 		return u.Scheme + ":(opaque)"
 	}
-	return u.String()
+	text := u.String()
+	if again, err := url.Parse(text); err != nil || again.User != nil { // a path of "//me:secret@host", without its host
+		return "(malformed URL)"
+	}
+	return text
 }
