@@ -82,6 +82,7 @@ func (s *Supervisor) held() {
 	switch {
 	case s.stopping:
 	case s.o.Config.Hold == HoldWait || s.completing:
+		s.refreshCurrent() // a run that begins held has not looked yet which version would run
 		s.tidy()
 	default:
 		s.finish(ExitHeld)

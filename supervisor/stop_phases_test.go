@@ -156,7 +156,7 @@ func TestStopWhileHeld(t *testing.T) {
 	r.stop()
 	assert.NotNil(t, h.journal().Hold)
 	r = h.start()
-	h.awaitState(status.Held)
+	h.awaitStatus("held, and which version would run", func(st *status.Document) bool { return st.State == status.Held && st.Version != nil })
 	_, err = h.do(client.OpResume, client.Request{})
 	require.NoError(t, err)
 	h.awaitCount(2, trace.FirstBlock, "v1")
