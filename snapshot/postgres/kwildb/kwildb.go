@@ -125,7 +125,7 @@ func (q *Database) checkQuiet(ctx context.Context) error {
 	const sessions = `SELECT coalesce(nullif(application_name, ''), usename, 'a session') || ' (pid ' || pid || ')' FROM pg_stat_activity
 		WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name IS DISTINCT FROM $1
 		AND coalesce(backend_type, 'client backend') IN ('client backend', 'walsender')`
-	found, err := q.strings(ctx, sessions, server.AppName)
+	found, err := server.Staying(ctx, func() ([]string, error) { return q.strings(ctx, sessions, server.AppName) })
 	if err != nil {
 		return err
 	}

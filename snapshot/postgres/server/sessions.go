@@ -91,6 +91,21 @@ func (s Sessions) Clear(ctx context.Context, conn *pgx.Conn, database string) ([
 	}
 }
 
+// Staying gives those who are found, once those have gone who were only leaving: a session outlives its program by a moment.
+func Staying(ctx context.Context, find func() ([]string, error)) ([]string, error) {
+	for begin := time.Now(); ; {
+		found, err := find()
+		if err != nil || len(found) == 0 || time.Since(begin) > passing {
+			return found, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(look):
+		}
+	}
+}
+
 // endSessions does one look: it ends who may be ended, and gives the others and how many were there.
 func (s Sessions) endSessions(ctx context.Context, conn *pgx.Conn, database string, o origin) (others []Client, all int, err error) {
 	found, err := Clients(ctx, conn, database)
