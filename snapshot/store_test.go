@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -238,6 +239,32 @@ func TestNewID(t *testing.T) {
 }
 
 // Order and uniqueness hold while the clock is set back.
+// A snapshot is sealed only once its taker is ready: asked for when all is copied, and one that isn't leaves nothing behind.
+func TestSealedOnlyWhenReady(t *testing.T) {
+	home := newHome(t, 5)
+	s := open(t, home)
+	id := NewID(time.Now(), "v2", 5)
+	final := filepath.Join(s.Dir(), id)
+	asked := 0
+	look := func(answer error) func() error {
+		return func() error {
+			asked++
+			assert.NoDirExists(t, final, "sealed before it was asked")
+			_, err := manifest.Read(final + partialSuffix)
+			require.NoError(t, err, "asked before all is copied")
+			return answer
+		}
+	}
+	notReady := errors.New("not ready")
+	require.ErrorIs(t, s.CreateWhen(t.Context(), id, "v2", 5, look(notReady)), notReady)
+	assert.NoDirExists(t, final)
+	assert.NoDirExists(t, final+partialSuffix)
+	require.NoError(t, s.CreateWhen(t.Context(), id, "v2", 5, look(nil)))
+	assert.DirExists(t, final)
+	assert.Equal(t, 2, asked)
+	require.NoError(t, s.CreateWhen(t.Context(), id, "v2", 5, look(notReady)), "it is sealed already")
+}
+
 func TestSequence(t *testing.T) {
 	home := newHome(t, 1)
 	s := open(t, home)
