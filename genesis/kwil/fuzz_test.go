@@ -22,6 +22,8 @@ func FuzzSanitise(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(dump)
 	f.Add([]byte("CREATE FUNCTION a() LANGUAGE sql AS $a$\n\n--$a$;\nCOPY a.b FROM stdin;\n\n--\n\\.\n"))
+	f.Add([]byte("COPY a\n--$a$;\nCOPY FROM stdin;\n\n\n\\.\n"))
+	f.Add([]byte("COPY a--\"\n--x\n\" b\" FROM stdin;\n\\.\n"))
 	f.Fuzz(func(t *testing.T, dump []byte) {
 		dump = slices.Concat(dump, []byte("\n"+end))           // never into the fuzzer's own memory
 		before := newStream(io.Discard, bytes.NewReader(dump)) // reads only, leaves nothing out

@@ -106,7 +106,7 @@ type statement struct {
 	begun    bool
 	words    int
 	first    [2]string // upper case
-	previous [2]string // the two words before, upper case; cleared by anything else
+	previous string    // the word before, upper case; cleared by anything else
 	language string    // lower case
 	head     []byte    // the text so far, of a COPY only
 	copyFrom string    // the table of a finished COPY … FROM stdin, until its data begins

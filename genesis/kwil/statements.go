@@ -3,6 +3,7 @@ package kwil
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -104,12 +105,12 @@ func (s *stream) word(w []byte) {
 	if st.words < len(st.first) {
 		st.first[st.words] = word
 	}
-	if st.previous[1] == "LANGUAGE" {
+	if st.previous == "LANGUAGE" {
 		st.language = strings.ToLower(word)
 	}
 	st.begun = true
 	st.words++
-	st.previous[0], st.previous[1] = st.previous[1], word
+	st.previous = word
 }
 
 // symbol takes any other byte of a statement; a quote stands for its literal.
@@ -117,7 +118,7 @@ func (s *stream) symbol(c byte) {
 	st := &s.stmt
 	if c != ';' || st.copyFrom != "" {
 		st.begun = true
-		st.previous = [2]string{}
+		st.previous = ""
 		return
 	}
 	done := statement{head: st.head[:0]}
@@ -156,23 +157,18 @@ func (st *statement) keepHead(piece []byte) {
 	}
 }
 
+// copyHead is the one form in which pg_dump writes a COPY (dumpTableData_copy of pg_dump.c; names as fmtId quotes
+// them): no comment stands in it and no line ends in it, but within a quoted name. A table without columns has no list.
+var copyHead = func() *regexp.Regexp {
+	const name = `(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")+")`
+	const list = `(?:\(` + name + `(?:, ` + name + `)*\))?`
+	return regexp.MustCompile(`^COPY (` + name + `(?:\.` + name + `)?) ` + list + ` ?FROM stdin;\n?$`)
+}()
+
 // copyTable is the table's name in the text of a COPY that has ended; "?" where it isn't one of pg_dump's.
 func copyTable(st *statement) string {
-	if st.previous != [2]string{"FROM", "STDIN"} {
-		return unknownTable
-	}
-	rest, ok := bytes.CutPrefix(st.head, []byte("COPY "))
-	if !ok {
-		return unknownTable
-	}
-	quoted := false
-	for i, c := range rest {
-		if c == '"' {
-			quoted = !quoted
-		}
-		if c == ' ' && !quoted {
-			return string(rest[:i])
-		}
+	if parts := copyHead.FindSubmatch(st.head); parts != nil {
+		return string(parts[1])
 	}
 	return unknownTable
 }
