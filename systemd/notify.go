@@ -52,18 +52,6 @@ func New() *Notifier {
 	return n
 }
 
-// Environ is environ without the addresses of our service manager: what a program gets that must not speak for us.
-func Environ(environ []string) (clean []string) {
-	for _, entry := range environ {
-		switch name, _, _ := strings.Cut(entry, "="); name {
-		case "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC":
-		default:
-			clean = append(clean, entry)
-		}
-	}
-	return clean
-}
-
 // Every is how often Alive must be called: half of WatchdogSec= (sd_watchdog_enabled(3)), and every few seconds at least.
 func (n *Notifier) Every() time.Duration {
 	if n.watchdog > 0 {

@@ -163,11 +163,6 @@ func TestBarrier(t *testing.T) {
 	assert.Less(t, time.Since(begun), 5*time.Second)
 }
 
-func TestEnviron(t *testing.T) {
-	assert.Equal(t, []string{"A=1", "NOTIFY_SOCKETS=x"},
-		Environ([]string{"A=1", "NOTIFY_SOCKET=/run/x", "WATCHDOG_PID=1", "NOTIFY_SOCKETS=x", "WATCHDOG_USEC=5"}))
-}
-
 // The node's socket: who speaks is told by the kernel, what doesn't concern us isn't passed on, and the sender's barrier
 // falls only after its message was taken in.
 func TestNodeSocket(t *testing.T) {

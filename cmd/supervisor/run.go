@@ -22,7 +22,6 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/child"
 	"nodevisor/supervisor/home"
-	"nodevisor/systemd"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -84,7 +83,7 @@ func run(ctx context.Context, s *session.Session) (int, error) {
 		s.Log.Warn("the node is started without arguments", "hint", "supervisor run start, or [node] args")
 	}
 	// No program that is started here speaks for us, after a reload neither.
-	s.Environ, s.App.Environ = systemd.Environ(s.Environ), systemd.Environ(s.App.Environ)
+	s.Environ, s.App.Environ = proc.Environ(s.Environ), proc.Environ(s.App.Environ)
 	if err := s.CheckPermissions(); err != nil {
 		return 0, err
 	}

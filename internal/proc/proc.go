@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -108,6 +109,19 @@ func Run(cmd *exec.Cmd) error {
 		return err
 	}
 	return Wait(cmd)
+}
+
+// Environ is environ without the addresses of this process's own service manager: a program that answers there in its name
+// would break readiness and watchdog (sd_notify(3), sd_watchdog_enabled(3)).
+func Environ(environ []string) (clean []string) {
+	for _, entry := range environ {
+		switch name, _, _ := strings.Cut(entry, "="); name {
+		case "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC":
+		default:
+			clean = append(clean, entry)
+		}
+	}
+	return clean
 }
 
 // Owns tells whether pid is a child that Start started and nobody has waited for yet.

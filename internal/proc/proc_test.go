@@ -262,3 +262,8 @@ func TestOwnsBesideWait(t *testing.T) {
 	close(stop)
 	<-asked
 }
+
+func TestEnviron(t *testing.T) {
+	assert.Equal(t, []string{"A=1", "NOTIFY_SOCKETS=x"},
+		Environ([]string{"A=1", "NOTIFY_SOCKET=/run/x", "WATCHDOG_PID=1", "NOTIFY_SOCKETS=x", "WATCHDOG_USEC=5"}))
+}

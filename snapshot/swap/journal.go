@@ -1,7 +1,6 @@
 package swap
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,9 +8,6 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"nodevisor/internal/atomicfile"
-	"nodevisor/internal/hint"
 )
 
 // The phases of a restore. Staging is undone after a crash: nothing live was touched. Swapping is finished: all sources of
@@ -67,7 +63,7 @@ func (p *Place) journalPath(inside bool) string {
 // may be written can have changed since.
 func (p *Place) pending() (*journal, error) {
 	for _, inside := range []bool{p.Inside, !p.Inside} {
-		j, err := p.readJournal(inside)
+		j, err := p.record(inside).Read()
 		if j != nil || err != nil {
 			return j, err
 		}
@@ -75,35 +71,13 @@ func (p *Place) pending() (*journal, error) {
 	return nil, nil
 }
 
-func (p *Place) readJournal(inside bool) (*journal, error) {
-	path := p.journalPath(inside)
-	bad := func(err error) error {
-		return &hint.Error{
-			Op: "read restore journal", Path: path, Err: err,
-			Hint: "a restore was interrupted and its record is damaged: compare " + p.Path + " with what lies beside it, put the right one in place, then remove the journal",
-		}
+// record is where the journal of a restore within the directory lies, or of one beside it.
+func (p *Place) record(inside bool) Record[journal] {
+	return Record[journal]{
+		Path: p.journalPath(inside), Limit: maxJournal,
+		Check:   func(j *journal) error { return j.check(inside) },
+		Restore: "compare " + p.Path + " with what lies beside it, put the right one in place",
 	}
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular() || info.Size() > maxJournal:
-		return nil, bad(errors.New("not a regular file of a sane size"))
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	j := new(journal)
-	if err := json.Unmarshal(data, j); err != nil {
-		return nil, bad(err)
-	}
-	if err := j.check(inside); err != nil {
-		return nil, bad(err)
-	}
-	return j, nil
 }
 
 func (j *journal) check(inside bool) error {
@@ -138,16 +112,7 @@ func isBase(name string) bool {
 	return filepath.IsLocal(name) && filepath.Base(name) == name && name != "."
 }
 
-func (p *Place) writeJournal(j *journal) error {
-	data, err := json.Marshal(j)
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.WriteFile(p.journalPath(j.Inside), append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("cannot write restore journal: %w", err)
-	}
-	return nil
-}
+func (p *Place) writeJournal(j *journal) error { return p.record(j.Inside).Write(j) }
 
 func (p *Place) sideOf(j *journal) string { return filepath.Dir(p.journalPath(j.Inside)) }
 

@@ -99,7 +99,7 @@ func FuzzJournal(f *testing.F) {
 	require.NoError(f, os.MkdirAll(filepath.Dir(place.journalPath(false)), 0o700))
 	f.Fuzz(func(t *testing.T, data []byte, inside bool) {
 		require.NoError(t, os.WriteFile(place.journalPath(inside), data, 0o600))
-		j, err := place.readJournal(inside)
+		j, err := place.record(inside).Read()
 		if err != nil {
 			return
 		}
@@ -114,7 +114,7 @@ func FuzzJournal(f *testing.F) {
 			require.True(t, filepath.IsLocal(rel), rel)
 		}
 		require.NoError(t, place.writeJournal(j))
-		again, err := place.readJournal(inside)
+		again, err := place.record(inside).Read()
 		require.NoError(t, err)
 		require.Equal(t, j, again)
 	})

@@ -307,8 +307,8 @@ func (p *Place) close(j *journal) error {
 	if err := atomicfile.RemoveTemps(p.sideOf(j)); err != nil {
 		return fmt.Errorf("cannot tidy up after a restore: %w", err)
 	}
-	if err := atomicfile.Remove(p.journalPath(j.Inside)); err != nil {
-		return fmt.Errorf("cannot remove restore journal: %w", err)
+	if err := p.record(j.Inside).Remove(); err != nil {
+		return err
 	}
 	os.Remove(p.sideOf(j)) // if it holds nothing else
 	return nil

@@ -12,8 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -88,7 +86,10 @@ type stopOrder struct {
 // escape. The error is a *hint.Error.
 func Start(spec Spec) (*Process, error) {
 	cmd := exec.Command(spec.Path, spec.Args...)
-	cmd.Env, cmd.Dir = nodeEnv(spec.Env), spec.Dir
+	if spec.Env == nil {
+		spec.Env = os.Environ()
+	}
+	cmd.Env, cmd.Dir = proc.Environ(spec.Env), spec.Dir
 	if spec.NotifySocket != "" {
 		cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+spec.NotifySocket)
 	}
@@ -219,18 +220,6 @@ func (c *Process) Terminate(sig syscall.Signal, timeout time.Duration) {
 	case c.poke <- struct{}{}:
 	default: // it will read the order anyway
 	}
-}
-
-// nodeEnv strips the addresses of the supervisor's own service manager: a node that answers there in the supervisor's
-// name would break readiness and watchdog (sd_notify(3), sd_watchdog_enabled(3)).
-func nodeEnv(env []string) []string {
-	if env == nil {
-		env = os.Environ()
-	}
-	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
-		name, _, _ := strings.Cut(kv, "=")
-		return name == "NOTIFY_SOCKET" || name == "WATCHDOG_PID" || name == "WATCHDOG_USEC"
-	})
 }
 
 // place is where a process group stands towards a terminal.

@@ -1,15 +1,10 @@
 package rename
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 
-	"nodevisor/internal/atomicfile"
-	"nodevisor/internal/hint"
 	"nodevisor/snapshot/manifest"
 	"nodevisor/snapshot/swap"
 )
@@ -35,41 +30,12 @@ type journal struct {
 	Database manifest.Database `json:"database"` // what the replacement gets beyond its content; without tables
 }
 
-// journalPath is in a folder of the home's own.
-func (p *Place) journalPath() string {
-	return filepath.Join(p.State, "restore-"+p.Server.Source()+".json")
-}
-
-// pending reads the journal; nil: there is none.
-func (p *Place) pending() (*journal, error) {
-	path := p.journalPath()
-	bad := func(err error) error {
-		return &hint.Error{
-			Op: "read restore journal", Path: path, Err: err,
-			Hint: "a restore was interrupted and its record is damaged: see with psql -l which database is " + p.Server.Where() + ", rename the right one so, then remove the journal",
-		}
+// record is in a folder of the home's own.
+func (p *Place) record() swap.Record[journal] {
+	return swap.Record[journal]{
+		Path: filepath.Join(p.State, "restore-"+p.Server.Source()+".json"), Limit: maxJournal, Check: p.checkJournal,
+		Restore: "see with psql -l which database is " + p.Server.Where() + ", rename the right one so",
 	}
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular() || info.Size() > maxJournal:
-		return nil, bad(errors.New("not a regular file of a sane size"))
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	j := new(journal)
-	if err := json.Unmarshal(data, j); err != nil {
-		return nil, bad(err)
-	}
-	if err := p.checkJournal(j); err != nil {
-		return nil, bad(err)
-	}
-	return j, nil
 }
 
 func (p *Place) checkJournal(j *journal) error {
@@ -86,30 +52,9 @@ func (p *Place) checkJournal(j *journal) error {
 	return nil
 }
 
-func (p *Place) writeJournal(j *journal) error {
-	data, err := json.Marshal(j)
-	if err == nil {
-		err = atomicfile.MkdirAll(p.State, 0o700)
-	}
-	if err == nil {
-		err = atomicfile.WriteFile(p.journalPath(), append(data, '\n'), 0o600)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write restore journal: %w", err)
-	}
-	return nil
-}
-
-func (p *Place) removeJournal() error {
-	if err := atomicfile.Remove(p.journalPath()); err != nil {
-		return fmt.Errorf("cannot remove restore journal: %w", err)
-	}
-	return nil
-}
-
 // Pending is the phase of a restore under way: swap.Staging, swap.Swapping, or "". It asks no server.
 func (p *Place) Pending() (phase string, err error) {
-	j, err := p.pending()
+	j, err := p.record().Read()
 	if j == nil || err != nil {
 		return "", err
 	}

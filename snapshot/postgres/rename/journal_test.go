@@ -18,7 +18,7 @@ func TestDamagedJournal(t *testing.T) {
 		Owner:  server.Owner{Home: "/home/of/node", Source: "kwild"}, State: t.TempDir(),
 	}
 	for _, text := range []string{"", "{", `{"schema":2}`, `{"schema":1,"phase":"swap","live":"chain","stage":"x","before":"y"}`, strings.Repeat(" ", maxJournal+1)} {
-		require.NoError(t, os.WriteFile(p.journalPath(), []byte(text), 0o600))
+		require.NoError(t, os.WriteFile(p.record().Path, []byte(text), 0o600))
 		_, err := p.Pending()
 		require.Error(t, err)
 		assert.NotEmpty(t, hint.Of(err))

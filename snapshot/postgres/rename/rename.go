@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/snapshot/manifest"
 	"nodevisor/snapshot/postgres/server"
@@ -48,7 +49,10 @@ func (p *Place) Begin(snapshot, live string, db manifest.Database, clone *server
 	} else {
 		j.Stage = p.Owner.FreshName()
 	}
-	return j.Stage, p.writeJournal(j)
+	if err := atomicfile.MkdirAll(p.State, 0o700); err != nil {
+		return "", fmt.Errorf("cannot write restore journal: %w", err)
+	}
+	return j.Stage, p.record().Write(j)
 }
 
 // Unfinished refuses where another restore is under way.
@@ -62,7 +66,7 @@ func (p *Place) Unfinished() error {
 
 // Staged tells that the replacement is complete: the database of that oid.
 func (p *Place) Staged(oid uint32) error {
-	j, err := p.pending()
+	j, err := p.record().Read()
 	if err == nil && (j == nil || j.Phase != swap.Staging) {
 		err = fmt.Errorf("cannot stage a replacement of %s: no restore has begun", p.Server.Where())
 	}
@@ -70,13 +74,13 @@ func (p *Place) Staged(oid uint32) error {
 		return err
 	}
 	j.StageOID = oid
-	return p.writeJournal(j)
+	return p.record().Write(j)
 }
 
 // Commit records what the live database and its replacement are, and with that the decision: from here a crash leads on
 // to the swap. It refuses while anybody is connected who may not be disconnected. It does nothing in the phase swap.
 func (p *Place) Commit() error {
-	j, err := p.pending()
+	j, err := p.record().Read()
 	if err != nil || j == nil || j.Phase == swap.Swapping {
 		return err
 	}
@@ -97,7 +101,7 @@ func (p *Place) Commit() error {
 			}
 		}
 		j.Phase = swap.Swapping
-		return p.writeJournal(j)
+		return p.record().Write(j)
 	})
 }
 
@@ -163,7 +167,7 @@ func (j *journal) state(names map[uint32]string) int {
 // ours, in one transaction. It says what that name is ("" where there was no database). Done again it does what is left
 // to do: it goes by oids alone, and never swaps back.
 func (p *Place) Swap() (before string, signers []manifest.Signer, err error) {
-	j, err := p.pending()
+	j, err := p.record().Read()
 	if err == nil && (j == nil || j.Phase != swap.Swapping) {
 		err = fmt.Errorf("cannot swap %s: no restore is staged", p.Server.Where())
 	}
@@ -253,14 +257,14 @@ func (p *Place) strange(j *journal) error {
 	return &hint.Error{
 		Op: "finish restore", Path: j.Live, Err: errors.New("the databases are neither as before the swap nor as after it"),
 		Hint: fmt.Sprintf("the restored data: oid %d, %s; the data of before: oid %d, %s; give the right one the name (ALTER DATABASE … RENAME TO …), then remove %s",
-			j.StageOID, j.Stage, j.LiveOID, j.Before, p.journalPath()),
+			j.StageOID, j.Stage, j.LiveOID, j.Before, p.record().Path),
 	}
 }
 
 // Undo takes back the decision for a swap that was not done. After it the phase is staging again, and Abort removes the
 // rest.
 func (p *Place) Undo() error {
-	j, err := p.pending()
+	j, err := p.record().Read()
 	if err != nil || j == nil || j.Phase != swap.Swapping {
 		return err
 	}
@@ -276,13 +280,13 @@ func (p *Place) Undo() error {
 			return p.strange(j)
 		}
 		j.Phase, j.LiveOID = swap.Staging, 0
-		return p.writeJournal(j)
+		return p.record().Write(j)
 	})
 }
 
 // Done ends a restore whose swap is done: the journal goes.
 func (p *Place) Done() error {
-	j, err := p.pending()
+	j, err := p.record().Read()
 	if err != nil || j == nil {
 		return err
 	}
@@ -294,13 +298,13 @@ func (p *Place) Done() error {
 		if j.Phase != swap.Swapping || j.state(names) != swapped {
 			return fmt.Errorf("cannot end the restore of %s: it is not swapped in", j.Live)
 		}
-		return p.removeJournal()
+		return p.record().Remove()
 	})
 }
 
 // Abort ends a restore that was not committed: the replacement goes, unless it is the snapshot's clone, then the journal.
 func (p *Place) Abort() error {
-	j, err := p.pending()
+	j, err := p.record().Read()
 	if err != nil {
 		return err
 	}
@@ -311,7 +315,7 @@ func (p *Place) Abort() error {
 		return fmt.Errorf("cannot abort the restore of %s: it is committed", j.Live)
 	}
 	if j.Clone {
-		return p.removeJournal()
+		return p.record().Remove()
 	}
 	return p.onAdmin(func(ctx context.Context, admin *pgx.Conn) error {
 		o, err := p.Owner.Find(ctx, admin, j.Stage)
@@ -323,6 +327,6 @@ func (p *Place) Abort() error {
 				return err
 			}
 		}
-		return p.removeJournal()
+		return p.record().Remove()
 	})
 }
