@@ -55,7 +55,6 @@ func (s *Supervisor) readHeight() {
 	s.height.reading = true
 	asked, life, heights := s.child, s.life, s.o.Heights
 	s.ask(func(context.Context) func() {
-		s.keepSocket()
 		r, err := heights.Read(life)
 		if err == nil && life.Err() == nil {
 			if rerr := s.o.Recorder.Note(r.Height); rerr != nil {
@@ -78,14 +77,6 @@ func (s *Supervisor) readHeight() {
 			s.height.timer.Reset(s.nextHeight())
 		}
 	})
-}
-
-// keepSocket has the control socket made again where somebody removed it. It rides on what looks at the disk anyway: every
-// few seconds beside a node that runs, every few minutes while none does.
-func (s *Supervisor) keepSocket() {
-	if s.server != nil {
-		s.server.Keep()
-	}
 }
 
 func (s *Supervisor) sawHeight(h int64, from string, at time.Time) {

@@ -119,7 +119,6 @@ func (s *Supervisor) summarize() {
 		return
 	}
 	s.ask(func(ctx context.Context) func() {
-		s.keepSocket()
 		snaps, disk, err := store.Summary(ctx)
 		return func() {
 			s.store.roomTimer.Reset(roomEvery)

@@ -34,6 +34,9 @@ const (
 	requestTimeout = 10 * time.Second
 )
 
+// keepEvery is how often the server looks whether its socket is still there: one lstat(2).
+const keepEvery = 5 * time.Second
+
 // Options is what a Server is made of.
 type Options struct {
 	Path    string // of the socket; a unix socket's has at most 107 bytes
@@ -51,6 +54,7 @@ var ErrOver = errors.New("the supervisor ended before it was done; see superviso
 type Server struct {
 	o    Options
 	http *http.Server
+	over chan struct{} // closed by Close
 
 	mu       sync.Mutex        // guards what follows, and o.Mode and o.Group
 	listener *net.UnixListener // nil: closed
@@ -63,7 +67,7 @@ func Listen(o Options) (*Server, error) {
 	if o.Path == "" {
 		return nil, errors.New("no path is configured")
 	}
-	s := &Server{o: o}
+	s := &Server{o: o, over: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.serveStatus)
 	mux.HandleFunc("POST /v1/{op}", s.serveOperation)
@@ -77,6 +81,7 @@ func Listen(o Options) (*Server, error) {
 	if err := s.bind(); err != nil {
 		return nil, err
 	}
+	go s.keep()
 	return s, nil
 }
 
@@ -104,9 +109,22 @@ func (s *Server) bind() error {
 	return nil
 }
 
-// Keep makes the socket again where somebody has removed its file: without it nobody could ask this supervisor anything
-// until it is restarted, and its node with it. Connections that are open stay. It does file I/O.
-func (s *Server) Keep() {
+// keep makes the socket again where somebody has removed its file: without it nobody could ask this supervisor anything
+// until it is restarted, and its node with it.
+func (s *Server) keep() {
+	for tick := time.NewTicker(keepEvery); ; {
+		select {
+		case <-tick.C:
+			s.restore()
+		case <-s.over:
+			tick.Stop()
+			return
+		}
+	}
+}
+
+// restore is one look of keep. Connections that are open stay.
+func (s *Server) restore() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := os.Lstat(s.o.Path); s.listener == nil || !errors.Is(err, fs.ErrNotExist) {
@@ -128,6 +146,7 @@ func (s *Server) Keep() {
 
 // Close ends the server and removes the socket. Answers that are under way get a moment to arrive.
 func (s *Server) Close() {
+	close(s.over)
 	s.mu.Lock()
 	s.listener = nil // whoever still looks for a removed socket leaves this one removed
 	s.mu.Unlock()

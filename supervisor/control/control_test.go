@@ -70,12 +70,12 @@ func TestClosedSocketIsNotMadeAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	s, err := Listen(Options{Path: path, Mode: 0o600, Group: -1, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
-	s.Keep()
+	s.restore()
 	assert.FileExists(t, path)
 	var looks sync.WaitGroup
-	looks.Go(s.Keep)
+	looks.Go(s.restore)
 	s.Close()
 	looks.Wait()
-	s.Keep()
+	s.restore()
 	assert.NoFileExists(t, path)
 }
