@@ -248,23 +248,30 @@ func TestHaltAtAHeightIsLate(t *testing.T) {
 	}
 }
 
-// A node with a halt of its own stops exactly there, whether it stays up or ends by itself before its height was read.
+// A node with a halt of its own, of its arguments or of its configuration, stops exactly there, whether it stays up or ends
+// by itself before its height was read.
 func TestHaltOfTheNodesOwn(t *testing.T) {
 	t.Parallel()
-	for _, then := range []string{"stay", "exit0"} {
-		t.Run(then, func(t *testing.T) {
+	for name, then := range map[string]string{"stays": "stay", "ends": "exit0", "ends, configured": "exit0"} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHome(t)
-			h.Args = []string{"start", "--halt-height=60"}
+			if strings.HasSuffix(name, "configured") {
+				h.write("config/app.toml", "halt-height = 60\n[grpc]\nenable = false")
+				h.set("HALT_HEIGHT", "60") // the node of these tests reads no app.toml
+			} else {
+				h.Args = []string{"start", "--halt-height=60"}
+			}
 			h.set("AT_HALT", then)
 			if then != "stay" {
 				h.set("RPC", "off")
 			}
-			h.set("BLOCK_TIME", "20ms")
+			h.set("BLOCK_TIME", "100ms")
 			r := h.start()
 			h.awaitState(status.Running)
 			_, err := h.do(client.OpHalt, client.Request{Height: 60})
 			require.NoError(t, err)
+			h.awaitStatus("it is exact", func(st *status.Document) bool { return st.Halt != nil && st.Halt.Exact })
 			require.Equal(t, ExitHeld, r.exit())
 			assert.NotContains(t, h.journal().Hold.Reason, "later than asked for")
 			assert.Equal(t, []string{"halt"}, h.taken())

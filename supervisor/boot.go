@@ -136,6 +136,7 @@ type currentVersion struct {
 	version version.Version
 	plan    plan.Plan // that it was switched to for
 	known   bool      // whether that is recorded
+	ownHalt int64     // see Supervisor.ownHalt
 	last    *status.LastUpgrade
 }
 
@@ -149,7 +150,7 @@ func (s *Supervisor) readCurrent() currentVersion {
 	if err != nil {
 		return c
 	}
-	c.version = version
+	c.version, c.ownHalt = version, s.readOwnHalt(version)
 	// The case of names is folded where that is configured when they are compared: it is the same before and after.
 	c.plan, c.known = plan.Installed(s.o.Layout, version, s.recase)
 	return c
@@ -160,7 +161,7 @@ func (s *Supervisor) setCurrent(c currentVersion) {
 	s.tally = s.tally.Finished(c.last)
 	s.tracker.SetCurrent(c.version, c.plan, c.known)
 	if s.child == nil { // a rollback or a switch by hand changed what would run; a running node stays what it is
-		s.version = c.version
+		s.version, s.ownHalt = c.version, c.ownHalt
 	}
 }
 

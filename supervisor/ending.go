@@ -14,7 +14,6 @@ import (
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
-	"nodevisor/upgrade/source"
 	"nodevisor/upgrade/version"
 )
 
@@ -205,7 +204,7 @@ func (s *Supervisor) crashed(exit child.Exit, lived time.Duration) {
 // of the halt and then ends, before anybody could read its height.
 func (s *Supervisor) haltedItself(signer int64) bool {
 	h := s.schedule.Halt
-	return h != nil && h.Height > 0 && signer == h.Height && source.HaltHeight(s.commandOf()) == h.Height
+	return h != nil && h.Height > 0 && signer == h.Height && s.ownHalt == h.Height
 }
 
 // crashLoop tells whether the node ends again and again; a life that is long enough ends that.

@@ -14,6 +14,7 @@ import (
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
+	"nodevisor/upgrade/version"
 )
 
 // halt stops the node where an operator wanted it stopped, takes the snapshot and the template, and holds. The schedule
@@ -29,7 +30,7 @@ func (s *Supervisor) halt(answer func(status.HaltResult, error)) {
 		result.At = h.When()
 	}
 	s.log.Info("halting", "at", result.At)
-	own := source.HaltHeight(s.commandOf())
+	own := s.ownHalt
 	s.atRest(func(time.Time) {
 		s.do("halt", s.unitsDown(s.afterTidying(func(ctx context.Context) error { return s.carryHalt(ctx, h, own, &result) })), func(err error) {
 			switch {
@@ -101,10 +102,10 @@ func (s *Supervisor) finalLine() (height int64, at time.Time, ok bool) {
 	return s.o.Lines.Height()
 }
 
-// commandOf are the arguments of the version that runs.
-func (s *Supervisor) commandOf() []string {
-	args, _ := s.o.Command(s.version)
-	return args
+// readOwnHalt is where a node of that version halts by itself, if it starts now. It does file I/O: not for the loop.
+func (s *Supervisor) readOwnHalt(v version.Version) int64 {
+	args, _ := s.o.Command(v)
+	return source.HaltHeight(s.o.Layout.Home, args)
 }
 
 // opHalt schedules a halt, takes it off, or halts now. With Wait the answer to a halt that is to come waits for it.

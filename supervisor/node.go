@@ -42,7 +42,7 @@ func (s *Supervisor) start() {
 	s.state = status.Starting
 	var started *child.Process
 	version := s.version
-	restores := false
+	own, restores := s.ownHalt, false
 	tee := s.wantsLines()
 	if s.o.Lines != nil {
 		s.o.Lines.Reset()
@@ -55,10 +55,12 @@ func (s *Supervisor) start() {
 		if restores, err = s.beginRestore(ctx); err != nil {
 			return err
 		}
-		started, version, err = s.startNode(ctx, tee)
+		if started, version, err = s.startNode(ctx, tee); err == nil {
+			own = s.readOwnHalt(version) // the node reads the same now
+		}
 		return err
 	}, func(err error) {
-		s.version = version
+		s.version, s.ownHalt = version, own
 		if started != nil && restores {
 			s.restoreBegan(started)
 		}

@@ -8,7 +8,6 @@ import (
 	"nodevisor/supervisor/metrics"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
-	"nodevisor/upgrade/source"
 )
 
 // publish makes the status of this moment readable for every goroutine. The loop calls it before it waits. Whoever reads
@@ -27,7 +26,7 @@ func (s *Supervisor) publish() {
 	st.State, st.Restarts, st.CrashLoop, st.LastExit = s.state, s.restarts, s.crashLoop(), s.lastExit
 	st.Snapshots, st.Disk, st.Progress = s.store.snapshots, s.store.disk, s.progress
 	s.tellOfSnapshots(st)
-	if h := st.Halt; h != nil && h.Height != nil && source.HaltHeight(s.commandOf()) == *h.Height {
+	if h := st.Halt; h != nil && h.Height != nil && s.ownHalt == *h.Height {
 		h.Exact = true // the node itself halts there
 	}
 	if s.child != nil {

@@ -128,6 +128,7 @@ type Supervisor struct {
 	ending       *ending          // an end that nobody asked for, not judged yet
 	leaving      *child.Process   // the node whose stop has begun
 	version      version.Version
+	ownHalt      int64 // where the node halts by itself, as it was started; 0 = nowhere
 	lastExit     *status.Exit
 	restarts     int
 	began        bool       // the node was started once in this life of ours

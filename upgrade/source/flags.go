@@ -6,21 +6,22 @@ import (
 	"strings"
 )
 
-// HaltHeight is the height at which a node was told to halt by itself, in its arguments (--halt-height of the Cosmos SDK's
-// start); 0 = nowhere.
-func HaltHeight(args []string) int64 {
-	const flag = "--halt-height"
-	for i, a := range args {
-		value, ok := strings.CutPrefix(a, flag+"=")
-		if a == flag && i+1 < len(args) {
-			value, ok = args[i+1], true
+// HaltHeight is the height at which a node that starts now halts by itself: --halt-height among its arguments, else
+// halt-height in config/app.toml of its home (the Cosmos SDK's start); 0 = nowhere, or not known. It does file I/O.
+func HaltHeight(home string, args []string) int64 {
+	text, ok := flagValue(args, "halt-height")
+	if !ok {
+		app, err := readTOML[appConfig](appPath(home))
+		if err != nil || app.HaltHeight == nil {
+			return 0
 		}
-		var n int64
-		if _, err := fmt.Sscan(value, &n); ok && err == nil && n > 0 {
-			return n
-		}
+		text = fmt.Sprint(app.HaltHeight)
 	}
-	return 0
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return max(0, n)
 }
 
 // SkipHeights are the heights at which a node was told to pass an upgrade over, in its arguments (--unsafe-skip-upgrades of

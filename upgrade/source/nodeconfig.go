@@ -30,7 +30,8 @@ type cometConfig struct {
 
 // appConfig is what matters here of the SDK's config/app.toml.
 type appConfig struct {
-	GRPC struct {
+	HaltHeight any `toml:"halt-height"` // a number, or one in quotes: the SDK takes both
+	GRPC       struct {
 		Enable *bool   `toml:"enable"`
 		Addr   *string `toml:"address"`
 	} `toml:"grpc"`

@@ -26,8 +26,8 @@ func NewHalt(a *cli.App) *cobra.Command {
 		Args: cli.ExactArgs(0, "no arguments"),
 		Long: `Stops the node at a height, at a time or now, takes a snapshot where [snapshot] on has "halt" and a genesis template
 where [genesis] on has it, and holds until "supervisor resume". --height N: N is the first block that is not executed any
-more. A node that halts there by itself (--halt-height N among its arguments) stops exactly; any other one is stopped when
-the height is read, a little late, and by how many blocks is said.
+more. A node that halts there by itself (--halt-height N among its arguments, or halt-height in its config/app.toml) stops
+exactly; any other one is stopped when the height is read, a little late, and by how many blocks is said.
 
 --now answers when the node is at rest and the snapshot is sealed, --wait does the same for a height or a time: the result
 is printed, with the digests of the template and the commands that can follow; --json prints it as one object. The
