@@ -83,6 +83,8 @@ func TestNoRoomToBegin(t *testing.T) {
 	st := h.awaitState(status.WaitingForBinary)
 	assert.NotNil(t, st.PID)
 	assert.Contains(t, st.Message, "the height of v2 has come; waiting: it can't be recorded: ")
+	assert.False(t, st.Plan.Ready)
+	assert.Contains(t, *st.Plan.Hint, "free some space", "what mends it, not another binary")
 	time.Sleep(recordPause + recheck) // time for a second try
 	assert.Equal(t, 1, strings.Count(h.lines(), "it is not ready; waiting"), "it is said once")
 	assert.Nil(t, h.journal().Upgrade)

@@ -80,22 +80,25 @@ func (s *Supervisor) prepare() {
 		}
 		return s.o.Engine.Announce(due.plan, due.evidence, due.stood)
 	}), func(err error) {
-		s.readiness.of[to] = found.ready
+		ready := found.ready
+		if err != nil {
+			ready.Problems, ready.Hint = []string{unwritten(err)}, hint.Of(err)
+		}
+		s.readiness.of[to] = ready
 		due.announced = due.announced || err == nil
 		if found.fetched {
 			due.pause = min(max(fetchPause, 2*due.pause), fetchPauseMax)
 			due.fetchFrom = time.Now().Add(due.pause)
 		}
-		next := "supervisor upgrade add " + due.plan.Name + " BINARY"
 		switch {
 		case s.stopping || s.due != due:
 		case err != nil:
-			s.awaitReady(unwritten(err), hint.Of(err), recordPause)
-		case !found.ready.Ready():
+			s.awaitReady(ready, recordPause)
+		case !ready.Ready():
 			if found.absent && s.o.Fetch == nil && due.problem == "" {
 				s.log.Error("binary not present, downloading disabled", "plan", due.plan.Name, "binary", s.o.Layout.Binary(to))
 			}
-			s.awaitReady(found.ready.Problems[0], next, recheck)
+			s.awaitReady(ready, recheck)
 		default:
 			s.due = nil
 			s.stopForUpgrade()
@@ -127,7 +130,7 @@ func (s *Supervisor) makeReady(ctx context.Context, p plan.Plan, to version.Vers
 		v.fetched = true
 		s.log.Info("no upgrade binary found, beginning to download it", "plan", p.Name)
 		if err := s.o.Fetch(ctx, p, to); err != nil {
-			v.ready.Problems = []string{err.Error()}
+			v.ready.Problems, v.ready.Hint = []string{err.Error()}, hint.Of(err)
 			return v
 		}
 		s.log.Info("downloading binary complete", "plan", p.Name)
@@ -136,15 +139,15 @@ func (s *Supervisor) makeReady(ctx context.Context, p plan.Plan, to version.Vers
 	}
 	if v.ready.Ready() && s.o.Room != nil {
 		if err := s.o.Room(ctx); err != nil {
-			v.ready.Problems = append(v.ready.Problems, err.Error())
+			v.ready.Problems, v.ready.Hint = []string{err.Error()}, hint.Of(err)
 		}
 	}
 	return v
 }
 
 // awaitReady waits for what the upgrade lacks, and says it once.
-func (s *Supervisor) awaitReady(problem, next string, again time.Duration) {
-	due := s.due
+func (s *Supervisor) awaitReady(r version.Readiness, again time.Duration) {
+	due, problem, next := s.due, r.Problems[0], r.Next()
 	if due.problem != problem {
 		s.log.Error("the height of a plan has come and it is not ready; waiting", "plan", due.plan.Name,
 			"height", due.plan.Height, "problem", problem, "hint", next)
@@ -174,11 +177,11 @@ func (s *Supervisor) recheckDue() {
 		ready := checker.Check(ctx, to)
 		return func() {
 			s.readiness.checking = false
-			s.readiness.of[to] = ready
 			switch {
 			case s.due != due:
 			case !ready.Ready():
-				s.awaitReady(ready.Problems[0], "supervisor upgrade add "+due.plan.Name+" BINARY", recheck)
+				s.readiness.of[to] = ready
+				s.awaitReady(ready, recheck)
 			default:
 				s.prepare()
 			}
@@ -222,15 +225,14 @@ func (s *Supervisor) checkReadiness() {
 }
 
 func (s *Supervisor) sayReadiness(versions []version.Version) {
-	problem := ""
+	problem, next := "", ""
 	if len(versions) > 0 {
 		if r := s.readiness.of[versions[0]]; !r.Ready() {
-			problem = versions[0].Name() + ": " + r.Problems[0]
+			problem, next = versions[0].Name()+": "+r.Problems[0], r.Next()
 		}
 	}
 	if problem != "" && problem != s.readiness.problem {
-		s.log.Warn("the next upgrade is not ready", "plan", versions[0].Name(), "problem", problem,
-			"hint", "supervisor upgrade add "+versions[0].Name()+" BINARY")
+		s.log.Warn("the next upgrade is not ready", "plan", versions[0].Name(), "problem", problem, "hint", next)
 		s.o.Event(alert.NotReady, problem)
 	}
 	s.readiness.problem = problem

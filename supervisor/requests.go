@@ -286,7 +286,7 @@ func (s *Supervisor) opApply(r request) {
 	s.do("apply", s.afterTidying(func(ctx context.Context) error {
 		ready = s.makeReady(ctx, p, to, true).ready
 		if !ready.Ready() {
-			return hint.New("apply", p.Name, ready.Problems[0], "supervisor upgrade add "+p.Name+" BINARY")
+			return hint.New("apply", p.Name, ready.Problems[0], ready.Next())
 		}
 		return errors.Join(s.o.Engine.Allow(p.Name, r.body.Force), s.o.Engine.Release())
 	}), func(err error) {

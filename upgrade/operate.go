@@ -164,7 +164,7 @@ func (e *Engine) Use(ctx context.Context, v version.Version, force bool) error {
 	}
 	ready := e.Checker.Check(ctx, v)
 	if !ready.Ready() {
-		return hint.New("use", v.Name(), ready.Problems[0], "supervisor upgrade add "+v.Name()+" BINARY")
+		return hint.New("use", v.Name(), ready.Problems[0], ready.Next())
 	}
 	from, err := e.Layout.Current()
 	if err != nil && !errors.Is(err, version.ErrNoLink) && !errors.Is(err, version.ErrBadLink) {

@@ -90,6 +90,14 @@ func New(op, path, cause, next string) *Error {
 	return &Error{Op: op, Path: path, Err: errors.New(cause), Hint: next}
 }
 
+// Argument is Quote for a command's first argument: one that begins like a flag isn't taken for one.
+func Argument(text string) string {
+	if strings.HasPrefix(text, "-") {
+		return "-- " + Quote(text)
+	}
+	return Quote(text)
+}
+
 // Quote makes text one word of a shell: what a hint names is copied from there.
 func Quote(text string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%="

@@ -94,6 +94,7 @@ type Plan struct {
 	Exact      bool        `json:"exact"` // the node halts for it by itself; else the stop comes a little late
 	Ready      bool        `json:"ready"`
 	Problems   []string    `json:"problems"`
+	Hint       *string     `json:"hint"` // the command that mends the first of them; null: ready
 	ETA        *time.Time  `json:"eta"`
 	BlocksLeft *int64      `json:"blocks_left"`
 }
@@ -216,6 +217,9 @@ func DescribePlan(p plan.Plan, scheduled bool, ready version.Readiness, height i
 	s := Plan{Name: p.Name, Source: p.Source, Exact: !scheduled, Ready: ready.Ready(), Problems: ready.Problems}
 	if s.Problems == nil {
 		s.Problems = []string{}
+	}
+	if !ready.Ready() {
+		s.Hint = new(ready.Next())
 	}
 	if !p.Time.IsZero() {
 		s.Time, s.ETA, s.Exact = new(p.Time.UTC()), new(p.Time.UTC()), true

@@ -65,7 +65,7 @@ func (v View) Plans(clock time.Time) []Plan {
 		to := version.Of(p.Name)
 		ready, ok := v.Ready[to]
 		if !ok {
-			ready.Problems = []string{"not looked at yet"}
+			ready.Problems, ready.Hint = []string{"not looked at yet"}, "supervisor status, in a moment"
 		}
 		all = append(all, DescribePlan(p, v.Tracker.Scheduled(p), ready, v.Tracker.Known(), v.Pace, clock))
 	}

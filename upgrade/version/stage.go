@@ -43,6 +43,7 @@ type Readiness struct {
 	Version  Version
 	SHA256   string   // of the binary, where it could be read
 	Problems []string // empty = ready
+	Hint     string   // the command that mends the first of them, where it isn't the binary's
 	// Downloaded: the caller fetched the binary from the plan's info, so a changed info is a changed plan.
 	Downloaded bool
 	id         identity
@@ -51,6 +52,14 @@ type Readiness struct {
 
 // Ready tells whether nothing stands in the way.
 func (r Readiness) Ready() bool { return len(r.Problems) == 0 }
+
+// Next is the command that mends the first problem.
+func (r Readiness) Next() string {
+	if r.Hint != "" {
+		return r.Hint
+	}
+	return "supervisor upgrade add " + hint.Argument(r.Version.Name()) + " BINARY"
+}
 
 // identity is what changes whenever a file's content does: nobody can set a ctime back.
 type identity struct {
@@ -112,7 +121,7 @@ func (c *Checker) check(ctx context.Context, v Version) (r Readiness, settled bo
 	info, err := c.inspect(v, path)
 	if err != nil {
 		r.Problems = append(r.Problems, err.Error())
-		if similar := c.layout.Similar(v); similar != "" {
+		if similar := c.layout.Similar(v); similar != "" && similar != v.Name() {
 			r.Problems = append(r.Problems, fmt.Sprintf("the version %q is there, but the plan's exact name is %q", similar, v.Name()))
 		}
 		c.forget(v)

@@ -90,8 +90,8 @@ func printStatus(w io.Writer, st *status.Document, clock time.Time) error {
 		for _, problem := range p.Problems {
 			line("", "not ready: %s", problem)
 		}
-		if !p.Ready && st.Hold == nil { // a hold names its own command
-			line("next", "supervisor upgrade add %s BINARY", p.Name)
+		if p.Hint != nil && st.Hold == nil { // a hold names its own command
+			line("next", "%s", *p.Hint)
 		}
 	}
 	if len(st.Skipped) > 0 {

@@ -40,7 +40,7 @@ func TestStatusNamesTheNextCommand(t *testing.T) {
 		}
 		return lines
 	}
-	waiting := status.Document{State: status.Running, Plan: &status.Plan{Name: "v2", Problems: []string{"no binary"}}}
+	waiting := status.Document{State: status.Running, Plan: &status.Plan{Name: "v2", Problems: []string{"no binary"}, Hint: new("supervisor upgrade add v2 BINARY")}}
 	assert.Equal(t, []string{"next supervisor upgrade add v2 BINARY"}, next(waiting))
 	waiting.Hold = &upgrade.Hold{Reason: "x", Hint: "supervisor resume"}
 	assert.Equal(t, []string{"next supervisor resume"}, next(waiting))
