@@ -263,3 +263,36 @@ func TestDataDirectoryIsReplaced(t *testing.T) {
 	assert.Equal(t, plan.ByFile, done.Upgrade.Evidence)
 	r.stop()
 }
+
+// A link that was changed by hand beside the running node: what is gone, or was set to the next version ahead of its height,
+// is put back before the upgrade begins, so that a roll-back leads to what ran. A third version is nobody's choice: the node
+// is left running until the link is.
+func TestLinkChangedBesideTheNode(t *testing.T) {
+	t.Parallel()
+	for name, target := range map[string]string{"gone": "", "ahead of time": "upgrades/v2", "another": "upgrades/v3", "dangling": "upgrades/v9"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t, "v2", "v3")
+			h.set("UPGRADE", "v2@40")
+			h.set("BLOCK_TIME", "50ms")
+			r := h.start()
+			h.await(trace.FirstBlock, "v1")
+			link := h.layout().Link()
+			require.NoError(t, os.Remove(link))
+			if target != "" {
+				require.NoError(t, os.Symlink(target, link))
+			}
+			if name == "another" || name == "dangling" {
+				st := h.awaitState(status.WaitingForBinary)
+				assert.NotNil(t, st.PID)
+				assert.Contains(t, st.Message, ", but genesis runs")
+				require.NoError(t, proc.Run(proctest.Shell(strings.TrimSuffix(*st.Plan.Hint, " (then it goes on)"))))
+			}
+			h.awaitResult(upgrade.ResultCommitted)
+			assert.Equal(t, version.Genesis, h.history()[0].Upgrade.From)
+			r.stop()
+			assert.Equal(t, "v2", h.current())
+			assert.Equal(t, 1, h.count(trace.Start, "v1"))
+		})
+	}
+}

@@ -67,11 +67,17 @@ func (s *Supervisor) prepare() {
 		s.readiness.timer.Reset(recheck)
 		return
 	}
-	to, announced := s.versionDue(), due.announced
+	to, announced, runs := s.versionDue(), due.announced, s.child != nil
+	running := s.version
 	fetch := !time.Now().Before(due.fetchFrom)
 	var found verified
 	s.do("prepare", s.afterTidying(func(ctx context.Context) error {
 		found = s.makeReady(ctx, due.plan, to, fetch)
+		if runs {
+			if err := s.o.Engine.Anchor(running, to); err != nil {
+				return err
+			}
+		}
 		switch {
 		case found.ready.Ready():
 			return s.o.Engine.Begin(due.plan, due.evidence, found.ready, due.stood)

@@ -129,6 +129,31 @@ func (e *Engine) checkLink() error {
 	}
 }
 
+// Anchor sees to it, before an upgrade of a running node is recorded, that current names the version that runs: a roll-back
+// leads to what it named. A link that is gone is made again, and one that was set to the next version ahead of its height is
+// put back until then. One that names a third version is refused: what its maker wanted to happen at the height, nobody
+// knows. Nothing is done for an upgrade that is in flight.
+func (e *Engine) Anchor(running, to version.Version) error {
+	if u := e.j.Upgrade; u != nil && u.Phase != Planned {
+		return nil
+	}
+	current, err := e.Layout.Current()
+	if err == nil && current == running {
+		return nil
+	}
+	if err == nil && current != to {
+		err = fmt.Errorf("current names %s", current)
+	}
+	if err != nil && !errors.Is(err, version.ErrNoLink) {
+		return &hint.Error{
+			Op: "begin the upgrade", Path: to.Name(), Err: fmt.Errorf("%w, but %s runs", err, running),
+			Hint: "ln -sfT " + hint.Quote(string(running)) + " " + hint.Quote(e.Layout.Link()) + " (then it goes on)",
+		}
+	}
+	e.Log.Warn("current doesn't name the version that runs; it does again", "current", current, "version", running)
+	return e.Layout.SwitchTo(running)
+}
+
 // Journal returns a copy of the journal.
 func (e *Engine) Journal() Journal {
 	j := e.j
