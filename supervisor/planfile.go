@@ -7,6 +7,7 @@ import (
 
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
+	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
 )
@@ -61,6 +62,8 @@ func (s *Supervisor) looked(file plan.File) {
 	}
 	s.logPending()
 	s.checkReadiness()
+	s.dropReplaced()
+	s.dropGone()
 	if s.tracker.NeedsHeight() {
 		s.readHeight()
 	}
@@ -146,18 +149,69 @@ func (s *Supervisor) dropPast(h int64) bool {
 	return true
 }
 
-// importPlan takes a future plan that another tool wrote into the node's file over into the schedule: the node itself
-// says that its height is far ahead. What can't be taken over is said once.
+// importPlan takes a future plan that another tool wrote into the node's file over into the schedule, so that a plan of the
+// chain's, which the node writes into the same file, doesn't displace it: the node itself says that its height is far ahead.
+// From then on it follows the file. What can't be taken over is said once.
 func (s *Supervisor) importPlan(p plan.Plan, height int64) {
 	s.log.Info("the plan file holds a plan whose height is still to come; it is kept as scheduled", "plan", p.Name,
 		"at", p.Height, "height", height)
 	s.file.imported = p.Key()
 	p.Source = plan.FromOperator
-	s.do("import", func(ctx context.Context) error {
-		return s.o.Engine.AddPlan(ctx, p, height, false)
-	}, func(err error) {
+	s.do("import", func(context.Context) error { return s.o.Engine.FollowFile(&p) }, func(err error) {
 		if err != nil {
 			s.log.Warn("cannot take the plan over", "plan", p.Name, "error", err, "hint", hint.Of(err))
 		}
+	})
+}
+
+// dropGone takes the plan that came from the plan file off the schedule when the file is removed beside the running node:
+// somebody took it back. While no node runs data may have been restored, or wiped, and the plan with it: then it stays.
+func (s *Supervisor) dropGone() {
+	gone := func() bool {
+		return s.child != nil && s.journal.Upgrade == nil && s.due == nil && s.tracker.FileGone()
+	}
+	if !gone() {
+		return
+	}
+	s.whenIdle(func() {
+		if !gone() {
+			return
+		}
+		name := s.schedule.FromFile
+		s.file.imported = plan.Key{}
+		s.do("import", func(context.Context) error { return s.o.Engine.FollowFile(nil) }, func(err error) {
+			if err != nil {
+				s.log.Error("cannot take a plan off whose plan file was removed", "plan", name, "error", err, "hint", "supervisor upgrade cancel "+name)
+				return
+			}
+			s.log.Warn("the plan file was removed, and with it the plan that came from it", "plan", name,
+				"hint", "where it is still wanted: supervisor upgrade add "+hint.Argument(name)+" BINARY --height N")
+		})
+	})
+}
+
+// dropReplaced gives up the wait for a plan's binary when another plan takes its place in the node's file. Nothing was done
+// for it yet; what is done next is the other plan's to say.
+func (s *Supervisor) dropReplaced() {
+	replaced := func() bool {
+		u := s.journal.Upgrade
+		return s.due != nil && u != nil && u.Phase == upgrade.Planned && u.Announced && s.tracker.Replaced(u.Plan.Key())
+	}
+	if !replaced() {
+		return
+	}
+	s.whenIdle(func() {
+		if !replaced() {
+			return
+		}
+		name := s.due.plan.Name
+		s.do("cancel", func(context.Context) error { return s.o.Engine.CancelPlan(name) }, func(err error) {
+			if err != nil {
+				s.log.Error("cannot give up a plan that another one took the place of", "plan", name, "error", err, "hint", hint.Of(err))
+				return
+			}
+			s.log.Warn("the plan that was waited for is not in the plan file any more", "plan", name)
+			s.afterOperation(nil, name)
+		})
 	})
 }

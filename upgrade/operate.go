@@ -34,14 +34,8 @@ func (e *Engine) AddPlan(ctx context.Context, p plan.Plan, known int64, force bo
 		return hint.New("schedule", p.Name, fmt.Sprintf("height %d is past: the node is at %d", p.Height, known),
 			"supervisor upgrade apply "+p.Name)
 	}
-	for _, have := range e.s.Plans {
-		if have.Name == p.Name && have.Key() != p.Key() && !force {
-			return hint.New("schedule", p.Name, "it is scheduled at "+have.When()+" already",
-				"supervisor upgrade cancel "+p.Name+", or add --force")
-		}
-	}
-	if e.s.Skips(p) && !force {
-		return hint.New("schedule", p.Name, "it is on the skip list", "supervisor upgrade add "+p.Name+" BINARY --force")
+	if why := conflict(e.s, p); why != "" && !force {
+		return hint.New("schedule", p.Name, why, "supervisor upgrade cancel "+p.Name+", or add --force")
 	}
 	return e.reschedule(func(s *plan.Schedule) {
 		if force {
@@ -49,6 +43,34 @@ func (e *Engine) AddPlan(ctx context.Context, p plan.Plan, known int64, force bo
 		}
 		s.Add(p)
 	})
+}
+
+// FollowFile takes a plan to come of the node's plan file over into the schedule, in the place of the one that was taken over
+// from there before; nil = the file is gone. An operator's plan of the same name, and the skip list, count more than the file.
+func (e *Engine) FollowFile(p *plan.Plan) error {
+	rest := e.Schedule()
+	rest.Follow(nil)
+	var refused error
+	if p != nil {
+		if why := conflict(rest, *p); why != "" {
+			refused = hint.New("follow the plan file", p.Name, why, "supervisor upgrade cancel "+p.Name+" (then the file's counts)")
+			p = nil
+		}
+	}
+	return errors.Join(e.reschedule(func(s *plan.Schedule) { s.Follow(p) }), refused)
+}
+
+// conflict says what in the schedule speaks against p; "" = nothing.
+func conflict(s plan.Schedule, p plan.Plan) string {
+	for _, have := range s.Plans {
+		if have.Name == p.Name && have.Key() != p.Key() {
+			return "it is scheduled at " + have.When() + " already"
+		}
+	}
+	if s.Skips(p) {
+		return "it is on the skip list"
+	}
+	return ""
 }
 
 func (e *Engine) unskip(name string) error {

@@ -23,6 +23,9 @@ type Schedule struct {
 	Plans  []Plan `json:"plans"`
 	Skip   []Skip `json:"skip"`
 	Halt   *Halt  `json:"halt"`
+	// FromFile names the plan that another tool wrote into the node's plan file ahead of its height. It follows the file: one
+	// that takes its place there takes it here, too.
+	FromFile string `json:"from_file,omitempty"`
 	// Imported names the files of Cosmovisor's that were taken over, with the digest of their content, so that each is
 	// imported once.
 	Imported map[string]string `json:"imported,omitempty"`
@@ -156,8 +159,22 @@ func (s Schedule) Has(name string) bool {
 	return slices.ContainsFunc(s.Plans, func(p Plan) bool { return p.Name == name })
 }
 
+// Follow puts p, which the plan file holds, in the place of the plan that was taken over from it before; nil = it holds none.
+func (s *Schedule) Follow(p *Plan) {
+	if s.FromFile != "" {
+		s.Cancel(s.FromFile)
+	}
+	if p != nil {
+		s.Add(*p)
+		s.FromFile = p.Name
+	}
+}
+
 // Cancel takes the plan of that name off, and tells whether there was one.
 func (s *Schedule) Cancel(name string) bool {
+	if s.FromFile == name {
+		s.FromFile = ""
+	}
 	before := len(s.Plans)
 	s.Plans = slices.DeleteFunc(s.Plans, func(p Plan) bool { return p.Name == name })
 	return len(s.Plans) != before

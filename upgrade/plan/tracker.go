@@ -242,10 +242,27 @@ func (t *Tracker) Pending() []Plan {
 		add(*t.chain)
 	}
 	for _, p := range t.schedule.Plans {
-		add(p)
+		if !t.superseded(p) {
+			add(p)
+		}
 	}
 	slices.SortStableFunc(all, byTurn) // stable: of two plans at one height the node's own comes first
 	return all
+}
+
+// superseded tells whether p was taken over from the node's file, which says something else of that name now.
+func (t *Tracker) superseded(p Plan) bool {
+	return p.Name == t.schedule.FromFile && t.seenFile && t.file.Err == nil && t.file.Plan.Name == p.Name && t.file.Plan.Key() != p.Key()
+}
+
+// FileGone tells whether there is no plan file any more that a plan of the schedule was taken over from.
+func (t *Tracker) FileGone() bool {
+	return t.schedule.FromFile != "" && t.seenFile && t.file.Err == ErrMissing //nolint:errorlint // ReadFile returns it bare
+}
+
+// Replaced tells whether the node's file holds another plan than that one by now.
+func (t *Tracker) Replaced(k Key) bool {
+	return t.seenFile && t.file.Err == nil && t.file.Plan.Key() != k
 }
 
 // NextPlan is the plan that comes next; an error says that the node's file holds one that is passed over, and why.

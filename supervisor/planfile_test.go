@@ -1,0 +1,118 @@
+package supervisor
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"nodevisor/internal/fakenode/trace"
+	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/status"
+	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
+)
+
+// schedule reads what operators want.
+func (h *testHome) schedule() plan.Schedule {
+	h.Helper()
+	s, err := plan.LoadSchedule(h.layout().SchedulePath())
+	require.NoError(h, err)
+	return s
+}
+
+// scheduled waits until exactly that plan is to come, and is known to be no word of the node's.
+func (h *testHome) scheduled(name string, height int64) {
+	h.Helper()
+	h.awaitStatus("it is scheduled", func(st *status.Document) bool {
+		return st.Plan != nil && !st.Plan.Exact && st.Plan.Name == name && *st.Plan.Height == height
+	})
+}
+
+// A plan that another tool wrote ahead of its height follows the file: put off, it comes later; replaced, it never does; and
+// it is gone with the file. An operator's own plan stays beside all that.
+func TestPlanFollowsTheFile(t *testing.T) {
+	t.Parallel()
+	t.Run("put off", func(t *testing.T) {
+		t.Parallel()
+		h := newHome(t, "v2")
+		h.set("BLOCK_TIME", "20ms")
+		r := h.start()
+		h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil })
+		h.plan("v2", 300)
+		h.scheduled("v2", 300)
+		h.plan("v2", 400)
+		h.scheduled("v2", 400)
+		assert.Len(t, h.schedule().Plans, 1)
+		assert.GreaterOrEqual(t, h.awaitResult(upgrade.ResultCommitted).Upgrade.Stood, int64(400))
+		r.stop()
+		assert.Empty(t, h.schedule().FromFile)
+	})
+	t.Run("replaced while no supervisor runs", func(t *testing.T) {
+		t.Parallel()
+		h := newHome(t, "v2", "v3")
+		r := h.start()
+		h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil })
+		_, err := h.do(client.OpAdd, client.Request{Plan: plan.Plan{Name: "v9", Height: 900000, Source: plan.FromOperator}})
+		require.NoError(t, err)
+		h.plan("v2", 100000)
+		h.scheduled("v2", 100000)
+		r.stop()
+		h.plan("v3", 200000)
+		r = h.start()
+		h.scheduled("v3", 200000)
+		r.stop()
+		s := h.schedule()
+		require.Len(t, s.Plans, 2)
+		assert.Equal(t, []string{"v3", "v9"}, []string{s.Plans[0].Name, s.Plans[1].Name})
+	})
+	t.Run("removed", func(t *testing.T) {
+		t.Parallel()
+		h := newHome(t, "v2")
+		r := h.start()
+		h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil })
+		h.plan("v2", 100000)
+		h.scheduled("v2", 100000)
+		require.NoError(t, os.Remove(h.layout().Plan))
+		h.awaitStatus("it is gone", func(st *status.Document) bool { return st.Plan == nil })
+		h.wait("the schedule", func() bool { return len(h.schedule().Plans) == 0 })
+		h.plan("v2", 100000)
+		h.scheduled("v2", 100000)
+		r.stop()
+		assert.Equal(t, 1, strings.Count(h.lines(), "the plan file was removed"))
+	})
+	t.Run("against an operator's", func(t *testing.T) {
+		t.Parallel()
+		h := newHome(t, "v2")
+		r := h.start()
+		h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil })
+		_, err := h.do(client.OpAdd, client.Request{Plan: plan.Plan{Name: "v2", Height: 100000, Source: plan.FromOperator}})
+		require.NoError(t, err)
+		h.plan("v2", 200000)
+		h.wait("it is said", func() bool { return strings.Contains(h.lines(), "cannot take the plan over") })
+		require.NoError(t, os.Remove(h.layout().Plan))
+		h.awaitStatus("the file is gone", func(st *status.Document) bool { return st.Plan != nil && *st.Plan.Height == 100000 })
+		r.stop()
+		assert.Len(t, h.schedule().Plans, 1)
+	})
+}
+
+// A plan that is waited with for its binary, and that another one takes the place of in the file, isn't waited for any more.
+func TestPlanReplacedWhileItsBinaryIsAwaited(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v3")
+	h.setOf("genesis", "STALL_AT", "101") // it stands there, as a node does that waits for its upgrade
+	r := h.start()
+	h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil })
+	h.plan("v2", 100)
+	h.awaitState(status.WaitingForBinary)
+	h.plan("v3", 100)
+	done := h.awaitResult(upgrade.ResultCommitted)
+	assert.Equal(t, "v3", done.Upgrade.Plan.Name)
+	r.stop()
+	assert.Equal(t, "v3", h.current())
+	assert.Equal(t, 1, h.count(trace.Start, "v1"))
+	assert.Equal(t, upgrade.ResultCancelled, h.history()[1].Result)
+}
