@@ -124,6 +124,22 @@ func TestTakenAtEachEvent(t *testing.T) {
 	})
 }
 
+// A snapshot that can't be taken is seen before the node is stopped for `halt --now`.
+func TestHaltNowThatIsRefused(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	r := h.start()
+	h.await(trace.FirstBlock, "v1")
+	h.write("supervisor/refused", "")
+	_, err := h.do(client.OpHalt, client.Request{Now: true})
+	require.ErrorContains(t, err, "it would be refused")
+	st := h.awaitState(status.Running)
+	assert.Nil(t, st.Halt)
+	r.stop()
+	assert.Empty(t, h.taken())
+	assert.Equal(t, 1, h.count(trace.Start, ""))
+}
+
 // A template that can't be made holds an upgrade, and not a halt: that one stands, and says so.
 func TestTemplateFailsAtAHalt(t *testing.T) {
 	t.Parallel()

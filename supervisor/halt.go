@@ -124,7 +124,17 @@ func (s *Supervisor) opHalt(r request) {
 		h = &plan.Halt{Height: b.Height, Time: b.Time}
 	}
 	known := s.tracker.Known()
-	s.do("halt", func(context.Context) error { return s.o.Engine.SetHalt(h, known) }, func(err error) {
+	work := func(context.Context) error { return s.o.Engine.SetHalt(h, known) }
+	if r.body.Now && s.child != nil && s.takenOn(atHalt) {
+		work = s.afterTidying(func(ctx context.Context) error {
+			// A snapshot that can't be taken is seen before the node is stopped for it.
+			if _, err := s.o.Snapshots.Do(ctx, json.RawMessage(`{"op":"create","dry_run":true}`), false); err != nil {
+				return err
+			}
+			return s.o.Engine.SetHalt(h, known)
+		})
+	}
+	s.do("halt", work, func(err error) {
 		switch {
 		case err != nil:
 			finishRequest(r, err, "")

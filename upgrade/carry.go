@@ -102,7 +102,7 @@ func (e *Engine) reread() error {
 	}
 	return &hint.Error{
 		Op: "go on with the upgrade", Path: u.Plan.Name, Err: fmt.Errorf("%w while the node stopped: %s", ErrPlanChanged, what),
-		Hint: "look at " + hint.Quote(e.Layout.Plan) + ", then: supervisor upgrade cancel " + u.Plan.Name + ", or: supervisor resume",
+		Hint: "look at " + hint.Quote(e.Layout.Plan) + " and mend it, then: supervisor resume; or give the upgrade up: supervisor upgrade cancel " + hint.Argument(u.Plan.Name) + ", then: supervisor resume",
 	}
 }
 
