@@ -30,9 +30,15 @@ func (s *Supervisor) halt(answer func(status.HaltResult, error)) {
 		result.At = h.When()
 	}
 	s.log.Info("halting", "at", result.At)
-	own := s.ownHalt
+	own, trial := s.ownHalt, s.child != nil && s.trial
 	s.atRest(func(time.Time) {
-		s.do("halt", s.unitsDown(s.afterTidying(func(ctx context.Context) error { return s.carryHalt(ctx, h, own, &result) })), func(err error) {
+		s.do("halt", s.unitsDown(s.afterTidying(func(ctx context.Context) error {
+			var given error
+			if trial { // it was ended by request
+				given = s.o.Engine.GiveBack()
+			}
+			return errors.Join(given, s.carryHalt(ctx, h, own, &result))
+		})), func(err error) {
 			switch {
 			case s.stopping && s.journal.Hold == nil:
 				answer(result, control.ErrOver)

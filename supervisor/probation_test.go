@@ -242,3 +242,20 @@ func TestLateBinary(t *testing.T) {
 	r.stop()
 	assert.NoFileExists(t, filepath.Join(h.layout().Root, "upgrades", "v2", "bin", ".probe"))
 }
+
+// A halt ends the new version by request: its attempt is given back, as at a stop.
+func TestHaltOnProbation(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.setOf("v2", "STALL_AT", "5")
+	r := h.start()
+	h.await(trace.FirstBlock, "v2")
+	h.awaitState(status.Running)
+	_, err := h.do(client.OpHalt, client.Request{Now: true})
+	require.NoError(t, err)
+	require.Equal(t, ExitHeld, r.exit())
+	u := h.journal().Upgrade
+	assert.Equal(t, upgrade.OnProbation, u.Phase)
+	assert.Zero(t, u.Attempts)
+}
