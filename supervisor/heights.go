@@ -84,6 +84,9 @@ func (s *Supervisor) sawHeight(h int64, from string, at time.Time) {
 	s.becameHealthy()
 	s.height.pace.saw(h, at)
 	s.tracker.SawHeight(h)
+	if s.file.pendingSaid != "" {
+		s.logPending() // a height may show that it is past
+	}
 	if s.dropPast(h) {
 		return
 	}

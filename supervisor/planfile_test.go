@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -115,4 +116,28 @@ func TestPlanReplacedWhileItsBinaryIsAwaited(t *testing.T) {
 	assert.Equal(t, "v3", h.current())
 	assert.Equal(t, 1, h.count(trace.Start, "v1"))
 	assert.Equal(t, upgrade.ResultCancelled, h.history()[1].Result)
+}
+
+// A plan whose height is past is no upgrade, beside the node and at its start, and that is said: once.
+func TestPlanThatIsPast(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	r := h.start()
+	h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil && *st.Height > 30 })
+	past := func(times int) {
+		t.Helper()
+		h.wait("it is said", func() bool { return strings.Count(h.lines(), "v2 at 25 is past: the node went on with another version") >= times })
+	}
+	h.plan("v2", 25)
+	past(1)
+	h.awaitStatus("more heights", func(st *status.Document) bool { return *st.Height > 300 })
+	past(1)
+	r.stop()
+	require.NoError(t, os.Chtimes(h.layout().Plan, time.Time{}, time.Now()))
+	r = h.start()
+	h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil && st.HeightSource != nil })
+	past(2)
+	r.stop()
+	assert.Equal(t, 2, strings.Count(h.lines(), "is past"))
+	assert.Zero(t, h.count(trace.Start, "v2"))
 }

@@ -207,7 +207,7 @@ func (t *Tracker) FilePlan() (Plan, bool) {
 // Done tells whether p needs nothing any more: current is its version, or was switched to for it, or the node itself,
 // on this data and since the file appeared, showed a height above the plan's. History alone never makes a plan done.
 func (t *Tracker) Done(p Plan) bool {
-	if t.Current == version.Of(p.Name) || (t.HasPlan && t.Installed == p.Key()) {
+	if t.installed(p) {
 		return true
 	}
 	if p.Source == FromOperator || p.Height == 0 {
@@ -217,6 +217,11 @@ func (t *Tracker) Done(p Plan) bool {
 		return true
 	}
 	return !t.appeared && t.record > p.Height && t.recorded.After(t.since)
+}
+
+// installed tells whether current is p's version, or was switched to for p.
+func (t *Tracker) installed(p Plan) bool {
+	return t.Current == version.Of(p.Name) || (t.HasPlan && t.Installed == p.Key())
 }
 
 // Pending lists the plans that are not done and not skipped, the next one first. The same plan from several sources is
@@ -270,8 +275,13 @@ func (t *Tracker) NextPlan() (*Plan, error) {
 	if all := t.Pending(); len(all) > 0 {
 		return &all[0], nil
 	}
-	if p := t.file.Plan; t.seenFile && t.file.Err == nil && !t.Done(p) && t.Skips(p) {
+	p := t.file.Plan
+	switch {
+	case !t.seenFile || t.file.Err != nil:
+	case !t.Done(p) && t.Skips(p):
 		return nil, fmt.Errorf("%s at %s is on the skip list", p.Name, p.When())
+	case !t.installed(p) && t.Done(p):
+		return nil, fmt.Errorf("%s at %s is past: the node went on with another version", p.Name, p.When())
 	}
 	return nil, nil //nolint:nilnil // nothing is scheduled, and nothing is wrong
 }
