@@ -102,6 +102,10 @@ func (s *Supervisor) firstLook() {
 		return nil
 	}, func(error) {
 		s.setCurrent(now)
+		if now.back != "" && !s.began {
+			s.log.Warn("current names an older version than the last upgrade led to; was the link changed by hand?", "current", now.version,
+				"last", now.back, "hint", "where that wasn't meant: stop run, then: supervisor upgrade use "+hint.Argument(now.back))
+		}
 		s.sawFile(file, false)
 		s.begin(signer)
 	})
@@ -136,6 +140,7 @@ type currentVersion struct {
 	version version.Version
 	plan    plan.Plan // that it was switched to for
 	known   bool      // whether that is recorded
+	back    string    // the version that the last upgrade led to, where this is an older one; else ""
 	ownHalt int64     // see Supervisor.ownHalt
 	last    *status.LastUpgrade
 }
@@ -143,7 +148,8 @@ type currentVersion struct {
 // readCurrent does file I/O: not for the loop.
 func (s *Supervisor) readCurrent() currentVersion {
 	c := currentVersion{}
-	if all, err := upgrade.LoadHistory(s.o.Layout.HistoryDir()); err == nil && len(all) > 0 {
+	all, err := upgrade.LoadHistory(s.o.Layout.HistoryDir())
+	if err == nil && len(all) > 0 {
 		c.last = new(status.DescribeFinished(all[0]))
 	}
 	version, err := s.o.Layout.Current()
@@ -153,6 +159,9 @@ func (s *Supervisor) readCurrent() currentVersion {
 	c.version, c.ownHalt = version, s.readOwnHalt(version)
 	// The case of names is folded where that is configured when they are compared: it is the same before and after.
 	c.plan, c.known = plan.Installed(s.o.Layout, version, s.recase)
+	if last, back := upgrade.WentBack(s.o.Layout, all, s.recase); back {
+		c.back = last.To.Name()
+	}
 	return c
 }
 

@@ -126,7 +126,9 @@ func TestPlanThatIsPast(t *testing.T) {
 	h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil && *st.Height > 30 })
 	past := func(times int) {
 		t.Helper()
-		h.wait("it is said", func() bool { return strings.Count(h.lines(), "v2 at 25 is past: the node went on with another version") >= times })
+		h.wait("it is said", func() bool {
+			return strings.Count(h.lines(), "v2 at 25 is past: the node went on with another version") >= times
+		})
 	}
 	h.plan("v2", 25)
 	past(1)

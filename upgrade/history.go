@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/state"
 	"nodevisor/upgrade/version"
 )
@@ -167,4 +168,19 @@ func readFinished(path string) (Finished, error) {
 		return f, err
 	}
 	return f, json.Unmarshal(data, &f)
+}
+
+// WentBack returns the last upgrade where current names an older version than that one led to, by a plan of a lower height or
+// none: nothing of ours leaves it so. all is the history, newest first. It is no reason to stop: people change links, and data may have been put back.
+func WentBack(l version.Layout, all []Finished, recase bool) (last Upgrade, back bool) {
+	if len(all) == 0 || all[0].Result != ResultCommitted {
+		return Upgrade{}, false
+	}
+	last = all[0].Upgrade
+	current, err := l.Current()
+	if err != nil || current == last.To {
+		return last, false
+	}
+	p, _ := plan.Installed(l, current, recase) // without one it is the first version, or was put there by hand
+	return last, p.Height < last.Plan.Height
 }

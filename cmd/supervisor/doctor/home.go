@@ -183,7 +183,12 @@ func (x *examination) currentLink() {
 	target, _ := os.Readlink(l.Link())
 	info, lerr := os.Lstat(l.Link())
 	const fix = "supervisor doctor --fix-link"
+	all, _ := upgrade.LoadHistory(l.HistoryDir())
+	last, back := upgrade.WentBack(l, all, x.Config.Upgrade.Recase)
 	switch {
+	case err == nil && back && x.live == nil:
+		x.unknown("current", "supervisor upgrade use "+hint.Argument(last.To.Name())+" (where that wasn't meant)",
+			"names %s, an older version than the last upgrade led to: %s", v.Name(), last.To.Name())
 	case err == nil && filepath.IsAbs(target):
 		x.ok("current", "names %s (by an absolute link, which is fine; the next switch makes it a relative one)", v.Name())
 	case err == nil:
