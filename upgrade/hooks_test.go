@@ -149,6 +149,7 @@ func TestPreUpgradeIsTriedAgainAfterAHold(t *testing.T) {
 	e = h.engine()
 	h.write(filepath.Join(h.l.Home, "mended"), "")
 	require.NoError(t, e.Resume())
+	require.NoError(t, e.Recover()) // as `run` does
 	require.NoError(t, e.Carry(t.Context()))
 	assert.Equal(t, "1 v2\n2 v2\n", h.read(filepath.Join(h.l.Home, "calls")))
 	assert.Len(t, h.snaps.calls, 1)

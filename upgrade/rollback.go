@@ -133,7 +133,7 @@ func (e *Engine) Restart(ctx context.Context) error {
 	if err != nil {
 		return &hint.Error{Op: "restore the upgrade's snapshot", Err: err, Hint: "supervisor status"}
 	}
-	tries := u.Tries
+	tries := u.Tries // the next is counted when it begins, see Recover
 	u.BinaryOnly, u.WayBack = false, rand.Text()
 	if err := e.advanceFull(RollingBack); err != nil {
 		return err
@@ -144,7 +144,7 @@ func (e *Engine) Restart(ctx context.Context) error {
 	return e.change(atomicfile.Full, func() {
 		u := e.j.Upgrade
 		u.Phases = slices.DeleteFunc(slices.Clone(u.Phases), func(t PhaseTime) bool { return t.Phase.OnNew() || t.Phase == RollingBack })
-		u.Phase, u.Tries, u.Crashes, u.Attempts, u.Error = Snapshotted, tries+1, 0, 0, ""
+		u.Phase, u.Tries, u.Crashes, u.Attempts, u.Error = Snapshotted, tries, 0, 0, ""
 	})
 }
 
@@ -160,7 +160,6 @@ func (e *Engine) Resume() error {
 				u.Attempts = 0
 			}
 			u.Crashes = 0
-			u.Tries++
 		}
 		e.j.Hold = nil
 	})
