@@ -10,6 +10,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/alert"
 	"nodevisor/supervisor/status"
+	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
 )
@@ -136,19 +137,28 @@ func (s *Supervisor) makeReady(ctx context.Context, p plan.Plan, to version.Vers
 		v.fetched = true
 		s.log.Info("no upgrade binary found, beginning to download it", "plan", p.Name)
 		if err := s.o.Fetch(ctx, p, to); err != nil {
-			v.ready.Problems, v.ready.Hint = []string{err.Error()}, hint.Of(err)
+			v.ready = unready(v.ready, err)
 			return v
 		}
 		s.log.Info("downloading binary complete", "plan", p.Name)
 		v.ready = s.o.Checker.Check(ctx, to)
 		v.ready.Downloaded = true
 	}
+	if v.ready.Ready() {
+		v.ready = unready(v.ready, upgrade.CheckScript(s.o.Layout, s.o.Engine.Config))
+	}
 	if v.ready.Ready() && s.o.Room != nil {
-		if err := s.o.Room(ctx); err != nil {
-			v.ready.Problems, v.ready.Hint = []string{err.Error()}, hint.Of(err)
-		}
+		v.ready = unready(v.ready, s.o.Room(ctx))
 	}
 	return v
+}
+
+// unready adds to what is known of a version what else stands in its way; nil = nothing.
+func unready(r version.Readiness, err error) version.Readiness {
+	if err != nil {
+		r.Problems, r.Hint = []string{err.Error()}, hint.Of(err)
+	}
+	return r
 }
 
 // awaitReady waits for what the upgrade lacks, and says it once.
@@ -209,12 +219,18 @@ func (s *Supervisor) checkReadiness() {
 		return
 	}
 	s.readiness.checking = true
-	versions, checker := s.tracker.PendingVersions(), s.o.Checker
+	versions, checker, layout, config := s.tracker.PendingVersions(), s.o.Checker, s.o.Layout, s.o.Upgrade
 	s.ask(func(ctx context.Context) func() {
 		checked := map[version.Version]version.Readiness{}
-		for _, v := range slices.Concat(versions, s.o.Layout.Versions()) {
+		for _, v := range slices.Concat(versions, layout.Versions()) {
 			if _, twice := checked[v]; !twice {
 				checked[v] = checker.Check(ctx, v)
+			}
+		}
+		script := upgrade.CheckScript(layout, config)
+		for _, v := range versions {
+			if checked[v].Ready() {
+				checked[v] = unready(checked[v], script)
 			}
 		}
 		return func() {

@@ -3,6 +3,7 @@ package upgrade
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,6 +29,24 @@ const retryPause = time.Second
 // settle is how long a pre-upgrade that says after a while that it doesn't exist waits for our own stop request.
 const settle = time.Second
 
+// CheckScript tells, before a node is stopped, why the custom pre-upgrade script couldn't be run; nil where none is configured.
+func CheckScript(l version.Layout, c Config) error {
+	if c.CustomPreUpgrade == "" {
+		return nil
+	}
+	path := filepath.Join(l.Root, c.CustomPreUpgrade)
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		err = hint.Cause(err)
+	case !info.Mode().IsRegular():
+		err = errors.New("it is not a regular file")
+	default:
+		return nil
+	}
+	return &hint.Error{Op: "run the custom pre-upgrade script", Path: path, Err: err, Hint: "put the script there, or take custom_pre_upgrade out of the configuration"}
+}
+
 // customPreUpgrade runs the operator's script before the switch: `<script> <name> <height>` in the node's home.
 func (e *Engine) customPreUpgrade(ctx context.Context) error {
 	if e.Config.CustomPreUpgrade == "" {
@@ -39,13 +58,13 @@ func (e *Engine) customPreUpgrade(ctx context.Context) error {
 	fail := func(cause string) error {
 		return hint.New("run the custom pre-upgrade script", path, cause, "mend the script, then: supervisor resume")
 	}
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
+	if err := CheckScript(e.Layout, e.Config); err != nil {
 		e.Log.Error("COSMOVISOR_CUSTOM_PREUPGRADE file missing", "file", path)
+		return fail(errors.Unwrap(err).Error())
+	}
+	info, err := os.Stat(path)
+	if err != nil {
 		return fail(hint.Cause(err).Error())
-	case !info.Mode().IsRegular():
-		return fail("it is not a regular file")
 	}
 	if want := info.Mode().Perm() | 0o100; want != info.Mode().Perm() {
 		if err := os.Chmod(path, want); err != nil {

@@ -24,6 +24,9 @@ const maxPlans = 20
 
 // plans says of each plan that is to come whether its binary is ready.
 func (x *examination) plans(ctx context.Context) {
+	if err := upgrade.CheckScript(x.Layout, x.Config.Upgrade); err != nil {
+		x.failErr("custom script", err)
+	}
 	pending := x.tracker.Pending()
 	if len(pending) == 0 {
 		x.ok("plan", "none is pending")
