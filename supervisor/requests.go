@@ -155,7 +155,11 @@ func Cancel(e *upgrade.Engine, name string) (message string, err error) {
 	if skipped && !s.Has(name) && (u == nil || u.Plan.Name != name) {
 		return name + " isn't passed over any more", e.CancelSkip(name)
 	}
-	return name + " is cancelled", e.CancelPlan(name)
+	message = name + " is cancelled"
+	if e.Announced(name) {
+		message += "; but the node's plan file names it, so it comes again. To pass it over: supervisor upgrade skip " + hint.Argument(name)
+	}
+	return message, e.CancelPlan(name)
 }
 
 // dropDue gives up waiting for a binary, and starts the node again where it isn't running.

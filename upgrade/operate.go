@@ -90,8 +90,13 @@ func (e *Engine) accept(ctx context.Context) error {
 // CancelPlan takes a plan off the schedule. One in flight can be cancelled only before it acted.
 func (e *Engine) CancelPlan(name string) error {
 	if u := e.j.Upgrade; u != nil && u.Plan.Name == name {
-		if u.Phase != Planned && u.Phase != Staged {
-			return hint.New("cancel", name, "it is in flight, at "+string(u.Phase), "supervisor rollback, or: supervisor upgrade skip "+name)
+		switch next := "supervisor rollback, or: supervisor upgrade skip " + hint.Argument(name); u.Phase {
+		case Planned, Staged:
+		case OnProbation:
+			next = "supervisor rollback --yes (refused once it has made a block; then it is committed by itself)"
+			fallthrough
+		default:
+			return hint.New("cancel", name, "it is in flight, at "+string(u.Phase), next)
 		}
 		return e.Close(ResultCancelled)
 	}
@@ -99,6 +104,12 @@ func (e *Engine) CancelPlan(name string) error {
 		return hint.New("cancel", name, "no such plan is scheduled", "supervisor upgrade list")
 	}
 	return e.reschedule(func(s *plan.Schedule) { s.Cancel(name) })
+}
+
+// Announced tells whether the node's own file holds a plan of that name.
+func (e *Engine) Announced(name string) bool {
+	p, _, err := plan.ReadFile(e.Layout.Plan, e.Config.Recase)
+	return err == nil && p.Name == name
 }
 
 // CancelSkip takes a plan off the skip list, so that it counts again, as long as the list has only been waited with. What

@@ -277,10 +277,10 @@ func (t *Tracker) NextPlan() (*Plan, error) {
 	}
 	p := t.file.Plan
 	switch {
-	case !t.seenFile || t.file.Err != nil:
-	case !t.Done(p) && t.Skips(p):
+	case !t.seenFile || t.file.Err != nil || t.installed(p):
+	case t.Skips(p):
 		return nil, fmt.Errorf("%s at %s is on the skip list", p.Name, p.When())
-	case !t.installed(p) && t.Done(p):
+	case t.Done(p):
 		return nil, fmt.Errorf("%s at %s is past: the node went on with another version", p.Name, p.When())
 	}
 	return nil, nil //nolint:nilnil // nothing is scheduled, and nothing is wrong
