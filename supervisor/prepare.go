@@ -235,9 +235,13 @@ func (s *Supervisor) checkReadiness() {
 		}
 		return func() {
 			s.readiness.checking = false
+			was := s.readiness.of
 			s.readiness.of = checked
 			s.readiness.timer.Reset(readyEvery)
 			if s.due != nil {
+				if r, ok := was[s.versionDue()]; ok { // what it waits for is more than this look knows of
+					checked[s.versionDue()] = r
+				}
 				s.readiness.timer.Reset(recheck)
 				return
 			}
