@@ -37,6 +37,9 @@ func execute(ctx context.Context, a *cli.App) int {
 	if isFlagError(err) { // of a flag before the command: cobra hands it on as it is
 		err = flagError(cmd, err)
 	}
+	if usage := (*cli.UsageError)(nil); errors.As(err, &usage) {
+		guess(a)
+	}
 	if own := cli.ExitError(0); errors.As(err, &own) {
 		return int(own)
 	}

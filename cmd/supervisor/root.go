@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -94,4 +95,25 @@ func flagError(cmd *cobra.Command, err error) error {
 		err = fmt.Errorf("%w (did you mean \"--%s\"?)", err, name)
 	}
 	return &cli.UsageError{Err: cli.Advise(err, help)}
+}
+
+// guess finds out what the flags' parser no longer came to, because it stops at the first mistake: whether the command is
+// `run`, whose exit codes are its own, and whether the answer is to be JSON.
+func guess(a *cli.App) {
+	takesValue := []string{"--home", "--config", "--unit", "--cosmovisor-config", "-c"}
+	command := ""
+	for i := 0; i < len(a.Args) && a.Args[i] != "--"; i++ {
+		switch word := a.Args[i]; {
+		case slices.Contains(takesValue, word):
+			i++
+		case word == "--json" || word == "--json=true":
+			a.Flags.JSON = true
+		case command == "" && slices.Contains(a.Commands, word):
+			command = word
+			if command == "run" { // everything behind it is the node's
+				a.Running = true
+				return
+			}
+		}
+	}
 }

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
@@ -43,8 +45,18 @@ func Systemctl(ctx context.Context, args ...string) (string, error) {
 	return string(out.Stdout), err
 }
 
-// ReadUnit asks systemd for a unit (".service" may be left out) and reads its environment files.
+// ReadUnit asks systemd for a unit (".service" may be left out) and reads its environment files. What can't be read of it is
+// a mistake on the command line or in the configuration (*cli.UsageError), and so no reason for a service manager to try
+// again; a bus that is only busy is one.
 func ReadUnit(ctx context.Context, name string) (Unit, error) {
+	u, err := readUnit(ctx, name)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		err = &cli.UsageError{Err: err}
+	}
+	return u, err
+}
+
+func readUnit(ctx context.Context, name string) (Unit, error) {
 	if !strings.Contains(name, ".") {
 		name += ".service"
 	}
