@@ -90,6 +90,7 @@ type examination struct {
 	live     *status.Document // what the running supervisor says; nil = none runs
 	silent   error            // why a supervisor that may be there can't be asked
 	holders  home.LockInfo
+	hidden   bool // who holds the lock can't be read
 	engine   *upgrade.Engine
 	broken   error // why journal or schedule can't be trusted
 	batch    upgrade.Import

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -222,7 +224,7 @@ func (x *examination) nextStart() {
 		x.fail(name, x.remedy, "refuses: %s", x.refused)
 		return
 	}
-	if x.silent != nil || (x.broken != nil && x.hold() == nil) {
+	if _, err := os.Lstat(x.Layout.Link()); x.silent != nil || errors.Is(err, fs.ErrPermission) || (x.broken != nil && x.hold() == nil) {
 		x.unknown(name, cli.AsRightUser, "its state can't be read")
 		return
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/cmd/supervisor/config"
 	"nodevisor/cmd/supervisor/cli"
+	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 )
