@@ -45,6 +45,9 @@ The node's streams stay its own; the supervisor's log goes to stderr. Exit codes
 				return err
 			}
 			s, err := session.Load(cmd.Context(), a, false)
+			if s != nil {
+				err = host.Mistakes(s.Config.Control, err)
+			}
 			if err != nil {
 				return err
 			}

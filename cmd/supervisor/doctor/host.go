@@ -166,8 +166,7 @@ func (x *examination) controlGroup() {
 	}
 	gid, err := x.Config.Control.GroupID()
 	if err != nil {
-		x.fail(name, "groupadd --system "+hint.Quote(group)+", or name another one", "%v", err)
-		return
+		return // a mistake of the configuration, which was said
 	}
 	closed := func(path, right string, bit fs.FileMode) bool {
 		info, err := os.Stat(path)

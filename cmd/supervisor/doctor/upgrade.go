@@ -212,7 +212,7 @@ func (x *examination) downloader() {
 // nextStart says in one sentence what the next `run` does first: what run and its boot do, in their order.
 func (x *examination) nextStart() {
 	const name = "next start"
-	if x.live != nil && x.bad != nil {
+	if x.live != nil && len(x.mistakes) > 0 {
 		x.fail(name, x.remedy, "none is due, a supervisor is running, state %s; but the next one refuses: %s", x.live.State, x.refused)
 		return
 	}
