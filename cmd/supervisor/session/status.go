@@ -138,7 +138,7 @@ func (s *Session) askLock(st *status.Document) {
 		st.Supervisor.PID = &sv.Pid
 		st.Message = fmt.Sprintf("process %d has the home's lock, and nobody answers at %s", sv.Pid, s.Socket())
 		st.Warnings = append(st.Warnings, fmt.Sprintf("process %d is a run whose socket was removed, which makes it again within seconds, "+
-			"or a command at work: ps -fp %d; SIGTERM stops a run with its node", sv.Pid, sv.Pid))
+			"or one that listens elsewhere ([control] socket was changed since its start: change it back, or restart it), or a command at work: ps -fp %d; SIGTERM stops a run with its node", sv.Pid, sv.Pid))
 	case node:
 		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: %s", info.Node.Pid, home.Takeover(info.Args)))
 	}
