@@ -2,6 +2,8 @@ package operate
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -112,6 +114,9 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 		return cli.Usagef("--sha256 is for a file; a URL ends in ?checksum=sha256:HEX")
 	}
 	to := version.Of(name)
+	if err := beforeStaging(ctx, s, to, add); err != nil {
+		return err
+	}
 	if err := stage(ctx, s, to, add); err != nil {
 		return err
 	}
@@ -137,6 +142,37 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 		reply.Message += ", but NOT READY: " + ready.Problems[0] + "; " + session.StageAgain(to)
 	}
 	return s.PrintReply(reply, live)
+}
+
+// beforeStaging refuses what would be refused once the binary is in its place, while nothing was changed: beside a supervisor
+// that can't be asked, and at a height that is past. For the upgrade in flight the height says nothing any more.
+func beforeStaging(ctx context.Context, s *session.Session, to version.Version, add Addition) error {
+	known, inFlight := plan.UnknownHeight, version.Version("")
+	raw, err := client.New(s.Socket()).Status(ctx)
+	switch {
+	case errors.Is(err, client.ErrNotRunning):
+		err = s.UnderLock(ctx, func(o *session.Offline) error {
+			known = o.KnownHeight()
+			if u := o.Engine.InFlight(); u != nil {
+				inFlight = u.To
+			}
+			return nil
+		})
+	case err == nil:
+		var st status.Document
+		if err = json.Unmarshal(raw, &st); err == nil && st.Height != nil {
+			known = *st.Height
+		}
+		if st.Upgrade != nil {
+			inFlight = version.Of(st.Upgrade.Name)
+		}
+	}
+	if err != nil || add.Height == 0 || known == plan.UnknownHeight || add.Height > known || to == inFlight {
+		return err
+	}
+	quoted := hint.Quote(add.Name)
+	return hint.New("schedule", add.Name, fmt.Sprintf("height %d is past: the node is at %d", add.Height, known),
+		"supervisor upgrade add "+quoted+" "+hint.Quote(add.From)+", then: supervisor upgrade apply "+quoted)
 }
 
 func isURL(from string) bool {
