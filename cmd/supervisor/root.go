@@ -28,8 +28,9 @@ func newRoot(a *cli.App) *cobra.Command {
 	root := &cobra.Command{
 		Use: "supervisor", Short: "Runs one blockchain node and its upgrades", Long: rootLong,
 		SilenceErrors: true, SilenceUsage: true, TraverseChildren: true, Version: a.Release,
-		Args: cli.OnlyCommands,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:              cli.OnlyCommands,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return refuseJSON(a, cmd) },
 	}
 	root.SetArgs(a.Args)
 	root.SetOut(a.Stdout)
@@ -68,6 +69,19 @@ var commands = []func(*cli.App) *cobra.Command{
 	operate.NewUpgrade, operate.NewRollback, operate.NewSnapshot, template.New,
 	newAddUpgrade, newAddBatchUpgrade, newPrepareUpgrade, newShowUpgradeInfo, newConfig, newVersion,
 	newMan,
+}
+
+// textOnly are the commands whose output is a file of another form: a unit, a page, a shell's script.
+var textOnly = []string{"unit", "completion", "man"}
+
+// refuseJSON refuses --json where there is none: a script must not take a text for a document.
+func refuseJSON(a *cli.App, cmd *cobra.Command) error {
+	for c := cmd; c.HasParent(); c = c.Parent() {
+		if !c.Parent().HasParent() && a.Flags.JSON && slices.Contains(textOnly, c.Name()) {
+			return &cli.UsageError{Err: cli.Advise(fmt.Errorf("%s has no JSON form", cmd.CommandPath()), "leave --json out")}
+		}
+	}
+	return nil
 }
 
 // isFlagError tells what the flags' parser says from everything else.
