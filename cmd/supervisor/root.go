@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -107,6 +108,8 @@ func flagError(cmd *cobra.Command, err error) error {
 	})
 	if name := suggest.Closest(unknown.GetSpecifiedName(), names); name != "" && len(unknown.GetSpecifiedName()) > 1 {
 		err = fmt.Errorf("%w (did you mean \"--%s\"?)", err, name)
+	} else if strings.Contains(cmd.Use, " NAME") { // a chain may name its plan so, and then every advice does
+		help += "    # a name that begins with a dash: put -- before it, behind all flags"
 	}
 	return &cli.UsageError{Err: cli.Advise(err, help)}
 }
