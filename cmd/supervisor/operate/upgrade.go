@@ -107,7 +107,8 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 		return &cli.UsageError{Err: err}
 	}
 	if name == string(version.Genesis) { // apply and use mean the first version by that name
-		return &cli.UsageError{Err: hint.New("add", name, "that is the first version's name", "supervisor init BINARY")}
+		return &cli.UsageError{Err: hint.New("add", name, "that is the first version's name",
+			"supervisor init BINARY; or, for a chain's plan of that very name, put the binary there by hand: "+hint.Quote(s.Layout.Binary(version.Of(name))))}
 	}
 	if add.SHA256 != "" && !genesis.IsSum(add.SHA256) {
 		return cli.Usagef("--sha256: want 64 hexadecimal digits")
