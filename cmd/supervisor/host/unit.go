@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
@@ -45,13 +44,21 @@ func Systemctl(ctx context.Context, args ...string) (string, error) {
 	return string(out.Stdout), err
 }
 
-// ReadUnit asks systemd for a unit (".service" may be left out) and reads its environment files. What can't be read of it is
-// a mistake on the command line or in the configuration (*cli.UsageError), and so no reason for a service manager to try
-// again; a bus that is only busy is one.
+// UnitError says that the unit which a command line names can't be read, for a reason that the next try would meet, too: a
+// mistake on the command line or in the unit.
+type UnitError struct{ Err error }
+
+func (e *UnitError) Error() string { return e.Err.Error() }
+
+// Unwrap is the reason, with its hint.
+func (e *UnitError) Unwrap() error { return e.Err }
+
+// ReadUnit asks systemd for a unit (".service" may be left out) and reads its environment files. The error is a *UnitError
+// but where systemd is only too busy to answer.
 func ReadUnit(ctx context.Context, name string) (Unit, error) {
 	u, err := readUnit(ctx, name)
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
-		err = &cli.UsageError{Err: err}
+		err = &UnitError{err}
 	}
 	return u, err
 }

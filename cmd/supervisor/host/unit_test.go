@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
@@ -55,8 +54,8 @@ func TestReadUnitIsBounded(t *testing.T) {
 	began := time.Now()
 	_, err := ReadUnit(ctx, "simd")
 	require.Error(t, err)
-	usage := (*cli.UsageError)(nil)
-	assert.NotErrorAs(t, err, &usage, "the next try may find it")
+	mistake := (*UnitError)(nil)
+	assert.NotErrorAs(t, err, &mistake, "the next try may find it")
 	assert.Less(t, time.Since(began), 60*time.Second)
 }
 
@@ -202,8 +201,8 @@ func TestAUnitsNameIsNoOption(t *testing.T) {
 	for _, name := range []string{"-p", "a/b", "", "a b"} {
 		_, err := ReadUnit(t.Context(), name)
 		require.ErrorContains(t, err, "not a unit's name", name)
-		usage := (*cli.UsageError)(nil)
-		require.ErrorAs(t, err, &usage)
+		mistake := (*UnitError)(nil)
+		require.ErrorAs(t, err, &mistake)
 	}
 }
 
