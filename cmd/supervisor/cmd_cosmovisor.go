@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -213,6 +214,9 @@ func newShowUpgradeInfo(a *cli.App) *cobra.Command {
 			}
 			if err != nil {
 				return err
+			}
+			if a.Flags.JSON && !json.Valid([]byte(text)) {
+				return hint.New("show", path, "it is no JSON; the node may be writing it", "supervisor doctor")
 			}
 			return a.Print("%s\n", text)
 		},

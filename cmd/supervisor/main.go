@@ -13,6 +13,7 @@ import (
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
@@ -36,6 +37,9 @@ func execute(ctx context.Context, a *cli.App) int {
 	}
 	if isFlagError(err) { // of a flag before the command: cobra hands it on as it is
 		err = flagError(cmd, err)
+	}
+	if usage := (*cli.UsageError)(nil); errors.As(err, &usage) {
+		guess(a)
 	}
 	if own := cli.ExitError(0); errors.As(err, &own) {
 		return int(own)
@@ -73,11 +77,11 @@ func nextStep(err error, path string) string {
 // exitCode maps an error to a command's exit code.
 func exitCode(err error) int {
 	usage, mistakes, remote := (*cli.UsageError)(nil), (*config.Error)(nil), (*client.Failure)(nil)
-	interrupted := (*cli.Interrupted)(nil)
+	interrupted, unit := (*cli.Interrupted)(nil), (*host.UnitError)(nil)
 	switch {
 	case errors.As(err, &interrupted):
 		return 128 + int(interrupted.Signal)
-	case errors.As(err, &usage), errors.As(err, &mistakes):
+	case errors.As(err, &usage), errors.As(err, &mistakes), errors.As(err, &unit):
 		return cli.ExitUsage
 	case errors.Is(err, upgrade.ErrHeld):
 		return cli.ExitHeld

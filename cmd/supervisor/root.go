@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -27,8 +29,9 @@ func newRoot(a *cli.App) *cobra.Command {
 	root := &cobra.Command{
 		Use: "supervisor", Short: "Runs one blockchain node and its upgrades", Long: rootLong,
 		SilenceErrors: true, SilenceUsage: true, TraverseChildren: true, Version: a.Release,
-		Args: cli.OnlyCommands,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:              cli.OnlyCommands,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return refuseJSON(a, cmd) },
 	}
 	root.SetArgs(a.Args)
 	root.SetOut(a.Stdout)
@@ -69,6 +72,19 @@ var commands = []func(*cli.App) *cobra.Command{
 	newMan,
 }
 
+// textOnly are the commands whose output is a file of another form: a unit, a page, a shell's script.
+var textOnly = []string{"unit", "completion", "man"}
+
+// refuseJSON refuses --json where there is none: a script must not take a text for a document.
+func refuseJSON(a *cli.App, cmd *cobra.Command) error {
+	for c := cmd; c.HasParent(); c = c.Parent() {
+		if !c.Parent().HasParent() && a.Flags.JSON && slices.Contains(textOnly, c.Name()) {
+			return &cli.UsageError{Err: cli.Advise(fmt.Errorf("%s has no JSON form", cmd.CommandPath()), "leave --json out")}
+		}
+	}
+	return nil
+}
+
 // isFlagError tells what the flags' parser says from everything else.
 func isFlagError(err error) bool {
 	usage, unknown, missing := (*cli.UsageError)(nil), (*pflag.NotExistError)(nil), (*pflag.ValueRequiredError)(nil)
@@ -92,6 +108,29 @@ func flagError(cmd *cobra.Command, err error) error {
 	})
 	if name := suggest.Closest(unknown.GetSpecifiedName(), names); name != "" && len(unknown.GetSpecifiedName()) > 1 {
 		err = fmt.Errorf("%w (did you mean \"--%s\"?)", err, name)
+	} else if strings.Contains(cmd.Use, " NAME") { // a chain may name its plan so, and then every advice does
+		help += "    # a name that begins with a dash: put -- before it, behind all flags"
 	}
 	return &cli.UsageError{Err: cli.Advise(err, help)}
+}
+
+// guess finds out what the flags' parser no longer came to, because it stops at the first mistake: whether the command is
+// `run`, whose exit codes are its own, and whether the answer is to be JSON.
+func guess(a *cli.App) {
+	takesValue := []string{"--home", "--config", "--unit", "--cosmovisor-config", "-c"}
+	command := ""
+	for i := 0; i < len(a.Args) && a.Args[i] != "--"; i++ {
+		switch word := a.Args[i]; {
+		case slices.Contains(takesValue, word):
+			i++
+		case word == "--json" || word == "--json=true":
+			a.Flags.JSON = true
+		case command == "" && slices.Contains(a.Commands, word):
+			command = word
+			if command == "run" { // everything behind it is the node's
+				a.Running = true
+				return
+			}
+		}
+	}
 }

@@ -45,6 +45,9 @@ The node's streams stay its own; the supervisor's log goes to stderr. Exit codes
 				return err
 			}
 			s, err := session.Load(cmd.Context(), a, false)
+			if s != nil {
+				err = host.Mistakes(s.Config.Control, err)
+			}
 			if err != nil {
 				return err
 			}
@@ -109,7 +112,7 @@ func run(ctx context.Context, s *session.Session) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	socket := host.ControlSocket(s.Config, s.Environ)
+	socket := host.OwnSocket(s.Config, s.Environ)
 	release, err := host.Register(s.Environ, s.Config.Node.Home, s.Origin.File, os.Getpid(), socket)
 	if err != nil {
 		s.Log.Debug("cannot register this run", "error", err)
@@ -212,7 +215,7 @@ func assemble(ctx context.Context, s *session.Session, lock *home.Lock) (*superv
 		Lines:  lines, LinesFor: s.Config.Height.Log != "", Recorder: recorder, Lock: lock, Snapshots: store,
 		SnapshotOn: s.SnapshotOn, Room: l.made.Room, Fetch: l.made.Fetch, ChainPlan: s.ChainPlan, Command: s.Command,
 		Reload: l.reload, Event: l.alerts.Event, Told: l.alerts.Counts, Metrics: s.Config.Metrics.Listen, Log: s.Log,
-		Socket: host.ControlSocket(s.Config, s.Environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
+		Socket: host.OwnSocket(s.Config, s.Environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
 		Version: s.Release, ConfigFile: s.Origin.File, Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr,
 	}
 	if x := session.NewExporter(s, store); x != nil {

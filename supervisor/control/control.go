@@ -101,12 +101,28 @@ func (s *Server) bind() error {
 		return err
 	}
 	// Between bind and chmod others may connect, at most: who they are is asked of every peer anyway.
-	if err := errors.Join(atomicfile.Adopt(path), share(path, s.o.Mode, s.o.Group)); err != nil {
+	if err := errors.Join(atomicfile.Adopt(path), s.share()); err != nil {
 		return errors.Join(err, l.Close())
 	}
 	s.listener = l
 	go s.http.Serve(l) //nolint:errcheck // it ends with Close, or with its listener
 	return nil
+}
+
+// ownMode is the mode of a socket that is nobody else's.
+const ownMode = 0o600
+
+// share gives a new socket its mode and group. A group that it can't be given to is no reason to leave the supervisor without
+// a socket: then it is nobody else's.
+func (s *Server) share() error {
+	err := share(s.o.Path, s.o.Mode, s.o.Group)
+	if err == nil || s.o.Group < 0 {
+		return err
+	}
+	s.o.Log.Warn("the control socket can't be given to [control] group; only root and this user can read the status",
+		"path", s.o.Path, "group", s.o.Group, "error", err,
+		"hint", "make the user that run runs as a member of the group (usermod -aG, or SupplementaryGroups= in the unit), and restart it")
+	return os.Chmod(s.o.Path, ownMode)
 }
 
 // keep makes the socket again where somebody has removed its file: without it nobody could ask this supervisor anything

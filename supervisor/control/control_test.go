@@ -1,18 +1,23 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"nodevisor/supervisor/client"
 )
@@ -78,4 +83,41 @@ func TestClosedSocketIsNotMadeAgain(t *testing.T) {
 	looks.Wait()
 	s.restore()
 	assert.NoFileExists(t, path)
+}
+
+// A group that the socket can't be given to leaves it to its owner alone, and is said with what mends it.
+func TestSocketWithoutItsGroup(t *testing.T) {
+	var log bytes.Buffer
+	path := filepath.Join(t.TempDir(), "s")
+	groups, err := os.Getgroups()
+	require.NoError(t, err)
+	foreign := os.Getegid() + 1
+	for slices.Contains(groups, foreign) {
+		foreign++
+	}
+	listening := make(chan *Server)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with this goroutine, and nothing else runs without the right
+		dropChown(t)
+		s, err := Listen(Options{Path: path, Mode: 0o660, Group: foreign, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		assert.NoError(t, err)
+		listening <- s
+	}()
+	s := <-listening
+	require.NotNil(t, s)
+	t.Cleanup(s.Close)
+	info, err := os.Lstat(path)
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	assert.Contains(t, log.String(), "can't be given to [control] group")
+	assert.Contains(t, log.String(), "usermod -aG")
+}
+
+// dropChown takes from this thread the right to give files to groups that it isn't in: root has it (capabilities(7)).
+func dropChown(t *testing.T) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	assert.NoError(t, unix.Capget(&header, &data[0]))
+	data[0].Effective &^= 1 << unix.CAP_CHOWN
+	assert.NoError(t, unix.Capset(&header, &data[0]))
 }

@@ -38,7 +38,8 @@ type Foreign struct {
 	start   uint64 // tells it from a later process with its pid
 }
 
-func (f Foreign) name() string {
+// Name is what the process is called for people: its program, or what can be seen of it from here.
+func (f Foreign) Name() string {
 	switch {
 	case f.Exe != "":
 		return f.Exe
@@ -55,7 +56,7 @@ type ForeignError struct{ Found []Foreign }
 func (e *ForeignError) Error() string {
 	parts := make([]string, len(e.Found))
 	for i, f := range e.Found {
-		parts[i] = fmt.Sprintf("process %d (%s) %s, since %s", f.Pid, f.name(), f.Why, f.Since.UTC().Format(time.RFC3339))
+		parts[i] = fmt.Sprintf("process %d (%s) %s, since %s", f.Pid, f.Name(), f.Why, f.Since.UTC().Format(time.RFC3339))
 	}
 	return strings.Join(parts, "; ")
 }

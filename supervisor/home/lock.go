@@ -78,7 +78,7 @@ func (e *LockedError) Error() string {
 	case RoleNode:
 		return fmt.Sprintf("node pid %d of an earlier supervisor still runs", pid)
 	case RoleOther:
-		return fmt.Sprintf("process %d (%s), left by an earlier node, still holds it", pid, e.Holder.name())
+		return fmt.Sprintf("process %d (%s), left by an earlier node, still holds it", pid, e.Holder.Name())
 	}
 	return "a process that can't be seen from here holds it"
 }

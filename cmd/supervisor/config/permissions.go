@@ -13,13 +13,18 @@ import (
 
 	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/version"
 )
 
 // GuardedPaths lists what decides which program runs as the node's user, and so must not be writable by others: home,
-// root, the directories of the versions, their bin and the binaries in it, and the configuration file ("" = none).
+// the supervisor's own state in it (the journal names the version, the schedule when), root, the directories of the versions,
+// their bin and the binaries in it, and the configuration file ("" = none).
 func (c Config) GuardedPaths(file string) []string {
-	root := c.RootDir()
-	paths := []string{c.Node.Home, root, filepath.Join(root, "upgrades")}
+	root, l := c.RootDir(), version.Layout{Home: c.Node.Home}
+	paths := []string{
+		c.Node.Home, l.State(), l.LockPath(), l.JournalPath(), l.SchedulePath(), l.HeightPath(), l.HistoryDir(),
+		root, filepath.Join(root, "upgrades"),
+	}
 	versions := []string{filepath.Join(root, "genesis")}
 	if entries, err := os.ReadDir(filepath.Join(root, "upgrades")); err == nil {
 		for _, e := range entries {

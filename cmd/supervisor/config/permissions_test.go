@@ -66,7 +66,7 @@ func TestCheckPermissions(t *testing.T) {
 	require.NoError(t, os.MkdirAll(bin, 0o755))
 	file := writeConfig(t, home, "")
 	paths := append(cfg.GuardedPaths(file), home+"/missing")
-	for _, want := range []string{home, home + "/cosmovisor", home + "/cosmovisor/genesis/bin", home + "/cosmovisor/upgrades", filepath.Dir(bin), bin, file} {
+	for _, want := range []string{home, home + "/supervisor", home + "/supervisor/upgrade.json", home + "/cosmovisor", home + "/cosmovisor/genesis/bin", home + "/cosmovisor/upgrades", filepath.Dir(bin), bin, file} {
 		assert.Contains(t, paths, want)
 	}
 	for _, p := range paths {

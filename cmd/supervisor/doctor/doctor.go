@@ -23,8 +23,10 @@ import (
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/cmd/supervisor/console"
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/home"
 	"nodevisor/supervisor/status"
@@ -64,6 +66,9 @@ Exit codes: 0 nothing failed; 1 a check failed; 3 held.`,
 				s.Join(cmd.Context())
 			}
 			x := &examination{Session: s, bad: bad}
+			if all := (*config.Error)(nil); errors.As(host.Mistakes(s.Config.Control, err), &all) {
+				x.mistakes = all.Problems
+			}
 			x.examine(cmd.Context())
 			return x.report()
 		},
@@ -84,12 +89,14 @@ type check struct {
 // examination is one run of the doctor.
 type examination struct {
 	*session.Session
-	bad      *config.Error    // the mistakes of the configuration
+	bad      *config.Error    // why the configuration can't be used; what can be made of the rest is examined
+	mistakes []error          // of the configuration, also those that only this host can tell: run ends with 78
 	other    bool             // we are neither root nor the node's user: what we see of rights isn't what the node sees
 	distrust bool             // we are root and the tree isn't root's: nothing of it is executed
 	live     *status.Document // what the running supervisor says; nil = none runs
 	silent   error            // why a supervisor that may be there can't be asked
 	holders  home.LockInfo
+	hidden   bool // who holds the lock can't be read
 	engine   *upgrade.Engine
 	broken   error // why journal or schedule can't be trusted
 	batch    upgrade.Import
@@ -253,8 +260,8 @@ func (x *examination) configuration() {
 	if x.Origin.File != "" {
 		file = x.Origin.File
 	}
-	if x.bad != nil {
-		for _, p := range x.bad.Problems {
+	if len(x.mistakes) > 0 {
+		for _, p := range x.mistakes {
 			fix := hint.Of(p)
 			if at := (*config.Problem)(nil); fix == "" && errors.As(p, &at) && at.At != "" {
 				fix = "correct " + at.At
@@ -263,7 +270,8 @@ func (x *examination) configuration() {
 			}
 			x.fail("configuration", fix, "%v", p)
 		}
-		x.refuse("correct what is said of the configuration", "the configuration has %d mistakes", len(x.bad.Problems))
+		x.refuse("correct what is said of the configuration", "the configuration has %d %s: run ends with %d",
+			len(x.mistakes), plural(len(x.mistakes), "mistake"), supervisor.ExitConfig)
 	} else {
 		x.ok("configuration", "%s", file)
 	}
@@ -273,6 +281,13 @@ func (x *examination) configuration() {
 	if len(x.UnitArgs) > 0 && x.Args == nil {
 		x.Args = x.UnitArgs // what the unit's `run` is given
 	}
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
 }
 
 // whoAreWe compares us with the node's user. As root nothing of another user's tree is executed: whoever can write to

@@ -28,6 +28,7 @@ func (x *examination) lock() {
 	info, err := home.ReadLock(x.Layout.LockPath())
 	if err != nil {
 		x.failErr("lock", err)
+		x.hidden, x.holders = true, x.told()
 		return
 	}
 	x.holders = info
@@ -52,6 +53,25 @@ func (x *examination) lock() {
 	default:
 		x.ok("lock", "free")
 	}
+}
+
+// told is who holds the home by the word of the running supervisor: whoever may read its status need not be one who may read
+// the lock.
+func (x *examination) told() (info home.LockInfo) {
+	if x.live == nil {
+		return info
+	}
+	identify := func(pid *int) *proc.Identity {
+		if pid == nil {
+			return nil
+		}
+		id, err := proc.Identify(*pid)
+		if err != nil {
+			return nil
+		}
+		return &id
+	}
+	return home.LockInfo{Supervisor: identify(x.live.Supervisor.PID), Node: identify(x.live.PID)}
 }
 
 // flockedBy looks a file up in the kernel's list of locks (proc_locks(5)) without touching it. The pid is the taker's, who
@@ -89,10 +109,14 @@ func (x *examination) foreign() {
 			continue
 		}
 		none = false
-		what := fmt.Sprintf("process %d (%s) %s", f.Pid, f.Exe, f.Why)
+		what := fmt.Sprintf("process %d (%s) %s", f.Pid, f.Name(), f.Why)
 		if boss := cosmovisorAbove(f.Pid); boss != 0 {
 			x.boss = boss
 			x.warn("foreign node", "before the first start: "+host.StopCommand(boss), "%s, under Cosmovisor, process %d", what, boss)
+			continue
+		}
+		if x.hidden && x.live == nil {
+			x.unknown("foreign node", cli.AsRightUser, "%s; whether it is a supervisor's can't be seen from here", what)
 			continue
 		}
 		x.refuse(takeover, "%s", what)
@@ -189,6 +213,8 @@ func (x *examination) currentLink() {
 	case err == nil && back && x.live == nil:
 		x.unknown("current", "supervisor upgrade use "+hint.Argument(last.To.Name())+" (where that wasn't meant)",
 			"names %s, an older version than the last upgrade led to: %s", v.Name(), last.To.Name())
+	case errors.Is(lerr, fs.ErrPermission):
+		x.failErr("current", lerr)
 	case err == nil && filepath.IsAbs(target):
 		x.ok("current", "names %s (by an absolute link, which is fine; the next switch makes it a relative one)", v.Name())
 	case err == nil:

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -164,8 +166,7 @@ func (x *examination) controlGroup() {
 	}
 	gid, err := x.Config.Control.GroupID()
 	if err != nil {
-		x.fail(name, "groupadd --system "+hint.Quote(group)+", or name another one", "%v", err)
-		return
+		return // a mistake of the configuration, which was said
 	}
 	closed := func(path, right string, bit fs.FileMode) bool {
 		info, err := os.Stat(path)
@@ -188,9 +189,69 @@ func (x *examination) controlGroup() {
 	if x.Origin.File != "" {
 		found = closed(x.Origin.File, "r", 0o004) || found
 	}
+	found = x.keptFromGroup(name, group, gid) || found
 	if !found {
 		x.ok(name, "members of %s can read the status", group)
 	}
+}
+
+// keptFromGroup tells whether the socket isn't the group's: only root and members may give it to the group (chown(2)).
+// Without a run its unit may still name the group, so that is a warning.
+func (x *examination) keptFromGroup(name, group string, gid int) bool {
+	if info, err := os.Lstat(x.Socket()); err == nil && x.live != nil {
+		st, ok := info.Sys().(*syscall.Stat_t)
+		switch {
+		case !ok || int(st.Gid) == gid && info.Mode().Perm()&0o060 == 0o060:
+			return false
+		case st.Uid == 0 || x.live.Supervisor.PID != nil && inGroup(*x.live.Supervisor.PID, gid):
+			x.fail(name, "supervisor reload", "the socket is not the group's (group %d, mode %04o): the running supervisor hasn't read it yet", st.Gid, info.Mode().Perm())
+		default:
+			x.fail(name, "usermod -aG "+hint.Quote(group)+" "+userName(st.Uid)+", then restart run",
+				"the socket is not the group's (group %d, mode %04o): run, as user %s, is no member of %s", st.Gid, info.Mode().Perm(), userName(st.Uid), group)
+		}
+		return true
+	}
+	info, err := os.Stat(x.Layout.Home)
+	if err != nil {
+		return false // the configuration's check has said so
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 {
+		return false
+	}
+	u, err := user.LookupId(userID(st.Uid))
+	if err != nil {
+		return false // a user without a name may have any groups
+	}
+	groups, err := u.GroupIds()
+	if err != nil || slices.Contains(groups, strconv.Itoa(gid)) {
+		return false
+	}
+	x.warn(name, "usermod -aG "+hint.Quote(group)+" "+hint.Quote(u.Username)+", or SupplementaryGroups="+group+" in the unit",
+		"user %s is no member of %s: where its unit doesn't name the group, the socket can't be given to it", u.Username, group)
+	return true
+}
+
+// inGroup tells whether a process is a member of a group (proc_pid_status(5)).
+func inGroup(pid, gid int) bool {
+	for _, line := range capped.Lines("/proc/" + strconv.Itoa(pid) + "/status") {
+		key, ids, _ := strings.Cut(line, ":")
+		if (key == "Gid" || key == "Groups") && slices.Contains(strings.Fields(ids), strconv.Itoa(gid)) {
+			return true
+		}
+	}
+	return false
+}
+
+// userID is a user's or group's number as package user has it.
+func userID(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
+
+// userName is a user's name, or the number of one that has none.
+func userName(uid uint32) string {
+	if u, err := user.LookupId(userID(uid)); err == nil {
+		return hint.Quote(u.Username)
+	}
+	return userID(uid)
 }
 
 // clock asks the kernel whether something keeps its clock right (adjtimex(2)); not being told isn't being wrong. A clock

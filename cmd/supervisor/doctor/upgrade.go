@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -213,7 +215,7 @@ func (x *examination) downloader() {
 // nextStart says in one sentence what the next `run` does first: what run and its boot do, in their order.
 func (x *examination) nextStart() {
 	const name = "next start"
-	if x.live != nil && x.bad != nil {
+	if x.live != nil && len(x.mistakes) > 0 {
 		x.fail(name, x.remedy, "none is due, a supervisor is running, state %s; but the next one refuses: %s", x.live.State, x.refused)
 		return
 	}
@@ -225,7 +227,7 @@ func (x *examination) nextStart() {
 		x.fail(name, x.remedy, "refuses: %s", x.refused)
 		return
 	}
-	if x.silent != nil || (x.broken != nil && x.hold() == nil) {
+	if _, err := os.Lstat(x.Layout.Link()); x.silent != nil || errors.Is(err, fs.ErrPermission) || (x.broken != nil && x.hold() == nil) {
 		x.unknown(name, cli.AsRightUser, "its state can't be read")
 		return
 	}

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -123,6 +124,25 @@ func Environ(pid int) []string {
 		}
 	}
 	return ours
+}
+
+// Mistakes adds to the mistakes of a configuration (err: a *config.Error, or nil) what only this host can tell: that there is no
+// such [control] group. Any other error stays as it is.
+func Mistakes(c config.Control, err error) error {
+	bad, problems := (*config.Error)(nil), []error(nil)
+	if c.Group == "" || err != nil && !errors.As(err, &bad) {
+		return err
+	}
+	_, unknown := c.GroupID()
+	if unknown == nil {
+		return err
+	}
+	if bad != nil {
+		problems = slices.Clone(bad.Problems)
+	}
+	return &config.Error{Problems: append(problems, &config.Problem{
+		Err: unknown, Hint: "groupadd --system " + hint.Quote(c.Group) + ", or name another one",
+	})}
 }
 
 // StopCommand is the command that stops a process: that of its unit, where it has one.

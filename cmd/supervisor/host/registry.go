@@ -76,17 +76,26 @@ func newRegistry(environ []string) registry {
 	return r
 }
 
-// ControlSocket is the path of the control socket: the configured one, else <home>/supervisor/control.sock, else (where
-// that is too long for a socket) that of the run that registered for this home, else a short one in the runtime directory:
-// a service has one of its own, of which other commands learn by the registration alone.
+// ControlSocket is where commands ask the run of a home: where that run listens by its registration, whatever the configuration
+// says by now; without one, where a run of this configuration would listen.
 func ControlSocket(c config.Config, environ []string) string {
+	if e, ok := RunOf(environ, c.Node.Home, ""); ok {
+		return e.Socket
+	}
+	return OwnSocket(c, environ)
+}
+
+// OwnSocket is where a run of this configuration listens: the configured path, else <home>/supervisor/control.sock, else
+// (where that is too long for a socket) a short one in the runtime directory: a service has one of its own, of which other
+// commands learn by the registration alone.
+func OwnSocket(c config.Config, environ []string) string {
 	if c.Control.Socket != "" {
 		return c.UnderHome(c.Control.Socket)
 	}
 	if path := filepath.Join(c.Node.Home, "supervisor", "control.sock"); len(path) <= config.MaxSocketPath {
 		return path
 	}
-	return newRegistry(environ).socketOf(c.Node.Home)
+	return filepath.Join(serviceDir(environ), homeDigest(c.Node.Home)+".sock")
 }
 
 // RunOf is the registered run of a home; where home is "", that of a configuration file.
@@ -109,14 +118,6 @@ func (r registry) runOf(home, config string) (Entry, bool) {
 		}
 	}
 	return Entry{}, false
-}
-
-// socketOf is where the run of a home listens, or would.
-func (r registry) socketOf(home string) string {
-	if e, ok := r.runOf(home, ""); ok {
-		return e.Socket
-	}
-	return filepath.Join(r.dir, homeDigest(home)+".sock")
 }
 
 // NotifySocket is where the node of a home reports its readiness: in the runtime directory, where the path is short. The

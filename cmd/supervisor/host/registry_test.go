@@ -179,17 +179,36 @@ func TestSocketOfALongHomeInAService(t *testing.T) {
 	require.NoError(t, os.Mkdir(cfg.Node.Home, 0o700))
 	service := filepath.Join(t.TempDir(), "nodevisor-unit")
 	want := filepath.Join(service, homeDigest(cfg.Node.Home)+".sock")
-	assert.Equal(t, want, ControlSocket(cfg, []string{"RUNTIME_DIRECTORY=" + service}))
+	assert.Equal(t, want, OwnSocket(cfg, []string{"RUNTIME_DIRECTORY=" + service}))
 
 	run := registry{dir: service}
 	other := registry{dir: filepath.Join(t.TempDir(), "nodevisor"), more: []string{service}}
-	assert.Equal(t, filepath.Join(other.dir, filepath.Base(want)), other.socketOf(cfg.Node.Home), "nobody is there yet")
+	there := func(home string) bool {
+		e, ok := other.runOf(home, "")
+		return ok && e.Socket == want
+	}
+	assert.False(t, there(cfg.Node.Home), "nobody is there yet")
 	release, err := run.register(Entry{Home: cfg.Node.Home, Pid: os.Getpid(), Socket: want})
 	require.NoError(t, err)
-	assert.Equal(t, want, other.socketOf(cfg.Node.Home))
-	assert.NotEqual(t, want, other.socketOf(cfg.Node.Home+"2"), "of another home")
+	assert.True(t, there(cfg.Node.Home))
+	assert.False(t, there(cfg.Node.Home+"2"), "of another home")
 	release()
-	assert.NotEqual(t, want, other.socketOf(cfg.Node.Home), "it is gone")
+	assert.False(t, there(cfg.Node.Home), "it is gone")
+}
+
+// A run listens where it listened from its start: a configuration that was edited since doesn't hide it.
+func TestSocketOfARunWhoseConfigurationChanged(t *testing.T) {
+	dir := t.TempDir()
+	environ := []string{"RUNTIME_DIRECTORY=" + filepath.Join(dir, "run")}
+	cfg := config.Default()
+	cfg.Node.Home, cfg.Control.Socket = dir, "new.sock"
+	old := filepath.Join(dir, "old.sock")
+	release, err := Register(environ, dir, "", os.Getpid(), old)
+	require.NoError(t, err)
+	assert.Equal(t, old, ControlSocket(cfg, environ))
+	assert.Equal(t, filepath.Join(dir, "new.sock"), OwnSocket(cfg, environ))
+	release()
+	assert.Equal(t, filepath.Join(dir, "new.sock"), ControlSocket(cfg, environ))
 }
 
 func TestControlSocketIsShortEnough(t *testing.T) {

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os/exec"
@@ -43,8 +44,26 @@ func Systemctl(ctx context.Context, args ...string) (string, error) {
 	return string(out.Stdout), err
 }
 
-// ReadUnit asks systemd for a unit (".service" may be left out) and reads its environment files.
+// UnitError says that the unit which a command line names can't be read, for a reason that the next try would meet, too: a
+// mistake on the command line or in the unit.
+type UnitError struct{ Err error }
+
+func (e *UnitError) Error() string { return e.Err.Error() }
+
+// Unwrap is the reason, with its hint.
+func (e *UnitError) Unwrap() error { return e.Err }
+
+// ReadUnit asks systemd for a unit (".service" may be left out) and reads its environment files. The error is a *UnitError
+// but where systemd is only too busy to answer.
 func ReadUnit(ctx context.Context, name string) (Unit, error) {
+	u, err := readUnit(ctx, name)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		err = &UnitError{err}
+	}
+	return u, err
+}
+
+func readUnit(ctx context.Context, name string) (Unit, error) {
 	if !strings.Contains(name, ".") {
 		name += ".service"
 	}

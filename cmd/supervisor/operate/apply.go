@@ -12,6 +12,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
+	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/version"
 )
@@ -88,6 +89,10 @@ func (w application) text(s *session.Session) string {
 // previewApply checks what can be checked before, and returns what will be done.
 func previewApply(ctx context.Context, s *session.Session, name string, force bool) (w application, err error) {
 	w = application{DryRun: true, Name: name, to: supervisor.ApplyPlan(name, nil).To()}
+	v, viewErr := s.View() // what can't be read is refused where it is carried out
+	if u := v.Journal.Upgrade; viewErr == nil && u != nil {
+		return w, inFlight(name, u)
+	}
 	ready := s.Checker().Check(ctx, w.to)
 	if !ready.Ready() && s.Fetcher() == nil {
 		return w, hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+name+" BINARY")
@@ -99,7 +104,7 @@ func previewApply(ctx context.Context, s *session.Session, name string, force bo
 		return w, &hint.Error{Op: "apply", Path: name, Err: err, Hint: "supervisor doctor --fix-link"}
 	}
 	w.From, w.To = w.from.Name(), w.to.Name()
-	if v, err := s.View(); w.from == w.to && !force && err == nil && v.Journal.Upgrade == nil { // one in flight is resumed
+	if w.from == w.to && !force && viewErr == nil {
 		return w, hint.New("apply", name, "it is current already", "restart the node to run a binary that was replaced; or add --force")
 	}
 	store, err := s.Store(nil)
@@ -111,14 +116,19 @@ func previewApply(ctx context.Context, s *session.Session, name string, force bo
 	return w, err
 }
 
+// inFlight refuses an upgrade beside another, or the same one begun again.
+func inFlight(name string, u *upgrade.Upgrade) error {
+	return hint.New("apply", name, "the upgrade "+u.Plan.Name+" is in flight, at "+string(u.Phase),
+		"supervisor upgrade resume, or: supervisor upgrade skip "+hint.Quote(u.Plan.Name))
+}
+
 // apply carries the upgrade out without a running supervisor, up to the start.
 func apply(ctx context.Context, o *session.Offline, name string, force bool) (client.Reply, error) {
 	if o.Broken != nil {
 		return client.Reply{}, o.Broken
 	}
 	if u := o.Engine.InFlight(); u != nil {
-		return client.Reply{}, hint.New("apply", name, "the upgrade "+u.Plan.Name+" is in flight, at "+string(u.Phase),
-			"supervisor upgrade resume, or: supervisor upgrade skip "+u.Plan.Name)
+		return client.Reply{}, inFlight(name, u)
 	}
 	if err := o.AtRest(ctx); err != nil {
 		return client.Reply{}, err

@@ -3,6 +3,7 @@ package operate
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -90,31 +91,45 @@ func halt(ctx context.Context, o *session.Offline, r client.Request) (client.Rep
 	return client.Reply{Message: "halting at " + h.When()}, o.Engine.SetHalt(h, o.KnownHeight())
 }
 
-// haltNow holds first: killed in between, nobody starts the node on what is being copied.
+// haltNow does what a halt beneath a running supervisor does, in the same order where it matters: the halt takes the place of
+// a scheduled one and is forgotten last, so that whoever is killed in between halts again, with the same snapshot. It holds
+// before anything is copied: nobody starts the node on that meanwhile.
 func haltNow(ctx context.Context, o *session.Offline) (client.Reply, error) {
+	if hold := o.Engine.Journal().Hold; hold != nil {
+		return client.Reply{Message: fmt.Sprintf("the node is stopped already: held, %s. Next: %s", hold.Reason, hold.Hint)}, nil
+	}
 	if err := o.AtRest(ctx); err != nil {
 		return client.Reply{}, err
 	}
-	result := status.HaltResult{At: "now", Exact: true, Problems: []string{}, Next: []string{"supervisor resume"}}
-	if err := o.Engine.Hold("halted now as an operator asked for", result.Next[0]); err != nil {
+	h := plan.Halt{Time: time.Now().UTC()}
+	result := status.HaltResult{At: h.When(), Problems: []string{}, Next: []string{"supervisor resume"}}
+	if err := o.Engine.SetHalt(&h, plan.UnknownHeight); err != nil {
 		return client.Reply{}, err
 	}
 	height := o.KnownHeight()
-	if height != plan.UnknownHeight {
-		result.Height = &height
+	result.Measure(h, height, 0)
+	if err := o.Engine.Hold(result.Text(), result.Next[0]); err != nil {
+		return client.Reply{}, err
 	}
 	if err := takeHalted(ctx, o, height, &result); err != nil {
+		return client.Reply{}, err
+	}
+	if err := o.Engine.SetHalt(nil, plan.UnknownHeight); err != nil {
 		return client.Reply{}, err
 	}
 	data, err := json.Marshal(result)
 	return client.Reply{Message: "held: the node is not started; " + result.Text(), Result: data}, err
 }
 
+// takeHalted takes the snapshot and the template that the configuration asks for at a halt, and completes them.
 func takeHalted(ctx context.Context, o *session.Offline, height int64, result *status.HaltResult) error {
 	if !o.SnapshotOn("halt") && !o.TemplateOn("halt") {
 		return nil
 	}
-	id := snapshot.NewID(time.Now(), "halt", max(0, height))
+	id, err := o.Engine.HaltSnapshot(snapshot.NewID(time.Now(), "halt", max(0, height)))
+	if err != nil {
+		return err
+	}
 	if _, err := o.Store.Do(ctx, session.SnapshotRequest{Op: "create", ID: id, Label: "halt", Height: max(0, height)}.Raw(), true); err != nil {
 		return err
 	}

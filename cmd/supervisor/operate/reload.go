@@ -2,6 +2,7 @@ package operate
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -9,6 +10,7 @@ import (
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
 )
 
 // NewReload makes `supervisor reload`.
@@ -22,9 +24,20 @@ func NewReload(a *cli.App) *cobra.Command {
 			}
 			err = s.AskAlone(cmd.Context(), client.OpReload, client.Request{})
 			if errors.Is(err, client.ErrNotRunning) {
-				return &hint.Error{Op: "reload", Err: err, Hint: "nothing is to be done: the next run reads the file"}
+				return notRunning(s, err)
 			}
 			return err
 		},
 	}
+}
+
+// notRunning tells a home that nobody supervises from one whose supervisor can't be asked.
+func notRunning(s *session.Session, err error) error {
+	if info, lockErr := home.ReadLock(s.Layout.LockPath()); lockErr == nil && info.Supervisor != nil {
+		return &hint.Error{
+			Op: "reload", Err: fmt.Errorf("%w: process %d has it, and nobody answers at %s", home.ErrLocked, info.Supervisor.Pid, s.Socket()),
+			Hint: "supervisor status; where [control] socket was changed: change it back, or restart that process",
+		}
+	}
+	return &hint.Error{Op: "reload", Err: err, Hint: "nothing is to be done: the next run reads the file"}
 }

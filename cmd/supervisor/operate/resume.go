@@ -21,7 +21,7 @@ func NewResume(a *cli.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return resume(cmd.Context(), s, client.Request{}, false)
+			return resume(cmd.Context(), s, client.Request{})
 		},
 	}
 }
@@ -43,7 +43,7 @@ that has been up long enough.`,
 					return err
 				}
 			}
-			return resume(cmd.Context(), s, client.Request{Restore: restore, Confirm: true}, true)
+			return resume(cmd.Context(), s, client.Request{Restore: restore, Confirm: true})
 		},
 	}
 	cmd.Flags().BoolVar(&restore, "restore", false, "put the upgrade's own snapshot back first")
@@ -51,15 +51,16 @@ that has been up long enough.`,
 	return cmd
 }
 
-func resume(ctx context.Context, s *session.Session, r client.Request, needsUpgrade bool) error {
+// resume leaves the hold, as a running supervisor does. With Confirm it also tries an upgrade again that isn't held.
+func resume(ctx context.Context, s *session.Session, r client.Request) error {
 	return s.Operate(ctx, client.OpResume, r, func(o *session.Offline) (client.Reply, error) {
 		j := o.Engine.Journal()
 		switch {
 		case o.Broken != nil:
 			return client.Reply{}, o.Broken
-		case needsUpgrade && j.Upgrade == nil:
-			return client.Reply{}, hint.New("resume", "", "no upgrade is in flight", "supervisor status")
-		case j.Hold == nil && !needsUpgrade:
+		case r.Restore && j.Upgrade == nil:
+			return client.Reply{}, hint.New("restore the upgrade's snapshot", "", "no upgrade is in flight", "supervisor status")
+		case j.Hold == nil && (!r.Confirm || j.Upgrade == nil):
 			return client.Reply{}, hint.New("resume", "", "nothing is held", "supervisor status")
 		case r.Restore:
 			if err := o.AtRest(ctx); err != nil {

@@ -2,8 +2,12 @@ package operate
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -103,7 +107,8 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 		return &cli.UsageError{Err: err}
 	}
 	if name == string(version.Genesis) { // apply and use mean the first version by that name
-		return &cli.UsageError{Err: hint.New("add", name, "that is the first version's name", "supervisor init BINARY")}
+		return &cli.UsageError{Err: hint.New("add", name, "that is the first version's name",
+			"supervisor init BINARY; or, for a chain's plan of that very name, put the binary there by hand: "+hint.Quote(s.Layout.Binary(version.Of(name))))}
 	}
 	if add.SHA256 != "" && !genesis.IsSum(add.SHA256) {
 		return cli.Usagef("--sha256: want 64 hexadecimal digits")
@@ -112,6 +117,9 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 		return cli.Usagef("--sha256 is for a file; a URL ends in ?checksum=sha256:HEX")
 	}
 	to := version.Of(name)
+	if err := beforeStaging(ctx, s, to, add); err != nil {
+		return err
+	}
 	if err := stage(ctx, s, to, add); err != nil {
 		return err
 	}
@@ -137,6 +145,37 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 		reply.Message += ", but NOT READY: " + ready.Problems[0] + "; " + session.StageAgain(to)
 	}
 	return s.PrintReply(reply, live)
+}
+
+// beforeStaging refuses what would be refused once the binary is in its place, while nothing was changed: beside a supervisor
+// that can't be asked, and at a height that is past. For the upgrade in flight the height says nothing any more.
+func beforeStaging(ctx context.Context, s *session.Session, to version.Version, add Addition) error {
+	known, inFlight := plan.UnknownHeight, version.Version("")
+	raw, err := client.New(s.Socket()).Status(ctx)
+	switch {
+	case errors.Is(err, client.ErrNotRunning):
+		err = s.UnderLock(ctx, func(o *session.Offline) error {
+			known = o.KnownHeight()
+			if u := o.Engine.InFlight(); u != nil {
+				inFlight = u.To
+			}
+			return nil
+		})
+	case err == nil:
+		var st status.Document
+		if err = json.Unmarshal(raw, &st); err == nil && st.Height != nil {
+			known = *st.Height
+		}
+		if st.Upgrade != nil {
+			inFlight = version.Of(st.Upgrade.Name)
+		}
+	}
+	if err != nil || add.Height == 0 || known == plan.UnknownHeight || add.Height > known || to == inFlight {
+		return err
+	}
+	quoted := hint.Quote(add.Name)
+	return hint.New("schedule", add.Name, fmt.Sprintf("height %d is past: the node is at %d", add.Height, known),
+		"supervisor upgrade add "+quoted+" "+hint.Quote(add.From)+", then: supervisor upgrade apply "+quoted)
 }
 
 func isURL(from string) bool {
@@ -246,9 +285,13 @@ func newUpgradeHistory(a *cli.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			there := countHistory(s.Layout.HistoryDir()) // first: a run that adds one meanwhile is no damage
 			all, err := upgrade.LoadHistory(s.Layout.HistoryDir())
 			if err != nil {
 				return err
+			}
+			if n := there - len(all); n > 0 {
+				s.Log.Warn("documents of the history can't be read and are left out", "count", n, "dir", s.Layout.HistoryDir())
 			}
 			list := []status.LastUpgrade{}
 			for _, f := range all {
@@ -269,6 +312,18 @@ func newUpgradeHistory(a *cli.App) *cobra.Command {
 			return w.Flush()
 		},
 	}
+}
+
+// countHistory counts the documents of the history: those that can't be read are left out of a list, and an empty one would
+// tell of none.
+func countHistory(dir string) (n int) {
+	entries, _ := os.ReadDir(dir) //nolint:errcheck // who loads the history says why
+	for _, e := range entries {
+		if ok, _ := filepath.Match("[0-9][0-9][0-9][0-9][0-9][0-9]-*.json", e.Name()); ok { //nolint:errcheck // the pattern is well-formed
+			n++
+		}
+	}
+	return n
 }
 
 func loadWithName(ctx context.Context, a *cli.App, raw string) (*session.Session, string, error) {

@@ -137,8 +137,8 @@ func (s *Session) askLock(st *status.Document) {
 	case sv != nil && sv.Alive():
 		st.Supervisor.PID = &sv.Pid
 		st.Message = fmt.Sprintf("process %d has the home's lock, and nobody answers at %s", sv.Pid, s.Socket())
-		st.Warnings = append(st.Warnings, fmt.Sprintf("process %d is a run whose socket was removed, which makes it again within minutes, "+
-			"or a command at work: ps -fp %d; SIGTERM stops a run with its node", sv.Pid, sv.Pid))
+		st.Warnings = append(st.Warnings, fmt.Sprintf("process %d is a run whose socket was removed, which makes it again within seconds, "+
+			"or one that listens elsewhere ([control] socket was changed since its start: change it back, or restart it), or a command at work: ps -fp %d; SIGTERM stops a run with its node", sv.Pid, sv.Pid))
 	case node:
 		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: %s", info.Node.Pid, home.Takeover(info.Args)))
 	}

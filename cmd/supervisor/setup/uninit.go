@@ -147,7 +147,7 @@ func removeLeftOvers(s *session.Session) error {
 	for _, dir := range stages {
 		err = errors.Join(err, atomicfile.RemoveTree(dir))
 	}
-	if socket := host.ControlSocket(s.Config, s.Environ); isSocket(socket) {
+	if socket := host.OwnSocket(s.Config, s.Environ); isSocket(socket) {
 		err = errors.Join(err, os.Remove(socket))
 	}
 	return err

@@ -148,7 +148,7 @@ func writable(s *session.Session) (dirs []string) {
 	add(s.Config.RootDir())
 	add(s.Config.SnapshotDir())
 	if s.Config.Control.Socket != "" {
-		add(filepath.Dir(host.ControlSocket(s.Config, s.Environ)))
+		add(filepath.Dir(host.OwnSocket(s.Config, s.Environ)))
 	}
 	// Data is often a link to another disk; its frozen copy lies beside it, on the same file system.
 	paths := []string{filepath.Join(home, "data")}
