@@ -98,3 +98,10 @@ func TestOfSystem(t *testing.T) {
 	}
 	assert.Empty(t, OfSystem(nil))
 }
+
+// A name that begins like a flag is still the command's argument.
+func TestArgument(t *testing.T) {
+	assert.Equal(t, "v2", Argument("v2"))
+	assert.Equal(t, "-- -rf", Argument("-rf"))
+	assert.Equal(t, "-- '-r f'", Argument("-r f"))
+}
