@@ -13,6 +13,7 @@ import (
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/session"
+	"nodevisor/internal/hint"
 	"nodevisor/supervisor/status"
 )
 
@@ -91,7 +92,7 @@ func printStatus(w io.Writer, st *status.Document, clock time.Time) error {
 			line("", "not ready: %s", problem)
 		}
 		if !p.Ready && st.Hold == nil { // a hold names its own command
-			line("next", "supervisor upgrade add %s BINARY", p.Name)
+			line("next", "supervisor upgrade add %s BINARY", hint.Quote(p.Name))
 		}
 	}
 	if len(st.Skipped) > 0 {
