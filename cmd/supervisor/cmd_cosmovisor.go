@@ -189,7 +189,7 @@ func prepareUpgrade(ctx context.Context, s *session.Session) error {
 			return err
 		}
 		if r = checker.Check(ctx, to); !r.Ready() {
-			return hint.New("prepare", p.Name, r.Problems[0], "supervisor upgrade add "+p.Name+" BINARY --force")
+			return hint.New("prepare", p.Name, r.Problems[0], session.StageAgain(to))
 		}
 	}
 	s.Log.Info("Upgrade preparation complete", "name", p.Name, "binary", s.Layout.Binary(to))

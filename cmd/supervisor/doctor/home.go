@@ -14,6 +14,7 @@ import (
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/host"
+	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
@@ -252,7 +253,7 @@ func (x *examination) binary(ctx context.Context) {
 	case r.Ready():
 		x.ok("binary", "%s runs here (sha256 %.16s…)%s", v.Name(), r.SHA256, x.trialNote())
 	default:
-		x.fail("binary", "supervisor upgrade add "+v.Name()+" BINARY --force", "%s", strings.Join(r.Problems, "; "))
+		x.fail("binary", session.StageAgain(v), "%s", strings.Join(r.Problems, "; "))
 	}
 }
 

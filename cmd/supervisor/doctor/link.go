@@ -68,7 +68,7 @@ func link(ctx context.Context, o *session.Offline, choice linkChoice) error {
 		return err
 	}
 	if r := o.Checker.Check(ctx, choice.Version); !r.Ready() {
-		return hint.New("link", o.Layout.Link(), r.Problems[0], "supervisor upgrade add "+choice.Version.Name()+" BINARY --force")
+		return hint.New("link", o.Layout.Link(), r.Problems[0], "supervisor upgrade add "+hint.Quote(choice.Version.Name())+" BINARY --force")
 	}
 	if err := o.Layout.SwitchTo(choice.Version); err != nil {
 		return err
@@ -250,7 +250,7 @@ func withBinary(s *session.Session, c linkChoice) (linkChoice, error) {
 		return c, hint.New("link", s.Layout.Link(), c.Why+", and there is no binary "+s.Layout.Binary(c.Version), "supervisor init BINARY")
 	}
 	return c, hint.New("link", s.Layout.Link(), fmt.Sprintf("it should name %s, because %s, but its binary is missing", c.Version.Name(), c.Why),
-		"supervisor upgrade add "+c.Version.Name()+" BINARY")
+		"supervisor upgrade add "+hint.Quote(c.Version.Name())+" BINARY")
 }
 
 // unclear lists the versions with what is known of each, and leaves the choice to a person.

@@ -95,7 +95,7 @@ func previewApply(ctx context.Context, s *session.Session, name string, force bo
 	}
 	ready := s.Checker().Check(ctx, w.to)
 	if !ready.Ready() && s.Fetcher() == nil {
-		return w, hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+name+" BINARY")
+		return w, hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+hint.Quote(name)+" BINARY")
 	}
 	if ready.SHA256 != "" {
 		w.SHA256 = &ready.SHA256
@@ -136,7 +136,7 @@ func apply(ctx context.Context, o *session.Offline, name string, force bool) (cl
 	p := supervisor.ApplyPlan(name, o.Tracker().Pending())
 	ready := o.Checker.Check(ctx, p.To())
 	if !ready.Ready() {
-		return client.Reply{}, hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+name+" BINARY")
+		return client.Reply{}, hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+hint.Quote(name)+" BINARY")
 	}
 	err := errors.Join(o.Engine.Allow(name, force), o.Engine.Release())
 	if err == nil {

@@ -67,7 +67,7 @@ A URL must be https and end in ?checksum=sha256:HEX; naming it counts as permiss
 				return err
 			}
 			add.Name, add.From = args[0], args[1]
-			if add.At, err = parseTime(at, "supervisor upgrade add "+args[0]+" "+args[1]+", then: supervisor upgrade apply "+args[0]); err != nil {
+			if add.At, err = parseTime(at, "supervisor upgrade add "+hint.Quote(args[0])+" "+hint.Quote(args[1])+", then: supervisor upgrade apply "+hint.Quote(args[0])); err != nil {
 				return err
 			}
 			if add.Height < 0 || (add.Height == 0 && cmd.Flags().Changed("height")) || (add.Height > 0 && !add.At.IsZero()) {
@@ -219,7 +219,7 @@ func warnOfChainPlan(ctx context.Context, s *session.Session, name string) {
 		return
 	}
 	s.Log.Warn("the chain's own plan has another name, and no version of that name is staged", "plan", p.Name, "height", p.Height,
-		"staged", name, "hint", "supervisor upgrade add "+strconv.Quote(p.Name)+" BINARY")
+		"staged", name, "hint", "supervisor upgrade add "+hint.Quote(p.Name)+" BINARY")
 }
 
 func newUpgradeList(a *cli.App) *cobra.Command {
