@@ -23,12 +23,8 @@ func (s *Supervisor) halt(answer func(status.HaltResult, error)) {
 	if answer == nil {
 		answer = func(status.HaltResult, error) {}
 	}
-	h := plan.Halt{Time: time.Now().UTC()}
-	result := status.HaltResult{At: "now", Problems: []string{}}
-	if s.schedule.Halt != nil {
-		h = *s.schedule.Halt
-		result.At = h.When()
-	}
+	h := *s.schedule.Halt // `halt --now` is one at this moment
+	result := status.HaltResult{At: h.When(), Problems: []string{}}
 	s.log.Info("halting", "at", result.At)
 	own, trial := s.ownHalt, s.child != nil && s.trial
 	s.atRest(func(time.Time) {

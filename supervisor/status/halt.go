@@ -54,7 +54,7 @@ func (r *HaltResult) Measure(h plan.Halt, stands, own int64) {
 
 // Text is the result in words.
 func (r HaltResult) Text() string {
-	parts := []string{strings.Replace("halted at "+r.At+" as an operator asked for", "at now", "now", 1)}
+	parts := []string{"halted at " + r.At + " as an operator asked for"}
 	if r.Height != nil {
 		parts = append(parts, fmt.Sprintf("the last known height is %d", *r.Height))
 	}

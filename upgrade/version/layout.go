@@ -238,7 +238,7 @@ func (l Layout) Similar(v Version) string {
 		return strings.NewReplacer("-", "", "_", "", ".", "", " ", "").Replace(strings.ToLower(s))
 	}
 	for _, have := range l.Versions() {
-		if have != v && fold(have.Name()) == fold(v.Name()) {
+		if have != v && have != Genesis && fold(have.Name()) == fold(v.Name()) {
 			return have.Name()
 		}
 	}

@@ -121,7 +121,7 @@ func (c *Checker) check(ctx context.Context, v Version) (r Readiness, settled bo
 	info, err := c.inspect(v, path)
 	if err != nil {
 		r.Problems = append(r.Problems, err.Error())
-		if similar := c.layout.Similar(v); similar != "" && similar != v.Name() {
+		if similar := c.layout.Similar(v); similar != "" {
 			r.Problems = append(r.Problems, fmt.Sprintf("the version %q is there, but the plan's exact name is %q", similar, v.Name()))
 		}
 		c.forget(v)
