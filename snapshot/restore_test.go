@@ -77,7 +77,7 @@ func TestRestoreSignerRefusals(t *testing.T) {
 		before := content(t, filepath.Join(home, "data"))
 		_, err := s.Restore(context.Background(), id, opt)
 		require.Error(t, err)
-		assert.NotEmpty(t, hint.Of(err))
+		assert.Contains(t, hint.Of(err), "supervisor snapshot restore "+id+" --signer-state snapshot")
 		assert.Equal(t, before, content(t, filepath.Join(home, "data")))
 		assertTidy(t, home)
 	}

@@ -18,7 +18,7 @@ import (
 // Preview tells which signer states a restore would leave, and refuses what Stage would refuse, without changing
 // anything.
 func (s *Source) Preview(r manifest.Restore) ([]manifest.Signer, error) {
-	return s.Place.Preview(r.From, s.signers(r.Record), r.SignerFromSnapshot)
+	return s.Place.Preview(r.ID, r.From, s.signers(r.Record), r.SignerFromSnapshot)
 }
 
 // Stage makes the replacement beside the source: a full copy (or clones; never links, the snapshot must outlive it)
@@ -57,7 +57,7 @@ func (s *Source) Extract(ctx context.Context, r manifest.Restore, to string) ([]
 	err := s.unpack(ctx, r, partial)
 	var signers []manifest.Signer
 	if err == nil {
-		signers, err = s.Carry(partial, s.signers(r.Record), r.SignerFromSnapshot)
+		signers, err = s.Carry(r.ID, partial, s.signers(r.Record), r.SignerFromSnapshot)
 	}
 	if err == nil {
 		os.Remove(to) // an empty directory; one that isn't fails the rename
