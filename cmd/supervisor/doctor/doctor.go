@@ -25,6 +25,7 @@ import (
 	"nodevisor/cmd/supervisor/console"
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
+	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/home"
 	"nodevisor/supervisor/status"
@@ -96,6 +97,7 @@ type examination struct {
 	tracker  *plan.Tracker
 	checker  *version.Checker
 	signer   int64  // the height in the signer's state, or plan.UnknownHeight
+	missing  bool   // a configured source isn't there
 	refused  string // why a start would be refused before it looks at plans; "" = it wouldn't
 	remedy   string // what would make it start
 	boss     int    // the Cosmovisor that runs the node now; 0 = none
@@ -247,14 +249,35 @@ func oneLine(s string) string {
 	}, s)
 }
 
+// mistakes are those of the configuration, with the sources that are missing, for which a start refuses it too.
+func (x *examination) mistakes() []error {
+	all := []error{}
+	if x.bad != nil {
+		all = x.bad.Problems
+	}
+	if !filepath.IsAbs(x.Config.Node.Home) {
+		return all
+	}
+	store, err := x.Store(nil)
+	if err != nil {
+		return all // said of the snapshots, where the configuration is right
+	}
+	if missing := (*config.Error)(nil); errors.As(x.CheckSources(store), &missing) {
+		x.missing = true
+		return slices.Concat(all, missing.Problems)
+	}
+	return all
+}
+
 // configuration lists every mistake, and what was understood and is probably not what was meant.
 func (x *examination) configuration() {
 	file := "no file; environment and defaults"
 	if x.Origin.File != "" {
 		file = x.Origin.File
 	}
-	if x.bad != nil {
-		for _, p := range x.bad.Problems {
+	problems := x.mistakes()
+	if len(problems) > 0 {
+		for _, p := range problems {
 			fix := hint.Of(p)
 			if at := (*config.Problem)(nil); fix == "" && errors.As(p, &at) && at.At != "" {
 				fix = "correct " + at.At
@@ -263,7 +286,7 @@ func (x *examination) configuration() {
 			}
 			x.fail("configuration", fix, "%v", p)
 		}
-		x.refuse("correct what is said of the configuration", "the configuration has %d mistakes", len(x.bad.Problems))
+		x.refuse("correct what is said of the configuration", "the configuration has %d mistakes (exit code %d)", len(problems), supervisor.ExitConfig)
 	} else {
 		x.ok("configuration", "%s", file)
 	}

@@ -163,10 +163,10 @@ func (x *examination) snapshots(ctx context.Context) {
 	}
 	x.unfinished(store)
 	if err := store.Check(); err != nil {
-		for _, one := range hint.Split(err) {
-			x.failErr("snapshots", one)
+		if !x.missing {
+			x.unknown("snapshots", "", "%v, until the next start ends the restore that was interrupted", err)
 		}
-		return
+		return // it was said of the configuration
 	}
 	if !x.databases(ctx, store.Store) {
 		return // the forecast would say the same again
@@ -210,7 +210,7 @@ func (x *examination) downloader() {
 // nextStart says in one sentence what the next `run` does first: what run and its boot do, in their order.
 func (x *examination) nextStart() {
 	const name = "next start"
-	if x.live != nil && x.bad != nil {
+	if x.live != nil && (x.bad != nil || x.missing) {
 		x.fail(name, x.remedy, "none is due, a supervisor is running, state %s; but the next one refuses: %s", x.live.State, x.refused)
 		return
 	}

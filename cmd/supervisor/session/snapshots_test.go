@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/cmd/supervisor/config"
+	"nodevisor/internal/hint"
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot"
 )
@@ -91,4 +92,18 @@ func TestSummaryOfDatabases(t *testing.T) {
 	require.NoError(t, err)
 	require.NotNil(t, sum.Note)
 	assert.Contains(t, *sum.Note, "dumps a database while the node is down")
+}
+
+// A source that has gone since the start is told of where the next upgrade's room is looked at: it isn't begun.
+func TestRoomWithoutASource(t *testing.T) {
+	t.Parallel()
+	store := pgStore(t, snapshot.SourceConfig{Name: "data", Kind: "dir", Path: "data"})
+	require.NoError(t, store.Room(t.Context()))
+	for _, where := range store.Sources() {
+		require.NoError(t, os.Rename(where, where+".away"))
+	}
+	err := store.Room(t.Context())
+	require.EqualError(t, err, store.Check().Error())
+	require.ErrorContains(t, err, "cannot use source data")
+	assert.Contains(t, hint.Of(err), "supervisor snapshot restore ID")
 }
