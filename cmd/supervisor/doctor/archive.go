@@ -19,7 +19,7 @@ func (x *examination) unfinished(store *session.Snapshots) {
 		case manifest.Sealed:
 			sealed++
 		case manifest.Damaged:
-			x.fail("archives", "supervisor snapshot create, or restore another one; then: supervisor snapshot delete "+i.ID, "snapshot %s: %s", i.ID, *i.Error)
+			x.fail("archives", "have a good one (supervisor snapshot create), then: supervisor snapshot delete "+i.ID, "snapshot %s: %s", i.ID, *i.Error)
 		}
 	}
 	switch {
