@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"nodevisor/internal/hint"
@@ -120,8 +121,8 @@ type Report struct {
 }
 
 // Verify compares a snapshot, given by id or path, with its manifest, and every byte with the digests that Complete
-// recorded. Damage is in the report; an error means that it couldn't be told. deep is for sources that can be restored
-// into a scratch place: a directory is compared whole either way.
+// recorded. Damage is in the report, and what of it is proven is recorded with the snapshot (see record); an error means that
+// it couldn't be told. deep is for sources that can be restored into a scratch place: a directory is compared whole either way.
 func (s *Store) Verify(ctx context.Context, id string, deep bool) (Report, error) {
 	r := Report{ID: id, Deep: deep, Errors: []manifest.Fault{}}
 	dir, m, err := s.find(id)
@@ -144,13 +145,18 @@ func (s *Store) Verify(ctx context.Context, id string, deep bool) (Report, error
 	if r.Errors, err = s.faults(ctx, dir, m, r.Hashed); err != nil {
 		return r, fmt.Errorf("cannot verify snapshot %s: %w", m.ID, err)
 	}
-	if deep && r.Hashed && len(r.Errors) == 0 { // a damaged archive isn't fed to a server
+	restored := deep && r.Hashed && len(r.Errors) == 0 // a damaged archive isn't fed to a server
+	if restored {
 		if r.Errors, err = s.deepFaults(ctx, dir, m); err != nil {
 			return r, fmt.Errorf("cannot verify snapshot %s: %w", m.ID, err)
 		}
 	}
-	r.OK = len(r.Errors) == 0
-	return r, nil
+	if r.OK = len(r.Errors) == 0; r.OK {
+		s.clear(dir, m.ID, restored)
+	} else if d := manifest.NewDamage(r.Errors, restored); d != nil {
+		err = s.record(dir, m, d)
+	}
+	return r, err
 }
 
 func isHere(dir string) bool {
@@ -161,7 +167,7 @@ func isHere(dir string) bool {
 // faults compares all of a snapshot, and what lies beside its folders.
 func (s *Store) faults(ctx context.Context, dir string, m *manifest.Manifest, hashes bool) ([]manifest.Fault, error) {
 	all := []manifest.Fault{}
-	known := map[string]bool{manifest.Name: true}
+	known := map[string]bool{manifest.Name: true, manifest.DamageName: true}
 	for _, rec := range m.Sources {
 		known[rec.Name] = true
 		at, err := s.placeOf(dir, m, rec)
@@ -172,6 +178,9 @@ func (s *Store) faults(ctx context.Context, dir string, m *manifest.Manifest, ha
 		if err != nil {
 			return nil, err
 		}
+		for i := range found { // the disk of a copy that lies elsewhere may not be mounted
+			found[i].Unproven = found[i].Unproven || rec.Frozen != nil
+		}
 		all = append(all, found...)
 	}
 	entries, err := os.ReadDir(dir)
@@ -180,7 +189,8 @@ func (s *Store) faults(ctx context.Context, dir string, m *manifest.Manifest, ha
 	}
 	for _, e := range entries {
 		if !known[e.Name()] {
-			all = append(all, manifest.Fault{Path: e.Name(), Want: "nothing", Got: kindOf(e)})
+			underWay := strings.HasPrefix(e.Name(), ".") // or left by a write that was interrupted, which Recover removes
+			all = append(all, manifest.Fault{Path: e.Name(), Want: "nothing", Got: kindOf(e), Unproven: underWay})
 		}
 	}
 	return all, nil

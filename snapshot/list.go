@@ -27,8 +27,9 @@ type Info struct {
 	VerifiedAt     *time.Time   `json:"verified_at"`
 	Pinned         bool         `json:"pinned"`
 	Sources        []SourceInfo `json:"sources"`
-	Error          *string      `json:"error"` // why its manifest can't be trusted
+	Error          *string      `json:"error"` // of a damaged one: what was found, or why its manifest can't be trusted
 	seq            int64
+	lost           bool // its manifest can't be trusted: not even that it is of this home
 }
 
 // SourceInfo is one source of an Info.
@@ -41,7 +42,7 @@ type SourceInfo struct {
 }
 
 // List reads every snapshot of this home, the newest first: by their numbers, the clock isn't trusted. A damaged one is
-// listed as such; it is never pruned.
+// listed as such; one whose manifest can't be trusted is never pruned.
 func (s *Store) List() ([]Info, error) {
 	ids, err := s.ids("")
 	if err != nil {
@@ -54,7 +55,7 @@ func (s *Store) List() ([]Info, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // no snapshot
 		case err != nil:
-			all = append(all, s.damaged(id, err))
+			all = append(all, s.lost(id, err))
 		case s.ours(m):
 			all = append(all, s.info(m))
 		}
@@ -87,22 +88,29 @@ func (s *Store) info(m *manifest.Manifest) Info {
 	if known {
 		i.ExclusiveBytes = &exclusive
 	}
+	if err := damageOf(filepath.Join(s.dir, m.ID)); err != nil { // that it was verified once says nothing any more
+		i.State, i.VerifiedAt, i.Error = manifest.Damaged, nil, new(err.Error())
+	}
 	return i
 }
 
-func (s *Store) damaged(id string, err error) Info {
+// lost is what can be said of a snapshot whose manifest can't be trusted.
+func (s *Store) lost(id string, err error) Info {
 	text := err.Error()
-	i := Info{ID: id, State: manifest.Damaged, Sources: []SourceInfo{}, Error: &text}
+	i := Info{ID: id, State: manifest.Damaged, Sources: []SourceInfo{}, Error: &text, lost: true}
 	i.CreatedAt, _ = time.Parse("20060102T150405Z", id[:16])
 	i.seq, _ = manifest.PeekSeq(filepath.Join(s.dir, id))
 	return i
 }
 
-// Get reads the manifest of a snapshot, given by id or by the path of its directory.
+// Get reads the manifest of a snapshot, given by id or by the path of its directory, and says of a damaged one what is wrong.
 func (s *Store) Get(id string) (manifest.Manifest, error) {
-	_, m, err := s.find(id)
+	dir, m, err := s.find(id)
 	if err != nil {
 		return manifest.Manifest{}, err
+	}
+	if err := damageOf(dir); err != nil {
+		m.State, m.VerifiedAt, m.Error = manifest.Damaged, nil, new(err.Error())
 	}
 	return *m, nil
 }

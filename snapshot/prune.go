@@ -52,9 +52,10 @@ func (s *Store) delete(id string) error {
 	return s.discard(id)
 }
 
-// Prune deletes what retention doesn't keep, and says which: verified snapshots beyond the newest Keep, sealed ones that
-// are older than these, and, while the free space is below min_free, the oldest. Never the newest verified one, a
-// pinned one, or one of protect and Options.Protect. dryRun only says: there, what a deletion frees is an estimate.
+// Prune deletes what retention doesn't keep, and says which: verified snapshots beyond the newest Keep, sealed and damaged
+// ones that are older than these, and, while the free space is below min_free, the oldest, a damaged one before any other.
+// Never the newest verified one and what is newer, a pinned one, or one of protect and Options.Protect. dryRun only says:
+// there, what a deletion frees is an estimate.
 func (s *Store) Prune(ctx context.Context, dryRun bool, protect ...string) ([]string, error) {
 	all, err := s.List()
 	if err != nil {
@@ -64,15 +65,14 @@ func (s *Store) Prune(ctx context.Context, dryRun bool, protect ...string) ([]st
 	for _, id := range slices.Concat(protect, s.protect()) {
 		safe[id] = true
 	}
-	candidates, beyond := s.retention(all, safe)
+	beyond, spare := s.retention(all, safe)
 	gone := []string{}
 	freed := int64(0)
-	for i := len(candidates) - 1; i >= 0; i-- { // the oldest first
-		c := candidates[i]
+	for i, c := range slices.Concat(beyond, spare) {
 		if err := manifest.Interrupted(ctx, "pruning"); err != nil {
 			return gone, err
 		}
-		if !beyond[c.ID] {
+		if i >= len(beyond) {
 			if low, err := s.low(freed); err != nil || !low {
 				return gone, err
 			}
@@ -92,25 +92,33 @@ func (s *Store) Prune(ctx context.Context, dryRun bool, protect ...string) ([]st
 	return gone, nil
 }
 
-// retention gives what may be deleted, newest first, and which of it must be: what is beyond keep is older than all
-// other candidates. Pinned ones don't count for keep. A sealed one that is newer than the newest verified one is on its
-// way to become that: it stays.
-func (s *Store) retention(all []Info, safe map[string]bool) (candidates []Info, beyond map[string]bool) {
-	beyond = map[string]bool{}
+// retention gives what must be deleted, being beyond keep, and what may be for its room, each in the order in which it goes:
+// the oldest first, and of what may be spared the damaged ones before the good. Only verified ones count for keep, and no
+// pinned ones. What is newer than the newest verified one stays: a sealed one is on its way to become that, and of a damaged
+// one more may be of use than nothing.
+func (s *Store) retention(all []Info, safe map[string]bool) (beyond, spare []Info) {
 	kept, newest := 0, true
+	var damaged []Info
 	for _, i := range all {
 		verified := i.State == manifest.Verified
-		free := !i.Pinned && !safe[i.ID] && i.State != manifest.Damaged && !newest && !s.isBusy(i.ID)
-		if free {
-			candidates = append(candidates, i)
-			beyond[i.ID] = kept >= s.cfg.Keep
+		switch {
+		case i.Pinned || safe[i.ID] || i.lost || newest || s.isBusy(i.ID):
+		case kept >= s.cfg.Keep:
+			beyond = append(beyond, i)
+		case i.State == manifest.Damaged:
+			damaged = append(damaged, i)
+		default:
+			spare = append(spare, i)
 		}
 		if verified && !i.Pinned {
 			kept++
 		}
 		newest = newest && !verified
 	}
-	return candidates, beyond
+	spare = append(spare, damaged...)
+	slices.Reverse(beyond) // all is newest first
+	slices.Reverse(spare)
+	return beyond, spare
 }
 
 func (s *Store) isBusy(id string) bool {

@@ -94,6 +94,9 @@ func (s *Store) Restore(ctx context.Context, id string, opt RestoreOptions) (Res
 		err = s.replace(ctx, parts, opt.Once)
 	}
 	if err != nil {
+		if d := (*manifest.Damage)(nil); errors.As(err, &d) {
+			err = errors.Join(err, s.record(dir, m, d))
+		}
 		return RestoreResult{}, fmt.Errorf("cannot restore snapshot %s: %w", m.ID, err)
 	}
 	r := RestoreResult{ID: m.ID, DryRun: opt.DryRun, TookMS: time.Since(begin).Milliseconds(), Sources: []RestoredSource{}}
@@ -114,7 +117,7 @@ func (s *Store) parts(ctx context.Context, dir string, m *manifest.Manifest, opt
 		return nil, err
 	}
 	if len(found) > 0 {
-		return nil, &hint.Error{Op: "use snapshot", Path: m.ID, Err: fmt.Errorf("it is damaged: %w", found[0]), Hint: "supervisor snapshot verify " + m.ID}
+		return nil, &hint.Error{Op: "use snapshot", Path: m.ID, Err: manifest.Refusal(found), Hint: "supervisor snapshot verify " + m.ID}
 	}
 	if len(m.Sources) == 0 {
 		return nil, errors.New("it holds nothing")

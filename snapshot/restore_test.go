@@ -77,7 +77,7 @@ func TestRestoreSignerRefusals(t *testing.T) {
 		before := content(t, filepath.Join(home, "data"))
 		_, err := s.Restore(context.Background(), id, opt)
 		require.Error(t, err)
-		assert.NotEmpty(t, hint.Of(err))
+		assert.Contains(t, hint.Of(err), "supervisor snapshot restore "+id+" --signer-state snapshot")
 		assert.Equal(t, before, content(t, filepath.Join(home, "data")))
 		assertTidy(t, home)
 	}
@@ -153,6 +153,38 @@ func TestDryRunChangesNothing(t *testing.T) {
 	assert.Equal(t, "live", r.Sources[0].Signer[0].Winner)
 	assert.Positive(t, r.Sources[0].Bytes)
 	assert.Equal(t, before, content(t, home))
+}
+
+// A source that isn't there is told of by name, but for one that the end of an interrupted restore puts back.
+func TestMissing(t *testing.T) {
+	home := newHome(t, 10)
+	data := filepath.Join(home, "data")
+	explicit := func(o *Options) { o.Config.Sources = []SourceConfig{{Name: "data", Kind: "dir", Path: "data"}} }
+	s := open(t, home, explicit)
+	id := completed(t, s, "", 10)
+	assert.Empty(t, s.Missing())
+	want := content(t, data)
+	require.NoError(t, os.RemoveAll(data))
+	assert.Empty(t, open(t, home).Missing(), "the default one may come later")
+	assert.Contains(t, s.Missing(), "data", "gone since it was opened")
+	s = open(t, home, explicit)
+	require.ErrorIs(t, s.Missing()["data"], os.ErrNotExist)
+	require.EqualError(t, s.Missing()["data"], s.Check().Error())
+
+	src := s.source(s.slots[0])
+	dir, m, err := s.find(id)
+	require.NoError(t, err)
+	parts, err := s.parts(t.Context(), dir, m, RestoreOptions{SignerStateFromSnapshot: true})
+	require.NoError(t, err)
+	require.NoError(t, src.Stage(t.Context(), parts[0].job))
+	assert.Contains(t, open(t, home, explicit).Missing(), "data", "what is only staged is undone")
+	require.NoError(t, src.Commit()) // and here the process dies
+	s = open(t, home, explicit)
+	assert.Empty(t, s.Missing())
+	require.NoError(t, s.Recover(t.Context()))
+	assert.Empty(t, s.Missing())
+	assert.Equal(t, want, content(t, data))
+	assertTidy(t, home)
 }
 
 // The data is gone: what an operator needs a restore for most.

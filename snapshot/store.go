@@ -25,6 +25,7 @@ import (
 	"nodevisor/snapshot/datadir"
 	"nodevisor/snapshot/manifest"
 	"nodevisor/snapshot/postgres"
+	"nodevisor/snapshot/swap"
 )
 
 // Options are what a store needs.
@@ -328,13 +329,35 @@ func (s *Store) present() ([]source, error) {
 		case src.Present():
 			all = append(all, src)
 		case !sl.implied:
-			errs = append(errs, &hint.Error{
-				Op: "use source " + sl.cfg.Name, Path: src.Where(), Err: os.ErrNotExist,
-				Hint: "set its path in [[snapshot.source]], or put the directory back with supervisor snapshot restore",
-			})
+			errs = append(errs, missing(sl.cfg.Name, src))
 		}
 	}
 	return all, errors.Join(errs...)
+}
+
+func missing(name string, src source) error {
+	return &hint.Error{
+		Op: "use source " + name, Path: src.Where(), Err: os.ErrNotExist,
+		Hint: "mount its disk, or supervisor snapshot restore ID, or correct path in [[snapshot.source]]",
+	}
+}
+
+// Missing tells of each configured source, by its name, that isn't there and that no interrupted restore puts back, which
+// Recover ends.
+func (s *Store) Missing() map[string]error {
+	all, comes := map[string]error{}, false
+	for _, sl := range s.slots {
+		src := s.source(sl)
+		phase, err := src.Pending()
+		comes = comes || phase == swap.Swapping || err != nil // what can't be read is Recover's to report
+		if !sl.implied && !src.Present() {
+			all[sl.cfg.Name] = missing(sl.cfg.Name, src)
+		}
+	}
+	if comes {
+		return nil
+	}
+	return all
 }
 
 func (s *Store) observeBytes(phase string, done, total int64) {

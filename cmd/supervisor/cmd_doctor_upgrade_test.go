@@ -241,7 +241,8 @@ func TestDoctorOfSnapshots(t *testing.T) {
 	p.config("[[snapshot.source]]\nname = \"other\"\nkind = \"dir\"\npath = \"missing\"\n")
 	d = p.doctor()
 	assert.Equal(t, cli.ExitFailed, d.code)
-	d.says("snapshots", "FAIL", "cannot use source other", "snapshot restore")
+	d.says("configuration", "FAIL", "supervisor.toml:4:1: cannot use source other", "snapshot restore")
+	d.says("next start", "FAIL", "refuses: the configuration has 1 mistake: run ends with 78", "correct")
 
 	p.config("[[snapshot.source]]\nname = \"all\"\nkind = \"dir\"\npath = \".\"\n")
 	d = p.doctor()

@@ -208,6 +208,9 @@ func assemble(ctx context.Context, s *session.Session, lock *home.Lock) (*superv
 	if err := store.Recover(ctx); err != nil {
 		return nil, nil, err
 	}
+	if err := s.CheckSources(store); err != nil { // not before: an interrupted restore may be what puts one back
+		return nil, nil, err
+	}
 	l.alerts = newAlerts(s)
 	o := supervisor.Options{
 		Config: s.Config.Node, Layout: s.Layout, Upgrade: s.Config.Upgrade, Checker: l.made.Checker, Heights: l.made.Heights,

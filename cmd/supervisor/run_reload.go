@@ -60,6 +60,11 @@ func (l *live) reload(inFlight bool) (supervisor.Reloaded, error) {
 	if err != nil {
 		return supervisor.Reloaded{}, err
 	}
+	if store, ok := made.Snapshots.(*session.Snapshots); ok {
+		if err := fresh.CheckSources(store); err != nil {
+			return supervisor.Reloaded{}, err
+		}
+	}
 	made.Apply = func() {
 		l.Config, l.made = cfg, made
 		l.Level.Set(console.Level(cfg.Log, cfg.Cosmovisor))

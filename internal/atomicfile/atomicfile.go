@@ -207,14 +207,23 @@ func syncOpened(path string) error {
 }
 
 // RemoveTemps deletes what interrupted writes left in dir. Only the holder of the home lock may call it.
-func RemoveTemps(dir string) error {
+func RemoveTemps(dir string) error { return RemoveOldTemps(dir, 0) }
+
+// RemoveOldTemps is RemoveTemps for a directory that others write to, too: what is younger than age may be a write under way.
+func RemoveOldTemps(dir string, age time.Duration) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), tempPrefix) && !e.IsDir() {
-			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		if !strings.HasPrefix(e.Name(), tempPrefix) || e.IsDir() {
+			continue
+		}
+		if info, ierr := e.Info(); age > 0 && (ierr != nil || time.Since(info.ModTime()) < age) {
+			continue
+		}
+		if rerr := os.Remove(filepath.Join(dir, e.Name())); !errors.Is(rerr, fs.ErrNotExist) { // gone meanwhile: renamed, or removed by another
+			err = errors.Join(err, rerr)
 		}
 	}
 	return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ import (
 // Preview tells which signer states a restore would leave, and refuses what Stage would refuse, without changing
 // anything.
 func (s *Source) Preview(r manifest.Restore) ([]manifest.Signer, error) {
-	return s.Place.Preview(r.From, s.signers(r.Record), r.SignerFromSnapshot)
+	return s.Place.Preview(r.ID, r.From, s.signers(r.Record), r.SignerFromSnapshot)
 }
 
 // Stage makes the replacement beside the source: a full copy (or clones; never links, the snapshot must outlive it)
@@ -56,7 +57,7 @@ func (s *Source) Extract(ctx context.Context, r manifest.Restore, to string) ([]
 	err := s.unpack(ctx, r, partial)
 	var signers []manifest.Signer
 	if err == nil {
-		signers, err = s.Carry(partial, s.signers(r.Record), r.SignerFromSnapshot)
+		signers, err = s.Carry(r.ID, partial, s.signers(r.Record), r.SignerFromSnapshot)
 	}
 	if err == nil {
 		os.Remove(to) // an empty directory; one that isn't fails the rename
@@ -98,9 +99,35 @@ func (s *Source) unpack(ctx context.Context, r manifest.Restore, dst string) err
 		return err
 	}
 	if len(faults) > 0 {
-		return &hint.Error{Op: "restore snapshot", Path: r.ID, Err: errors.Join(asErrors(faults)...), Hint: "supervisor snapshot verify " + r.ID}
+		return explain(ctx, r, faults)
 	}
 	return nil
+}
+
+// explain tells a damaged snapshot from a copy of it that went wrong: the files that differ are read again where they came from.
+func explain(ctx context.Context, r manifest.Restore, copied []manifest.Fault) error {
+	differs := make(map[string]bool, len(copied))
+	for _, f := range copied {
+		differs[f.Path] = true
+	}
+	rec := r.Record
+	rec.Entries = append([]manifest.Entry{}, rec.Entries...)
+	for i := range rec.Entries {
+		if e := &rec.Entries[i]; !differs[path.Join(rec.Name, e.Path)] {
+			e.SHA256 = "" // not read
+		}
+	}
+	found, err := verify(ctx, r.From, rec, true, func(int64) {})
+	switch {
+	case err != nil:
+		return err
+	case len(found) == 0:
+		return &hint.Error{
+			Op: "restore snapshot", Path: r.ID, Err: fmt.Errorf("the snapshot is right, the copy that was made of it isn't: %w", copied[0]),
+			Hint: "look at the disk and the memory of this host (journalctl -k), then restore again",
+		}
+	}
+	return &hint.Error{Op: "restore snapshot", Path: r.ID, Err: manifest.Refusal(found), Hint: "supervisor snapshot verify " + r.ID}
 }
 
 // firstFile is the path of a file with content: one stands for all, they lie on one file system.

@@ -129,6 +129,9 @@ func verify(ctx context.Context, at string, rec manifest.Source, hashes bool, re
 	if errors.Is(err, os.ErrNotExist) {
 		return []manifest.Fault{{Path: rec.Name, Want: "a directory", Got: "nothing"}}, nil
 	}
+	if st, lerr := lstat(at); err != nil && lerr == nil && !isType(&st, unix.S_IFDIR) {
+		return []manifest.Fault{{Path: rec.Name, Want: "a directory", Got: typeOf(&st)}}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot verify: %w", err)
 	}
@@ -160,10 +163,14 @@ type lister struct {
 	faults []manifest.Fault
 }
 
-func (l *lister) fault(p, want, got string) {
+func (l *lister) fault(p, want, got string) { l.add(manifest.Fault{Path: p, Want: want, Got: got}) }
+
+// add takes a fault whose path is one within the source.
+func (l *lister) add(f manifest.Fault) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.faults = append(l.faults, manifest.Fault{Path: path.Join(l.name, p), Want: want, Got: got})
+	f.Path = path.Join(l.name, f.Path)
+	l.faults = append(l.faults, f)
 }
 
 func (l *lister) dir(fd int, rel string) error {
@@ -242,8 +249,8 @@ func (l *lister) hash(at string, report func(int64)) error {
 		switch {
 		case manifest.Interrupted(l.ctx, "verification") != nil:
 			return err
-		case err != nil: // a sector that can't be read is damage too
-			l.fault(e.Path, "sha256 "+e.SHA256, err.Error())
+		case err != nil: // a sector that can't be read is a fault too, and may be a cable's
+			l.add(manifest.Fault{Path: e.Path, Want: "sha256 " + e.SHA256, Got: err.Error(), Unproven: true})
 		case sum != e.SHA256:
 			l.fault(e.Path, "sha256 "+e.SHA256, "sha256 "+sum)
 		}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"nodevisor/snapshot/manifest"
 )
 
 func TestVerifyNames(t *testing.T) {
@@ -51,4 +53,26 @@ func TestVerifyNames(t *testing.T) {
 			assert.Contains(t, faults[0].Got, c.got)
 		})
 	}
+}
+
+// A copy that went wrong on its way is no damage of the snapshot: what differs is read again where it came from.
+func TestExplainTellsTheCopyFromTheSnapshot(t *testing.T) {
+	s := newSource(t)
+	for _, name := range []string{"a", "b"} {
+		require.NoError(t, os.WriteFile(filepath.Join(s.Where(), name), []byte(name), 0o600))
+	}
+	rec, at := freeze(t, s)
+	require.NoError(t, hashAll(t.Context(), at, rec.Entries, 1, func(int64) {}))
+	r := manifest.Restore{ID: "ID", From: at, Record: rec}
+	copied := []manifest.Fault{{Path: "data/a", Want: "sha256 1", Got: "sha256 2"}}
+	damage := (*manifest.Damage)(nil)
+	err := explain(t.Context(), r, copied)
+	require.ErrorContains(t, err, "the snapshot is right")
+	require.NotErrorAs(t, err, &damage)
+
+	require.NoError(t, os.WriteFile(filepath.Join(at, "a"), []byte("x"), 0o600))
+	err = explain(t.Context(), r, copied)
+	require.ErrorAs(t, err, &damage)
+	assert.Equal(t, "data/a", damage.Faults[0].Path)
+	assert.Equal(t, 1, damage.Count)
 }

@@ -21,7 +21,8 @@ const (
 	Schema = 1
 )
 
-// The states of a snapshot. Damaged is never written: it is what a list says of a manifest that can't be trusted.
+// The states of a snapshot. Damaged is never written: it is what a list says of a manifest that can't be trusted, or of a
+// snapshot beside whose manifest there is a Damage.
 const (
 	Sealed   = "sealed"   // list, sizes and modes are recorded, all data is on the disk; enough for a rollback
 	Verified = "verified" // each file's digest is recorded, everything lies in the snapshot's own directory
@@ -59,7 +60,8 @@ type Manifest struct {
 	Home       string     `json:"home"` // the home whose snapshot it is: several may share a directory
 	Bytes      int64      `json:"bytes"`
 	Sources    []Source   `json:"sources"`
-	Digest     string     `json:"digest"` // SHA-256 of every byte of the document before it; must stay the last member
+	Error      *string    `json:"error,omitempty"` // of a Damaged one: what is wrong with it; never written
+	Digest     string     `json:"digest"`          // SHA-256 of every byte of the document before it; must stay the last member
 }
 
 // Source describes what was taken of one source.
@@ -124,9 +126,10 @@ func (m *Mode) UnmarshalText(text []byte) error {
 
 // Fault is one way in which a snapshot differs from its manifest.
 type Fault struct {
-	Path string `json:"path"` // relative to the snapshot's directory
-	Want string `json:"want"`
-	Got  string `json:"got"`
+	Path     string `json:"path"` // relative to the snapshot's directory
+	Want     string `json:"want"`
+	Got      string `json:"got"`
+	Unproven bool   `json:"-"` // the next look may find it right: it could not be read, or lies on a disk that may not be there
 }
 
 // Error lets a Fault be the cause of a refusal.
@@ -232,7 +235,7 @@ func (s *Source) check(hashed bool) error {
 
 // IsName tells whether a source may be called so: its name is a folder beside the manifest.
 func IsName(name string) bool {
-	return filepath.IsLocal(name) && filepath.Base(name) == name && name[0] != '.' && name != Name
+	return filepath.IsLocal(name) && filepath.Base(name) == name && name[0] != '.' && name != Name && name != DamageName
 }
 
 // FileMode is m as package fs knows it.

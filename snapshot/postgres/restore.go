@@ -175,7 +175,7 @@ func (s *Source) intact(ctx context.Context, r *manifest.Restore) (damage, err e
 		return nil, err
 	}
 	if len(faults) > 0 {
-		return &hint.Error{Op: "restore snapshot", Path: r.ID, Err: faults[0], Hint: "supervisor snapshot verify " + r.ID}, nil
+		return &hint.Error{Op: "restore snapshot", Path: r.ID, Err: manifest.Refusal(faults), Hint: "supervisor snapshot verify " + r.ID}, nil
 	}
 	if r.Record.Database.Tables == nil {
 		db := *r.Record.Database

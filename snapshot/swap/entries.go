@@ -125,7 +125,7 @@ func (p *Place) allSigners(j *journal) ([]string, error) {
 // contestOf finds the live and the new state. Entry by entry, the new one may be in place already: then what is aside
 // is the live one.
 func (p *Place) contestOf(j *journal, rel string) contest {
-	c := contest{old: []string{p.Path, p.beforeOf(j)}, new: p.stageOf(j), allowNew: j.SignerFromSnapshot}
+	c := contest{id: j.Snapshot, old: []string{p.Path, p.beforeOf(j)}, new: p.stageOf(j), allowNew: j.SignerFromSnapshot}
 	top, _, _ := strings.Cut(rel, "/")
 	if id, ok, err := identify(filepath.Join(p.Path, top)); j.Inside && ok && err == nil && has(j.New, id) {
 		c.old, c.new, c.allowNew = []string{p.beforeOf(j)}, p.Path, true

@@ -112,6 +112,7 @@ func parseSigner(data []byte) (hrs, error) {
 // A contest decides which state of a signer remains. Old and new are the roots of the live tree and of its replacement;
 // while entries are being swapped one by one, parts of the live tree lie in either of two roots.
 type contest struct {
+	id       string // of the snapshot
 	old      []string
 	new      string
 	allowNew bool // the snapshot's state may be taken where there is no live one
@@ -140,7 +141,7 @@ func (c contest) winner(rel string) (best *signerState, from string, err error) 
 		return nil, "", &hint.Error{
 			Op: "restore signer state", Path: filepath.Join(c.old[0], rel),
 			Err:  errors.New("there is no live one, and the snapshot's may be older than what the key has signed since"),
-			Hint: "supervisor snapshot restore --signer-state snapshot, if this key signed nothing after the snapshot, anywhere",
+			Hint: c.takeSnapshots() + "    # only if this key signed nothing after the snapshot, anywhere",
 		}
 	case live != nil && (snap == nil || live.at.compare(snap.at) >= 0):
 		return live, "live", nil
@@ -151,8 +152,13 @@ func (c contest) winner(rel string) (best *signerState, from string, err error) 
 func (c contest) unreadable(path string, err error) error {
 	return &hint.Error{
 		Op: "read signer state", Path: path, Err: err,
-		Hint: "find out what this key signed last; only then move the file aside and use --signer-state snapshot",
+		Hint: "find out what this key signed last; only then move the file aside, and: " + c.takeSnapshots(),
 	}
+}
+
+// takeSnapshots is the restore that takes the snapshot's state.
+func (c contest) takeSnapshots() string {
+	return "supervisor snapshot restore " + c.id + " --signer-state snapshot"
 }
 
 // settle writes the winner into the replacement and syncs it, and says who won; nil: there is no such state. It must be
@@ -245,23 +251,23 @@ func (p *Place) live(roots ...string) ([]string, error) {
 	return all, nil
 }
 
-// Preview tells which signer states would remain if the tree in from, which holds the given states, took the live
+// Preview tells which signer states would remain if the tree in from, snapshot id's, which holds the given states, took the live
 // tree's place. A live state that from lacks must not get lost either.
-func (p *Place) Preview(from string, signers []string, fromSnapshot bool) ([]manifest.Signer, error) {
-	return p.outcome(contest.preview, from, signers, fromSnapshot)
+func (p *Place) Preview(id, from string, signers []string, fromSnapshot bool) ([]manifest.Signer, error) {
+	return p.outcome(contest.preview, id, from, signers, fromSnapshot)
 }
 
 // Carry writes the winning states into the tree in to, which is a copy and not to be swapped in.
-func (p *Place) Carry(to string, signers []string, fromSnapshot bool) ([]manifest.Signer, error) {
-	return p.outcome(contest.settle, to, signers, fromSnapshot)
+func (p *Place) Carry(id, to string, signers []string, fromSnapshot bool) ([]manifest.Signer, error) {
+	return p.outcome(contest.settle, id, to, signers, fromSnapshot)
 }
 
-func (p *Place) outcome(f func(contest, string) (*manifest.Signer, error), tree string, signers []string, fromSnapshot bool) ([]manifest.Signer, error) {
+func (p *Place) outcome(f func(contest, string) (*manifest.Signer, error), id, tree string, signers []string, fromSnapshot bool) ([]manifest.Signer, error) {
 	live, err := p.live(p.Path)
 	if err != nil {
 		return nil, err
 	}
-	c := contest{old: []string{p.Path}, new: tree, allowNew: fromSnapshot}
+	c := contest{id: id, old: []string{p.Path}, new: tree, allowNew: fromSnapshot}
 	return decide(union(signers, live), func(rel string) (*manifest.Signer, error) { return f(c, rel) })
 }
 

@@ -177,7 +177,7 @@ func TestSignerBehindLink(t *testing.T) {
 	require.NoError(t, os.Symlink("../secure/s.json", filepath.Join(p.Path, signer)))
 	to := filepath.Join(dir, "copy")
 	fill(t, to, "new", 3)
-	got, err := p.Carry(to, []string{signer}, false)
+	got, err := p.Carry("ID", to, []string{signer}, false)
 	require.NoError(t, err)
 	require.Len(t, got, 1)
 	assert.Equal(t, "live", got[0].Winner)

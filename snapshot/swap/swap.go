@@ -152,7 +152,7 @@ func (p *Place) swapDir(j *journal) ([]manifest.Signer, error) {
 	var signers []manifest.Signer
 	switch {
 	case there && source.Ino == j.New[0].Ino: // swapped already
-		if signers, err = p.preview(j, contest{old: []string{before, stage}, new: p.Path}); err != nil {
+		if signers, err = p.preview(j, contest{id: j.Snapshot, old: []string{before, stage}, new: p.Path}); err != nil {
 			return nil, err
 		}
 	case there && len(j.Old) == 1 && source.Ino == j.Old[0].Ino:

@@ -145,8 +145,10 @@ fallback = "hold"
 after = ["data"]
 `, d.pg.dsn("node"), d.pg.dsn("node"))
 	file := filepath.Join(d.home(), "supervisor", "supervisor.toml")
-	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
-		return err
+	for _, dir := range []string{filepath.Dir(file), filepath.Join(d.home(), "data")} { // a source must be there at the start
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return err
+		}
 	}
 	return os.WriteFile(file, []byte(config), 0o600)
 }

@@ -234,7 +234,7 @@ snapshot.pg_bin        where pg_dump and pg_restore lie
 snapshot.source        what a snapshot holds; none = the data directory
 snapshot.source.name   the source's folder in the snapshot
 snapshot.source.kind   dir | postgres
-snapshot.source.path   the directory
+snapshot.source.path   the directory; run refuses to start without it, so make it for a new node
 snapshot.source.exclude              patterns over the paths in it
 snapshot.source.never_restore_older  signer states: files that are never taken back
 snapshot.source.after                only once these sources are complete

@@ -1,9 +1,12 @@
 package doctor
 
-import "nodevisor/cmd/supervisor/session"
+import (
+	"nodevisor/cmd/supervisor/session"
+	"nodevisor/snapshot/manifest"
+)
 
-// unfinished reports snapshots that can't be completed. That one is only sealed is as it should be for a while after a
-// stop: the running supervisor says whether it gets any further.
+// unfinished reports snapshots that are damaged, and those that can't be completed. That one is only sealed is as it should be
+// for a while after a stop: the running supervisor says whether it gets any further.
 func (x *examination) unfinished(store *session.Snapshots) {
 	all, err := store.List()
 	if err != nil {
@@ -12,8 +15,11 @@ func (x *examination) unfinished(store *session.Snapshots) {
 	}
 	sealed := 0
 	for _, i := range all {
-		if i.State == "sealed" {
+		switch i.State {
+		case manifest.Sealed:
 			sealed++
+		case manifest.Damaged:
+			x.fail("archives", "have a good one (supervisor snapshot create), then: supervisor snapshot delete "+i.ID, "snapshot %s: %s", i.ID, *i.Error)
 		}
 	}
 	switch {

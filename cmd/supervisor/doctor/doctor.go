@@ -103,6 +103,7 @@ type examination struct {
 	tracker  *plan.Tracker
 	checker  *version.Checker
 	signer   int64  // the height in the signer's state, or plan.UnknownHeight
+	missing  bool   // a configured source isn't there
 	refused  string // why a start would be refused before it looks at plans; "" = it wouldn't
 	remedy   string // what would make it start
 	boss     int    // the Cosmovisor that runs the node now; 0 = none
@@ -254,12 +255,28 @@ func oneLine(s string) string {
 	}, s)
 }
 
+// missingSources adds the sources that aren't there to the mistakes: a start refuses the configuration for them, too.
+func (x *examination) missingSources() {
+	if !filepath.IsAbs(x.Config.Node.Home) {
+		return
+	}
+	store, err := x.Store(nil)
+	if err != nil {
+		return // said of the snapshots, where the configuration is right
+	}
+	if missing := (*config.Error)(nil); errors.As(x.CheckSources(store), &missing) {
+		x.missing = true
+		x.mistakes = append(x.mistakes, missing.Problems...)
+	}
+}
+
 // configuration lists every mistake, and what was understood and is probably not what was meant.
 func (x *examination) configuration() {
 	file := "no file; environment and defaults"
 	if x.Origin.File != "" {
 		file = x.Origin.File
 	}
+	x.missingSources()
 	if len(x.mistakes) > 0 {
 		for _, p := range x.mistakes {
 			fix := hint.Of(p)

@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/atomicfile"
@@ -43,6 +44,9 @@ type registry struct {
 	dir  string   // ours
 	more []string // other users', which root sees too
 }
+
+// staleAfter is the age at which a temporary name in a shared directory is no write under way any more: one takes milliseconds.
+const staleAfter = time.Hour
 
 // runtimeDir is the directory for what lives as long as the process: sockets and registrations.
 func runtimeDir(environ []string) string {
@@ -170,6 +174,8 @@ func (r registry) register(e Entry) (release func(), err error) {
 	} else if uid != uint32(os.Geteuid()) {
 		return func() {}, fmt.Errorf("cannot register: %s belongs to user %d", r.dir, uid)
 	}
+	// What killed runs left, of every home; that some of it can't be removed is no reason not to register.
+	_ = atomicfile.RemoveOldTemps(r.dir, staleAfter)
 	data, err := json.Marshal(e)
 	if err != nil {
 		return func() {}, fmt.Errorf("cannot register: %w", err)

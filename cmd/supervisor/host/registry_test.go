@@ -33,6 +33,27 @@ func testRegistry(t *testing.T) registry {
 	return registry{dir: filepath.Join(t.TempDir(), "run", "nodevisor")}
 }
 
+// What killed runs left goes when the next one registers; a write of another home that is under way is let be.
+func TestRegisterTidies(t *testing.T) {
+	r := testRegistry(t)
+	require.NoError(t, os.MkdirAll(r.dir, 0o700))
+	hour := time.Now().Add(-time.Hour)
+	for name, at := range map[string]time.Time{".atomic-1": hour.Add(-time.Minute), ".atomic-2": hour.Add(time.Minute), "x.sock": hour.Add(-time.Minute)} {
+		require.NoError(t, os.WriteFile(filepath.Join(r.dir, name), nil, 0o600))
+		require.NoError(t, os.Chtimes(filepath.Join(r.dir, name), at, at))
+	}
+	release, err := r.register(Entry{Home: "/a", Pid: os.Getpid()})
+	require.NoError(t, err)
+	release()
+	var left []string
+	entries, err := os.ReadDir(r.dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	assert.Equal(t, []string{".atomic-2", "x.sock"}, left)
+}
+
 func TestRegisterAndRelease(t *testing.T) {
 	r := testRegistry(t)
 	assert.Empty(t, r.list(r.dir), "no directory, no runs")

@@ -27,6 +27,9 @@ func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
 	if o.Environ != nil {
 		s.Environ, s.UnitArgs = o.Environ, o.unit.NodeArgs()
 	}
+	if err != nil && a.Running {
+		err = s.withSources(err)
+	}
 	if err != nil {
 		return s, err
 	}

@@ -86,11 +86,7 @@ func (s *Snapshots) Summary(ctx context.Context) (status.Snapshots, status.Disk,
 	if err != nil {
 		return sum, disk, err
 	}
-	sum.Count = len(all)
-	if len(all) > 0 {
-		last := all[0]
-		sum.Last = &status.LastSnapshot{ID: last.ID, Height: last.Height, CreatedAt: last.CreatedAt, VerifiedAt: last.VerifiedAt, Bytes: last.Bytes, DurationMS: last.DurationMS}
-	}
+	sum.Count, sum.Last = len(all), newestGood(all)
 	if f, err := s.Forecast(ctx); err == nil {
 		disk.Free, disk.Needed, disk.MinFree = &f.Free, &f.Needed, &f.MinFree
 		if f.Method != "" {
@@ -99,6 +95,40 @@ func (s *Snapshots) Summary(ctx context.Context) (status.Snapshots, status.Disk,
 	}
 	s.askDatabases(ctx, &sum)
 	return sum, disk, nil
+}
+
+// newestGood is the newest snapshot that isn't damaged, as the status shows it; nil: there is none.
+func newestGood(all []snapshot.Info) *status.LastSnapshot {
+	for _, i := range all {
+		if i.State != manifest.Damaged {
+			return &status.LastSnapshot{ID: i.ID, Height: i.Height, CreatedAt: i.CreatedAt, VerifiedAt: i.VerifiedAt, Bytes: i.Bytes, DurationMS: i.DurationMS}
+		}
+	}
+	return nil
+}
+
+// warnOfDamaged puts into the status which snapshots are damaged. It looks itself: another command may have found it out,
+// and the running supervisor looks at its snapshots only now and then.
+func (s *Session) warnOfDamaged(st *status.Document) {
+	if s.bad != nil {
+		return // where the snapshots lie isn't certain then
+	}
+	store, err := s.Store(nil)
+	if err != nil {
+		return // doctor's to say
+	}
+	damaged, err := store.Damaged()
+	if err != nil {
+		st.Warnings = append(st.Warnings, err.Error())
+	}
+	for _, i := range damaged {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("snapshot %s can't be relied on: %s; supervisor snapshot verify %s", i.ID, *i.Error, i.ID))
+		if last := st.Snapshots.Last; last != nil && last.ID == i.ID {
+			if all, err := store.List(); err == nil {
+				st.Snapshots.Last = newestGood(all)
+			}
+		}
+	}
 }
 
 // askDatabases puts into the status what an upgrade would meet: a dump in the window where a clone was hoped for, and what

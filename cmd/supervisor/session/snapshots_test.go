@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/cmd/supervisor/config"
+	"nodevisor/internal/hint"
 	"nodevisor/internal/pgtest"
 	"nodevisor/snapshot"
 )
@@ -91,4 +92,40 @@ func TestSummaryOfDatabases(t *testing.T) {
 	require.NoError(t, err)
 	require.NotNil(t, sum.Note)
 	assert.Contains(t, *sum.Note, "dumps a database while the node is down")
+}
+
+// A source that has gone since the start is told of where the next upgrade's room is looked at: it isn't begun.
+func TestRoomWithoutASource(t *testing.T) {
+	t.Parallel()
+	store := pgStore(t, snapshot.SourceConfig{Name: "data", Kind: "dir", Path: "data"})
+	require.NoError(t, store.Room(t.Context()))
+	for _, where := range store.Sources() {
+		require.NoError(t, os.Rename(where, where+".away"))
+	}
+	err := store.Room(t.Context())
+	require.EqualError(t, err, store.Check().Error())
+	require.ErrorContains(t, err, "cannot use source data")
+	assert.Contains(t, hint.Of(err), "supervisor snapshot restore ID")
+}
+
+// What the status says of the next snapshot is of the data as it is now, also where there was none when the store was opened.
+func TestSummaryFollowsTheData(t *testing.T) {
+	t.Parallel()
+	store := pgStore(t) // the default source
+	data := store.Sources()["data"]
+	require.NoError(t, os.Remove(data))
+	sum, disk, err := store.Summary(t.Context())
+	require.NoError(t, err)
+	assert.Nil(t, sum.Method)
+	before := *disk.Needed
+	db := filepath.Join(data, "application.db")
+	require.NoError(t, os.MkdirAll(db, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(db, "CURRENT"), []byte("MANIFEST-000001\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(db, "MANIFEST-000001"), nil, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(db, "000001.ldb"), make([]byte, 1<<20), 0o600))
+	sum, disk, err = store.Summary(t.Context())
+	require.NoError(t, err)
+	require.NotNil(t, sum.Method)
+	assert.Contains(t, []string{"hardlink", "reflink"}, *sum.Method)
+	assert.GreaterOrEqual(t, *disk.Needed, before+1<<20)
 }

@@ -36,6 +36,7 @@ func (s *Session) Status(ctx context.Context) (*status.Document, error) {
 	}
 	s.addChainPlan(ctx, st)
 	s.warnOfIdle(st)
+	s.warnOfDamaged(st)
 	s.addressStatus(st)
 	return st, nil
 }
@@ -118,6 +119,7 @@ func (s *Session) statusOfFiles(ctx context.Context) (*status.Document, error) {
 		st.Warnings = append(st.Warnings, warning)
 	}
 	s.warnOfIdle(st)
+	s.warnOfDamaged(st)
 	s.addressStatus(st)
 	return st, nil
 }
