@@ -118,6 +118,7 @@ func (s *Supervisor) becameHealthy() {
 		return
 	}
 	s.tale.healthy = s.child
+	s.summarize() // a new node has only made its data since the start
 	s.actOn(AfterHealthy, func() {})
 }
 
