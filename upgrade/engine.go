@@ -150,8 +150,11 @@ func (e *Engine) Anchor(running, to version.Version) error {
 			Hint: "ln -sfT " + hint.Quote(string(running)) + " " + hint.Quote(e.Layout.Link()) + " (then it goes on)",
 		}
 	}
-	e.Log.Warn("current doesn't name the version that runs; it does again", "current", current, "version", running)
-	return e.Layout.SwitchTo(running)
+	if err := e.Layout.SwitchTo(running); err != nil {
+		return err
+	}
+	e.Log.Warn("current didn't name the version that runs; it does again", "it named", current, "version", running)
+	return nil
 }
 
 // Journal returns a copy of the journal.

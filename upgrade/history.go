@@ -171,7 +171,8 @@ func readFinished(path string) (Finished, error) {
 }
 
 // WentBack returns the last upgrade where current names an older version than that one led to, by a plan of a lower height or
-// none: nothing of ours leaves it so. all is the history, newest first. It is no reason to stop: people change links, and data may have been put back.
+// none: nothing of ours leaves it so. It is no reason to stop: people change links, and data may have been put back. all is
+// the history, newest first.
 func WentBack(l version.Layout, all []Finished, recase bool) (last Upgrade, back bool) {
 	if len(all) == 0 || all[0].Result != ResultCommitted {
 		return Upgrade{}, false

@@ -90,12 +90,11 @@ func (e *Engine) accept(ctx context.Context) error {
 // CancelPlan takes a plan off the schedule. One in flight can be cancelled only before it acted.
 func (e *Engine) CancelPlan(name string) error {
 	if u := e.j.Upgrade; u != nil && u.Plan.Name == name {
-		switch next := "supervisor rollback, or: supervisor upgrade skip " + hint.Argument(name); u.Phase {
-		case Planned, Staged:
-		case OnProbation:
+		next := "supervisor rollback, or: supervisor upgrade skip " + hint.Argument(name)
+		if u.Phase == OnProbation {
 			next = "supervisor rollback --yes (refused once it has made a block; then it is committed by itself)"
-			fallthrough
-		default:
+		}
+		if u.Phase != Planned && u.Phase != Staged {
 			return hint.New("cancel", name, "it is in flight, at "+string(u.Phase), next)
 		}
 		return e.Close(ResultCancelled)
