@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// sectorSize is what a disk writes as a whole or not at all, in bytes: the logical block of a loop device.
+// sectorSize is what any disk writes as a whole or not at all, in bytes: the logical block of a loop device.
 const sectorSize = 512
 
 // content is what lies on a disk: sectors by their number. None is ever changed in place; one that is missing is zero.
@@ -118,8 +118,8 @@ func (d *disk) end() (flushes int) {
 }
 
 // cut takes the disk back to a moment of a recording that has ended. How much of what wasn't flushed is kept is chance,
-// too: from nearly nothing to nearly all.
-func (d *disk) cut(name string, n int, seed uint64) (at time.Time, kept, lost int, err error) {
+// too: from nearly nothing to nearly all. unit is how many sectors this disk writes as a whole where one write has them.
+func (d *disk) cut(name string, n int, seed uint64, unit int64) (at time.Time, kept, lost int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := d.recordings[name]
@@ -129,6 +129,7 @@ func (d *disk) cut(name string, n int, seed uint64) (at time.Time, kept, lost in
 	random := rand.New(rand.NewPCG(seed, uint64(n)))
 	odds := random.Float64()
 	now, flushes := maps.Clone(r.base), 0
+	last, keep := int64(-1), false
 	for _, w := range r.log {
 		switch {
 		case w.data == nil:
@@ -139,11 +140,16 @@ func (d *disk) cut(name string, n int, seed uint64) (at time.Time, kept, lost in
 			flushes++
 		case flushes < n:
 			now.put(w.number, w.data)
-		case seed != 0 && random.Float64() < odds:
+		default:
+			if w.number != last+1 || w.number%unit == 0 {
+				keep = seed != 0 && random.Float64() < odds
+			}
+			if last = w.number; !keep {
+				lost++
+				continue
+			}
 			now.put(w.number, w.data)
 			kept++
-		default:
-			lost++
 		}
 	}
 	if flushes < n {

@@ -2,7 +2,7 @@
 // The loop device passes every write on, and every flush (a barrier of the file system above, and so the end of each
 // fsync) as a sync of the file. Both are recorded, and the disk can be taken back to any flush, as if the power had been
 // cut between that one and the next: a disk keeps what was written before the flush; of what came after it its cache
-// kept, or lost, each sector as it liked, in any order.
+// kept, or lost, each unit as it liked, in any order.
 //
 //	faultdisk SIZE MOUNTPOINT
 //
@@ -11,10 +11,11 @@
 //
 //	record NAME      from now on record what is written, in place of the earlier recording of that name: "recording"
 //	end              stop it: "ended FLUSHES", the number of flushes in it
-//	cut NAME N SEED  make the disk what a power cut between the Nth flush (0 = the begin of the recording) and the next
-//	                 leaves: of what was written after the Nth, each sector is there or not as chance wants it; with SEED 0
-//	                 nothing of it is. Answers "cut NANOSECONDS KEPT LOST": the moment, since 1970, at which the next flush
-//	                 was answered, and sectors. Nothing may have the disk open meanwhile.
+//	cut NAME N SEED UNIT
+//	                 make the disk what a power cut between the Nth flush (0 = the begin of the recording) and the next
+//	                 leaves: of what was written after the Nth, each unit of UNIT bytes (a multiple of 512) is there or not
+//	                 as chance wants it; with SEED 0 nothing of it is. Answers "cut NANOSECONDS KEPT LOST": the moment, since
+//	                 1970, at which the next flush was answered, and sectors. Nothing may have the disk open meanwhile.
 package main
 
 import (
@@ -77,16 +78,17 @@ func answer(d *disk, words []string) (string, error) {
 		return "recording", nil
 	case len(words) == 1 && words[0] == "end":
 		return fmt.Sprintf("ended %d", d.end()), nil
-	case len(words) == 4 && words[0] == "cut":
+	case len(words) == 5 && words[0] == "cut":
 		n, err := strconv.Atoi(words[2])
 		seed, err2 := strconv.ParseUint(words[3], 10, 64)
-		if err := errors.Join(err, err2); err != nil {
-			return "", err
+		unit, err3 := strconv.ParseInt(words[4], 10, 64)
+		if err := errors.Join(err, err2, err3); err != nil || unit < sectorSize || unit%sectorSize != 0 {
+			return "", errors.Join(err, fmt.Errorf("a unit of %d bytes", unit))
 		}
-		at, kept, lost, err := d.cut(words[1], n, seed)
+		at, kept, lost, err := d.cut(words[1], n, seed, unit/sectorSize)
 		return fmt.Sprintf("cut %d %d %d", at.UnixNano(), kept, lost), err
 	}
-	return "", errors.New("record NAME, end, or cut NAME N SEED")
+	return "", errors.New("record NAME, end, or cut NAME N SEED UNIT")
 }
 
 // file is the disk as the kernel sees it.
