@@ -153,7 +153,7 @@ func (e *Engine) Anchor(running, to version.Version) error {
 	if err := e.Layout.SwitchTo(running); err != nil {
 		return err
 	}
-	e.Log.Warn("current didn't name the version that runs; it does again", "it named", current, "version", running)
+	e.Log.Warn("current didn't name the version that runs; it does again", "named", current, "version", running)
 	return nil
 }
 
