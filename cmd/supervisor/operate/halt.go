@@ -101,6 +101,12 @@ func haltNow(ctx context.Context, o *session.Offline) (client.Reply, error) {
 	if err := o.AtRest(ctx); err != nil {
 		return client.Reply{}, err
 	}
+	takes := o.SnapshotOn("halt") || o.TemplateOn("halt")
+	if takes { // what can't be taken is refused while nothing is changed
+		if _, err := o.Store.Do(ctx, session.SnapshotRequest{Op: "create", DryRun: true}.Raw(), true); err != nil {
+			return client.Reply{}, err
+		}
+	}
 	h := plan.Halt{Time: time.Now().UTC()}
 	result := status.HaltResult{At: h.When(), Problems: []string{}, Next: []string{"supervisor resume"}}
 	if err := o.Engine.SetHalt(&h, plan.UnknownHeight); err != nil {
@@ -111,8 +117,10 @@ func haltNow(ctx context.Context, o *session.Offline) (client.Reply, error) {
 	if err := o.Engine.Hold(result.Text(), result.Next[0]); err != nil {
 		return client.Reply{}, err
 	}
-	if err := takeHalted(ctx, o, height, &result); err != nil {
-		return client.Reply{}, err
+	if takes {
+		if err := takeHalted(ctx, o, height, &result); err != nil {
+			return client.Reply{}, err
+		}
 	}
 	if err := o.Engine.SetHalt(nil, plan.UnknownHeight); err != nil {
 		return client.Reply{}, err
@@ -123,9 +131,6 @@ func haltNow(ctx context.Context, o *session.Offline) (client.Reply, error) {
 
 // takeHalted takes the snapshot and the template that the configuration asks for at a halt, and completes them.
 func takeHalted(ctx context.Context, o *session.Offline, height int64, result *status.HaltResult) error {
-	if !o.SnapshotOn("halt") && !o.TemplateOn("halt") {
-		return nil
-	}
 	id, err := o.Engine.HaltSnapshot(snapshot.NewID(time.Now(), "halt", max(0, height)))
 	if err != nil {
 		return err
