@@ -53,7 +53,7 @@ $(TOOLS)/golangci-lint-$(LINT):
 	mv $(TOOLS)/golangci-lint $@
 
 e2e: build ## upgrades of a real chain, with a peer
-	go test -tags e2e -timeout 20m ./e2e/
+	go test -tags e2e -count 1 -timeout 20m ./e2e/
 
 e2e-systemd: $(TOOLS)/nfpm-$(NFPM) ## the package on a booted systemd: stops, kills and power cuts in each phase of an upgrade; as root
 	NFPM=$< go test -tags e2e -count 1 -parallel 8 -timeout 10m ./e2e/systemd/

@@ -3,7 +3,6 @@ package operate
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -151,25 +150,26 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 // that can't be asked, and at a height that is past. For the upgrade in flight the height says nothing any more.
 func beforeStaging(ctx context.Context, s *session.Session, to version.Version, add Addition) error {
 	known, inFlight := plan.UnknownHeight, version.Version("")
-	raw, err := client.New(s.Socket()).Status(ctx)
-	switch {
-	case errors.Is(err, client.ErrNotRunning):
-		err = s.UnderLock(ctx, func(o *session.Offline) error {
-			known = o.KnownHeight()
-			if u := o.Engine.InFlight(); u != nil {
-				inFlight = u.To
-			}
-			return nil
-		})
-	case err == nil:
+	_, err := s.Either(ctx, func() error {
 		var st status.Document
-		if err = json.Unmarshal(raw, &st); err == nil && st.Height != nil {
+		raw, err := client.New(s.Socket()).Status(ctx)
+		if err == nil {
+			err = json.Unmarshal(raw, &st)
+		}
+		if st.Height != nil {
 			known = *st.Height
 		}
 		if st.Upgrade != nil {
 			inFlight = version.Of(st.Upgrade.Name)
 		}
-	}
+		return err
+	}, func(o *session.Offline) error {
+		known = o.KnownHeight()
+		if u := o.Engine.InFlight(); u != nil {
+			inFlight = u.To
+		}
+		return nil
+	})
 	if err != nil || add.Height == 0 || known == plan.UnknownHeight || add.Height > known || to == inFlight {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
 	"nodevisor/supervisor/status"
 )
 
@@ -29,14 +30,32 @@ func (s *Session) Operate(ctx context.Context, op string, req client.Request, al
 func (s *Session) CarryOut(
 	ctx context.Context, op string, req client.Request, alone func(*Offline) (client.Reply, error),
 ) (reply client.Reply, live bool, err error) {
-	if reply, err = s.ask(ctx, op, req); !errors.Is(err, client.ErrNotRunning) {
-		return reply, true, err
-	}
-	err = s.UnderLock(ctx, func(o *Offline) error {
+	live, err = s.Either(ctx, func() (err error) {
+		reply, err = s.ask(ctx, op, req)
+		return err
+	}, func(o *Offline) (err error) {
 		reply, err = alone(o)
 		return err
 	})
-	return reply, false, err
+	return reply, live, err
+}
+
+// A supervisor that was just started has the lock before it has its socket: it is waited for this long.
+const startPatience, startPause = 3 * time.Second, 50 * time.Millisecond
+
+// Either has ask do something with the running supervisor, or where there is none (client.ErrNotRunning) alone under the lock;
+// live tells which it was.
+func (s *Session) Either(ctx context.Context, ask func() error, alone func(*Offline) error) (live bool, err error) {
+	for deadline := time.Now().Add(startPatience); ; time.Sleep(startPause) {
+		if err = ask(); !errors.Is(err, client.ErrNotRunning) {
+			return true, err
+		}
+		locked := (*home.LockedError)(nil)
+		err = s.UnderLock(ctx, alone)
+		if !errors.As(err, &locked) || locked.Left() || ctx.Err() != nil || time.Now().After(deadline) {
+			return false, err
+		}
+	}
 }
 
 // AskAlone is Operate for what only a running supervisor can do; without one it is client.ErrNotRunning.
