@@ -96,16 +96,19 @@ func (s *Supervisor) firstLook() {
 	look := s.lookAtFile()
 	var file plan.File
 	var now currentVersion
-	signer := plan.UnknownHeight
+	var own int64
+	signer, first := plan.UnknownHeight, !s.began
 	s.do("look", func(context.Context) error {
 		file, now, signer = look(), s.readCurrent(), s.signer()
+		own = s.readOwnHalt(now.version)
+		if last, back := upgrade.WentBack(s.o.Layout, s.recase); back && first {
+			s.log.Warn("current names an older version than the last upgrade led to; was the link changed by hand?", "current", now.version,
+				"last", last.To, "hint", "where that wasn't meant: stop run, then: supervisor upgrade use "+hint.Argument(last.To.Name()))
+		}
 		return nil
 	}, func(error) {
+		s.ownHalt = own
 		s.setCurrent(now)
-		if now.back != "" && !s.began {
-			s.log.Warn("current names an older version than the last upgrade led to; was the link changed by hand?", "current", now.version,
-				"last", now.back, "hint", "where that wasn't meant: stop run, then: supervisor upgrade use "+hint.Argument(now.back))
-		}
 		s.sawFile(file, false)
 		s.begin(signer)
 	})
@@ -140,28 +143,22 @@ type currentVersion struct {
 	version version.Version
 	plan    plan.Plan // that it was switched to for
 	known   bool      // whether that is recorded
-	back    string    // the version that the last upgrade led to, where this is an older one; else ""
-	ownHalt int64     // see Supervisor.ownHalt
 	last    *status.LastUpgrade
 }
 
 // readCurrent does file I/O: not for the loop.
 func (s *Supervisor) readCurrent() currentVersion {
 	c := currentVersion{}
-	all, err := upgrade.LoadHistory(s.o.Layout.HistoryDir())
-	if err == nil && len(all) > 0 {
+	if all, err := upgrade.LoadHistory(s.o.Layout.HistoryDir()); err == nil && len(all) > 0 {
 		c.last = new(status.DescribeFinished(all[0]))
 	}
 	version, err := s.o.Layout.Current()
 	if err != nil {
 		return c
 	}
-	c.version, c.ownHalt = version, s.readOwnHalt(version)
+	c.version = version
 	// The case of names is folded where that is configured when they are compared: it is the same before and after.
 	c.plan, c.known = plan.Installed(s.o.Layout, version, s.recase)
-	if last, back := upgrade.WentBack(s.o.Layout, all, s.recase); back {
-		c.back = last.To.Name()
-	}
 	return c
 }
 
@@ -170,7 +167,7 @@ func (s *Supervisor) setCurrent(c currentVersion) {
 	s.tally = s.tally.Finished(c.last)
 	s.tracker.SetCurrent(c.version, c.plan, c.known)
 	if s.child == nil { // a rollback or a switch by hand changed what would run; a running node stays what it is
-		s.version, s.ownHalt = c.version, c.ownHalt
+		s.version = c.version
 	}
 }
 

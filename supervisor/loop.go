@@ -206,6 +206,18 @@ func (s *Supervisor) whenIdle(f func()) {
 	s.waiting = append(s.waiting, f)
 }
 
+// whenStill runs f once no job runs, where what is asked for holds now and then.
+func (s *Supervisor) whenStill(holds func() bool, f func()) {
+	if !holds() {
+		return
+	}
+	s.whenIdle(func() {
+		if holds() {
+			f()
+		}
+	})
+}
+
 // finish ends the loop with code, once no job runs.
 func (s *Supervisor) finish(code int) {
 	if s.done {

@@ -170,13 +170,7 @@ func (s *Supervisor) dropGone() {
 	gone := func() bool {
 		return s.child != nil && s.journal.Upgrade == nil && s.due == nil && s.tracker.FileGone()
 	}
-	if !gone() {
-		return
-	}
-	s.whenIdle(func() {
-		if !gone() {
-			return
-		}
+	s.whenStill(gone, func() {
 		name := s.schedule.FromFile
 		s.file.imported = plan.Key{}
 		s.do("import", func(context.Context) error { return s.o.Engine.FollowFile(nil) }, func(err error) {
@@ -197,13 +191,7 @@ func (s *Supervisor) dropReplaced() {
 		u := s.journal.Upgrade
 		return s.due != nil && u != nil && u.Phase == upgrade.Planned && u.Announced && s.tracker.Replaced(u.Plan.Key())
 	}
-	if !replaced() {
-		return
-	}
-	s.whenIdle(func() {
-		if !replaced() {
-			return
-		}
+	s.whenStill(replaced, func() {
 		name := s.due.plan.Name
 		s.do("cancel", func(context.Context) error { return s.o.Engine.CancelPlan(name) }, func(err error) {
 			if err != nil {

@@ -161,6 +161,12 @@ func historyFiles(dir string) ([]string, error) {
 	return names, nil
 }
 
+// CountHistory tells how many documents the history has: LoadHistory leaves out those that can't be read.
+func CountHistory(dir string) int {
+	names, _ := historyFiles(dir) //nolint:errcheck // who loads the history says why
+	return len(names)
+}
+
 func readFinished(path string) (Finished, error) {
 	var f Finished
 	data, err := state.Read(path)
@@ -171,10 +177,10 @@ func readFinished(path string) (Finished, error) {
 }
 
 // WentBack returns the last upgrade where current names an older version than that one led to, by a plan of a lower height or
-// none: nothing of ours leaves it so. It is no reason to stop: people change links, and data may have been put back. all is
-// the history, newest first.
-func WentBack(l version.Layout, all []Finished, recase bool) (last Upgrade, back bool) {
-	if len(all) == 0 || all[0].Result != ResultCommitted {
+// none: nothing of ours leaves it so. It is no reason to stop: people change links, and data may have been put back.
+func WentBack(l version.Layout, recase bool) (last Upgrade, back bool) {
+	all, err := LoadHistory(l.HistoryDir())
+	if err != nil || len(all) == 0 || all[0].Result != ResultCommitted {
 		return Upgrade{}, false
 	}
 	last = all[0].Upgrade

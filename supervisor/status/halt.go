@@ -59,7 +59,7 @@ func (r HaltResult) Text() string {
 		parts = append(parts, fmt.Sprintf("the last known height is %d", *r.Height))
 	}
 	if !r.Exact && r.Overshoot != nil {
-		parts = append(parts, fmt.Sprintf("%d %s later than asked for, because the node doesn't halt by itself", *r.Overshoot, plural(*r.Overshoot, "block")))
+		parts = append(parts, fmt.Sprintf("%d %s later than asked for, because the node doesn't halt by itself", *r.Overshoot, Plural(*r.Overshoot, "block")))
 	}
 	if r.Snapshot != nil {
 		parts = append(parts, "snapshot "+*r.Snapshot)
@@ -73,7 +73,8 @@ func (r HaltResult) Text() string {
 	return strings.Join(append(parts, r.Problems...), "; ")
 }
 
-func plural(n int64, word string) string {
+// Plural is the word for n things, for one that takes an s.
+func Plural(n int64, word string) string {
 	if n == 1 {
 		return word
 	}

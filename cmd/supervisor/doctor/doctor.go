@@ -288,7 +288,7 @@ func (x *examination) configuration() {
 			x.fail("configuration", fix, "%v", p)
 		}
 		x.refuse("correct what is said of the configuration", "the configuration has %d %s: run ends with %d",
-			len(x.mistakes), plural(len(x.mistakes), "mistake"), supervisor.ExitConfig)
+			len(x.mistakes), status.Plural(int64(len(x.mistakes)), "mistake"), supervisor.ExitConfig)
 	} else {
 		x.ok("configuration", "%s", file)
 	}
@@ -298,13 +298,6 @@ func (x *examination) configuration() {
 	if len(x.UnitArgs) > 0 && x.Args == nil {
 		x.Args = x.UnitArgs // what the unit's `run` is given
 	}
-}
-
-func plural(n int, word string) string {
-	if n == 1 {
-		return word
-	}
-	return word + "s"
 }
 
 // whoAreWe compares us with the node's user. As root nothing of another user's tree is executed: whoever can write to

@@ -208,8 +208,7 @@ func (x *examination) currentLink() {
 	target, _ := os.Readlink(l.Link())
 	info, lerr := os.Lstat(l.Link())
 	const fix = "supervisor doctor --fix-link"
-	all, _ := upgrade.LoadHistory(l.HistoryDir())
-	last, back := upgrade.WentBack(l, all, x.Config.Upgrade.Recase)
+	last, back := upgrade.WentBack(l, x.Config.Upgrade.Recase)
 	switch {
 	case err == nil && back && x.live == nil:
 		x.unknown("current", "supervisor upgrade use "+hint.Argument(last.To.Name())+" (where that wasn't meant)",

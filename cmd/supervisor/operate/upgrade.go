@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -285,7 +283,7 @@ func newUpgradeHistory(a *cli.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			there := countHistory(s.Layout.HistoryDir()) // first: a run that adds one meanwhile is no damage
+			there := upgrade.CountHistory(s.Layout.HistoryDir()) // first: a run that adds one meanwhile is no damage
 			all, err := upgrade.LoadHistory(s.Layout.HistoryDir())
 			if err != nil {
 				return err
@@ -312,18 +310,6 @@ func newUpgradeHistory(a *cli.App) *cobra.Command {
 			return w.Flush()
 		},
 	}
-}
-
-// countHistory counts the documents of the history: those that can't be read are left out of a list, and an empty one would
-// tell of none.
-func countHistory(dir string) (n int) {
-	entries, _ := os.ReadDir(dir) //nolint:errcheck // who loads the history says why
-	for _, e := range entries {
-		if ok, _ := filepath.Match("[0-9][0-9][0-9][0-9][0-9][0-9]-*.json", e.Name()); ok { //nolint:errcheck // the pattern is well-formed
-			n++
-		}
-	}
-	return n
 }
 
 func loadWithName(ctx context.Context, a *cli.App, raw string) (*session.Session, string, error) {
