@@ -111,7 +111,7 @@ func runChild(t testing.TB, what, home, dir, id string, after time.Duration) (to
 	t.Helper()
 	strace, err := exec.LookPath("strace")
 	require.NoError(t, err, "crash tests slow the process down with strace: install it")
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // only a hanging one takes so long
 	defer cancel()
 	cmd := exec.CommandContext(ctx, strace, "-f", "-qqq", "-o", "/dev/null", "-e", "trace=none", "-e", "inject="+slowed, "--", "/proc/self/exe")
 	cmd.Args[len(cmd.Args)-1], err = os.Executable()

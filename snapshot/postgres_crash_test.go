@@ -69,7 +69,7 @@ func crashAtStatements(t *testing.T, s *set, what string, kept int, check func(t
 		}
 		text, err := json.Marshal(sources)
 		require.NoError(t, err)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // only a hanging one takes so long
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "/proc/self/exe")
 		cmd.Env = append(os.Environ(), envChild+"="+what, "SNAPSHOT_TEST_HOME="+s.home, "SNAPSHOT_TEST_ID="+id, "SNAPSHOT_TEST_SOURCES="+string(text))
