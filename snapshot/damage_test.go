@@ -263,7 +263,7 @@ func TestRecordsOfDamage(t *testing.T) {
 // A damaged snapshot doesn't count for keep. It goes once enough good ones are newer, or for room, and then before any of
 // those.
 func TestPruneDamaged(t *testing.T) {
-	home := newHome(t, 1)
+	home := newSmallHome(t, 1)
 	keep := func(n int, minFree string) *Store {
 		return open(t, home, func(o *Options) { o.Config.Method, o.Config.Keep, o.Config.MinFree = "copy", n, minFree })
 	}

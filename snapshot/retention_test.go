@@ -197,7 +197,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 }
 
 func TestMinFree(t *testing.T) {
-	home := newHome(t, 1)
+	home := newSmallHome(t, 1)
 	for minFree, ok := range map[string]bool{"0": true, "1": true, "0%": true, "99%": false, "1000T": false} {
 		s := open(t, home, func(o *Options) { o.Config.MinFree = minFree })
 		f, err := s.Forecast(context.Background())

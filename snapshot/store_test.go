@@ -28,6 +28,14 @@ func newHome(t testing.TB, h int64) string {
 	return home
 }
 
+// newSmallHome makes such a home on a disk of its own, of which it takes some hundredths, whatever the machine's has free.
+func newSmallHome(t testing.TB, h int64) string {
+	t.Helper()
+	home := mount(t, filepath.Join(t.TempDir(), "home"), "size=8m")
+	fillData(t, filepath.Join(home, "data"), h)
+	return home
+}
+
 func fillData(t testing.TB, data string, h int64) {
 	t.Helper()
 	for _, db := range []string{"application.db", "state.db"} {
