@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -145,9 +144,7 @@ func TestLinksThatAreRefused(t *testing.T) {
 func TestSpecialFilesAreListed(t *testing.T) {
 	s := newSource(t)
 	require.NoError(t, unix.Mkfifo(filepath.Join(s.Path, "pipe"), 0o600))
-	l, err := net.Listen("unix", filepath.Join(s.Path, "sock"))
-	require.NoError(t, err)
-	t.Cleanup(func() { l.Close() })
+	require.NoError(t, unix.Mknod(filepath.Join(s.Path, "sock"), unix.S_IFSOCK|0o600, 0)) // whose path may be too long to listen at
 	put(t, filepath.Join(s.Path, "file"), "x")
 	rec, at := freeze(t, s)
 	assert.Equal(t, []manifest.Skipped{{Path: "pipe", Type: "fifo"}, {Path: "sock", Type: "socket"}}, rec.Skipped)
@@ -284,7 +281,7 @@ func TestChangesDuringTheCopy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSource(t)
 			put(t, filepath.Join(s.Path, "z", "last"), "last")
-			time.Sleep(15 * time.Millisecond) // a time stamp's grain: what is rewritten now gets another mtime
+			tick(t, filepath.Join(s.Path, "z", "last"))
 			dir := t.TempDir()
 			_, err := s.Freeze(context.Background(), manifest.Job{ID: "ID", Dir: dir, Room: func(...manifest.Need) error {
 				change(t, s.Path) // between the listing and the copy
@@ -292,6 +289,17 @@ func TestChangesDuringTheCopy(t *testing.T) {
 			}})
 			require.Error(t, err)
 		})
+	}
+}
+
+// tick waits until what is written gets another time stamp than path has: the kernel's clock for these has a grain.
+func tick(t *testing.T, path string) {
+	t.Helper()
+	probe, written := filepath.Join(t.TempDir(), "probe"), lstatT(t, path).Mtim
+	deadline := time.Now().Add(time.Minute)
+	for put(t, probe, "x"); lstatT(t, probe).Mtim == written; put(t, probe, "x") {
+		require.True(t, time.Now().Before(deadline), "the clock of time stamps stands still")
+		time.Sleep(time.Millisecond)
 	}
 }
 
