@@ -145,38 +145,57 @@ func TestDumpWithAWrongPassword(t *testing.T) {
 func TestServerGoneInTheMiddle(t *testing.T) {
 	c, s := newChain(t, big, ModeDump)
 	dir, rec := taken(t, s, snapshotID)
-	busy := func(what string) {
-		conn := c.Connect("postgres")
-		eventually(t, what, func() bool {
-			var n int
-			return conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'nodevisor' AND query LIKE 'COPY%'").Scan(&n) == nil && n > 0
-		})
-		require.NoError(t, conn.Close(t.Context()))
-		c.Stop()
-	}
-	done := make(chan error, 1)
-	go func() {
-		job := jobIn(s, "x")
+	job := jobIn(s, "x")
+	err := goneAmid(t, c, "the dump runs", func() error {
+		if err := os.RemoveAll(job.Dir); err != nil {
+			return err
+		}
 		_ = os.MkdirAll(job.Dir, 0o700)
 		_, err := s.Freeze(t.Context(), job)
-		done <- err
-	}()
-	busy("the dump runs")
-	err := <-done
+		return err
+	})
 	require.ErrorIs(t, err, manifest.ErrAway)
-	entries, err := os.ReadDir(filepath.Join(s.o.State, "x"))
+	entries, err := os.ReadDir(job.Dir)
 	require.NoError(t, err)
 	assert.Empty(t, entries)
 
 	c.StartServer()
-	go func() { done <- s.Stage(t.Context(), restoreOf(s, dir, rec)) }()
-	busy("the restore runs")
-	require.ErrorIs(t, <-done, manifest.ErrAway)
+	err = goneAmid(t, c, "the restore runs", func() error {
+		if err := s.Abort(); err != nil {
+			return err
+		}
+		return s.Stage(t.Context(), restoreOf(s, dir, rec))
+	})
+	require.ErrorIs(t, err, manifest.ErrAway)
 	require.ErrorIs(t, s.Abort(), manifest.ErrAway, "what was staged can't be removed now")
 	c.StartServer()
 	require.NoError(t, s.Abort())
 	assert.Equal(t, []string{"chain"}, databases(t, c))
 	restored(t, s, restoreOf(s, dir, rec))
+}
+
+// goneAmid ends the server while a program of do's copies rows, and gives do's error. A do that was done before the server
+// ended is done again.
+func goneAmid(t *testing.T, c *pgtest.Cluster, what string, do func() error) error {
+	t.Helper()
+	for range 10 {
+		done := make(chan error, 1)
+		go func() { done <- do() }()
+		conn := c.Connect("postgres")
+		eventually(t, what, func() bool {
+			var n int
+			err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'nodevisor' AND query LIKE 'COPY%'").Scan(&n)
+			return err == nil && n > 0 || len(done) > 0
+		})
+		require.NoError(t, conn.Close(t.Context()))
+		c.Stop()
+		if err := <-done; err != nil {
+			return err
+		}
+		c.StartServer()
+	}
+	require.Fail(t, "it was always faster")
+	return nil
 }
 
 // A cancelled dump ends at once, with all of its processes and sessions.
@@ -198,7 +217,7 @@ func TestCancelledDump(t *testing.T) {
 	begin := time.Now()
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled)
-	assert.Less(t, time.Since(begin), 5*time.Second)
+	assert.Less(t, time.Since(begin), 20*time.Second, "not only when the lock was waited for in vain")
 	eventually(t, "its sessions are gone", func() bool { return len(c.Query("postgres", waiting)) == 0 })
 	entries, err := os.ReadDir(job.Dir)
 	require.NoError(t, err)

@@ -84,7 +84,7 @@ func TestAnExporterThatComesAndGoesIsNoHindrance(t *testing.T) {
 			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(time.Second / 5): // oftener than the usual second
+			case <-time.After(time.Second / 2): // oftener than the usual second, and gone in between on a busy machine, too
 			}
 		}
 	}()
@@ -122,12 +122,12 @@ func TestAStubbornSessionIsEndedWhereItIsListed(t *testing.T) {
 	eventually(t, "the sessions", func() bool { return connected.Load() >= 3 })
 	s := newSource(t, c.DSN("chain"), func(o *Options) { noFallback(o); o.Disconnect = []string{"stubborn"} })
 	_, err := s.Freeze(t.Context(), newJob(t, "one"))
+	require.NoError(t, err)
+	eventually(t, "their return: they were ended", func() bool { return connected.Load() > 3 })
 	cancel()
 	for range 3 {
 		<-ended
 	}
-	require.NoError(t, err)
-	assert.Greater(t, connected.Load(), int64(3), "they came back")
 }
 
 // A node that was killed amid a statement leaves a session that the server takes for alive.
