@@ -3,13 +3,16 @@ package server
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 // A session that is only leaving is no reason to refuse; one that stays is.
-func TestStaying(t *testing.T) {
+func TestStaying(t *testing.T) { synctest.Test(t, staying) }
+
+func staying(t *testing.T) {
 	looks := 0
 	found, err := Staying(t.Context(), func() ([]string, error) {
 		if looks++; looks < 3 {
