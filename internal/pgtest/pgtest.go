@@ -129,11 +129,12 @@ func (c *Cluster) initialise() {
 	template := filepath.Join("/tmp", fmt.Sprintf("pgtest-%d-%s", os.Geteuid(), version))
 	if _, err := os.Stat(template); err != nil {
 		c.run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions")
-		tmp := fmt.Sprintf("%s.%d", template, os.Getpid())
-		require.NoError(c.tb, exec.Command("cp", "-a", data, tmp).Run())
-		if os.Rename(tmp, template) != nil {
-			_ = os.RemoveAll(tmp) // another test was first
-		}
+		tmp, err := os.MkdirTemp("/tmp", filepath.Base(template)+".") // never one that a killed test left half
+		require.NoError(c.tb, err)
+		defer os.RemoveAll(tmp) //nolint:errcheck // nothing uses it
+		made := filepath.Join(tmp, "data")
+		require.NoError(c.tb, exec.Command("cp", "-a", data, made).Run())
+		_ = os.Rename(made, template) // else another test was first
 		return
 	}
 	require.NoError(c.tb, exec.Command("cp", "-a", template, data).Run())

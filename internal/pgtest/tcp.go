@@ -3,12 +3,13 @@ package pgtest
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -43,25 +44,31 @@ func (c *Cluster) TCPDSN(database, role string) string {
 	return fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s", c.Port, role, database)
 }
 
-// freePort is one that nobody listens at. Another process may take it before the server does; then the test fails.
+// freePort is one that nobody listens at. It lies below the range that the kernel gives to clients (ip(7),
+// ip_local_port_range): no connection takes it before the server does, or while that is stopped.
 func (c *Cluster) freePort() int {
 	c.tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(c.tb, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	for range 1000 {
+		port := 10000 + rand.IntN(10000)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			require.NoError(c.tb, l.Close())
+			return port
+		}
+	}
+	require.Fail(c.tb, "no port is free")
+	return 0
 }
 
 // certify writes a self-signed certificate and its key, which must be the server's alone.
 func (c *Cluster) certify() {
 	c.tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
 	require.NoError(c.tb, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "pgtest"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
 	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	cert, err := x509.CreateCertificate(cryptorand.Reader, template, template, key.Public(), key)
 	require.NoError(c.tb, err)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	require.NoError(c.tb, err)
