@@ -42,7 +42,7 @@ var disks = []disk{
 func TestDisks(t *testing.T) {
 	for _, d := range disks {
 		t.Run(d.name, func(t *testing.T) {
-			h := newHome(t, plain(t), story{done: upgrade.ResultCommitted, env: []string{"FAKENODE_UPGRADE=v2@60"}})
+			h := newHome(t, plain(t), story{done: upgrade.ResultCommitted, env: []string{"FAKENODE_UPGRADE=v2@200"}})
 			h.snapshots = t.TempDir() // on a disk that is well
 			h.env = append(h.env, "SUPERVISOR_SNAPSHOT_DIR="+h.snapshots)
 			state := h.below.State()
@@ -69,10 +69,7 @@ func TestDisks(t *testing.T) {
 					return false
 				}
 			}
-			await("it runs", seen(trace.FirstBlock, "v1"))
-			await("it answers", func() bool { return h.status() != nil })
-			d.hurt(t, state)
-			hurt := true
+			hurt := false
 			t.Cleanup(func() {
 				if hurt {
 					d.mend(t, state)
@@ -80,6 +77,14 @@ func TestDisks(t *testing.T) {
 				_ = syscall.Kill(cmd.Process.Pid, syscall.SIGKILL)
 				<-ended
 			})
+			await("it runs", seen(trace.FirstBlock, "v1"))
+			node := h.events()[0].PID
+			require.NoError(t, syscall.Kill(node, syscall.SIGSTOP), "its height must not come before the disk is hurt")
+			await("it answers", func() bool { return h.status() != nil })
+			require.False(t, seen(trace.Halted, "v1")())
+			d.hurt(t, state)
+			hurt = true
+			require.NoError(t, syscall.Kill(node, syscall.SIGCONT))
 			await("its height comes", seen(trace.Halted, "v1"))
 			for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 				st := h.status()
