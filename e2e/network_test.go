@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,18 +67,23 @@ func newNetwork(t *testing.T) *network {
 	return n
 }
 
+// lastPort is the last one that freePorts looked at.
+var lastPort atomic.Int32
+
 // freePorts finds ports below the range that the kernel hands out to clients: a node that is restarted must find its
-// port again, so no other process's connection may sit on it meanwhile.
+// port again, so no other process's connection may sit on it meanwhile. No two networks of this process get the same one:
+// their nodes don't listen yet, or are being replaced.
 func freePorts(t *testing.T, count int) []int {
 	t.Helper()
+	lastPort.CompareAndSwap(0, 20000+rand.Int32N(11000)) // another process begins elsewhere
 	var ports []int
 	for range 1000 {
-		port := 20000 + rand.IntN(12000)
+		port := int(lastPort.Add(1))
 		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue
 		}
-		defer listener.Close() // held until all are found, so that none is found twice
+		require.NoError(t, listener.Close())
 		if ports = append(ports, port); len(ports) == count {
 			break
 		}

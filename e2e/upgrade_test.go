@@ -141,7 +141,7 @@ func TestSupervisorKilledAtHeight(t *testing.T) {
 		case <-second.ended:
 			assert.Equal(t, 75, second.exitCode(t, time.Second), "a node is left, so `run` refuses")
 			assert.Subset(t, left, orphans(n.home), "the refusal started nothing; the node may have been told to stop before")
-		case <-time.After(5 * time.Second): // the node had been told to stop before the kill, and was gone in time
+		case <-time.After(30 * time.Second): // the node had been told to stop before the kill, and was gone in time
 			for _, pid := range left {
 				requireGone(t, pid)
 			}
