@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -55,10 +56,7 @@ func newRun(t testing.TB, w tool, dir, db string) *run {
 	require.NoError(t, err)
 	r := &run{tool: w, home: home, trace: filepath.Join(home, "trace")}
 	t.Cleanup(func() { r.end(t) })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	r.rpc = l.Addr().String()
+	r.rpc = freeAddress(t)
 	r.command(t, stub(w.stubs, oldName), "init")
 	r.command(t, w.path, "init", stub(w.stubs, oldName))
 	r.command(t, w.path, "add-upgrade", planName, stub(w.stubs, planName))
@@ -67,6 +65,21 @@ func newRun(t testing.TB, w tool, dir, db string) *run {
 		t.Cleanup(func() { r.giveBack(t, db) })
 	}
 	return r
+}
+
+// freeAddress is one that nobody listens at. Its port lies below the range that the kernel gives to clients: no connection
+// takes it before the node does, or while that is replaced.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(10000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			require.NoError(t, l.Close())
+			return address
+		}
+	}
+	require.Fail(t, "no port is free")
+	return ""
 }
 
 // giveBack takes the database out of the home, for the next run.
