@@ -30,8 +30,8 @@ const (
 	upgradeHeight = 20
 	blockTime     = 150 * time.Millisecond
 	probation     = 2 * time.Second
-	storyLimit    = 30 * time.Second // without the builds
-	stopLimit     = 15 * time.Second
+	storyLimit    = 3 * time.Minute // without the builds: a busy machine takes its time
+	stopLimit     = time.Minute
 	pollInterval  = 50 * time.Millisecond
 )
 
