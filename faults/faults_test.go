@@ -108,16 +108,15 @@ func each(t *testing.T, f fault, meet func(*testing.T, *mount, story, fault) boo
 			}
 			// The number of changes differs from run to run (an old version that halts again and again is started anew each
 			// time): some in a row must be beyond the end.
-			last := 0
-			for n := first; n <= limit && beyond.Load() < 3 && !t.Failed(); n += step {
+			n := first
+			for ; n <= limit && beyond.Load() < 3 && !t.Failed(); n += step {
 				places <- n
-				last = n
 			}
 			close(places)
-			all.Wait()
-			report(t, "%s at every %d. change from %d to %d (-seed %d): met %d times", f.action, step, first, last, *seed, met.Load())
+			all.Wait() // an early place may take longer than all that lie beyond the end
+			report(t, "%s at every %d. change from %d to %d (-seed %d): met %d times", f.action, step, first, n-step, *seed, met.Load())
 			if !t.Failed() {
-				assert.GreaterOrEqual(t, beyond.Load(), int64(1), "there are more changes than %d", limit)
+				assert.LessOrEqual(t, n, limit, "there are more changes")
 				assert.Positive(t, met.Load(), "the faults don't reach the program")
 			}
 		})
