@@ -56,7 +56,7 @@ func TestStopInADownload(t *testing.T) {
 	n.await(trace.FirstBlock, "v1")
 	begun := time.Now()
 	n.systemctl("stop")
-	assert.Less(t, time.Since(begun), 15*time.Second)
+	assert.Less(t, time.Since(begun), 30*time.Second, "the rest never comes")
 	require.Equal(t, "success", n.property("Result"))
 	require.Empty(t, n.processes())
 	assert.NoFileExists(t, filepath.Join(n.dir, "cosmovisor", "upgrades", "v2", "bin", "simd"))

@@ -22,7 +22,7 @@ import (
 )
 
 // patience is how long a fact is waited for. It is long: the machine may be busy, and only a failing test waits so long.
-const patience = 45 * time.Second
+const patience = 90 * time.Second
 
 // host is a booted systemd in namespaces of its own.
 type host struct {

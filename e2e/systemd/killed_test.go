@@ -16,6 +16,10 @@ import (
 	"nodevisor/internal/fakenode/trace"
 )
 
+// watchdog is how soon a hang is noticed here. A busy machine may keep a supervisor that doesn't hang from its sign of life
+// for a second or two.
+const watchdog = "WatchdogSec=5"
+
 // signal sends a signal to the supervisor alone.
 func (n *node) signal(name string) {
 	n.Helper()
@@ -27,7 +31,7 @@ func (n *node) signal(name string) {
 func TestWatchdog(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, lab)
-	n.install("WatchdogSec=2", "RestartSec=200ms")
+	n.install(watchdog, "RestartSec=200ms")
 	n.systemctl("start")
 	hung := n.property("MainPID")
 	n.signal("STOP")
@@ -37,7 +41,7 @@ func TestWatchdog(t *testing.T) {
 	assert.Equal(t, "terminated", n.await(trace.Signal, "v1").Signal, "gracefully")
 	assert.Equal(t, 1, n.count(trace.Exit, "v1"))
 	text := n.journal()
-	assert.Contains(t, text, "Watchdog timeout (limit 2s)!")
+	assert.Contains(t, text, "Watchdog timeout (limit 5s)!")
 	assert.Contains(t, text, "goroutine 1 [")
 	n.oneNode()
 	n.systemctl("stop")
@@ -47,7 +51,7 @@ func TestWatchdog(t *testing.T) {
 func TestWatchdogOfAFrozenGroup(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, lab)
-	n.install("WatchdogSec=2", "TimeoutAbortSec=2", "TimeoutStopSec=2", "RestartSec=200ms")
+	n.install(watchdog, "TimeoutAbortSec=2", "TimeoutStopSec=2", "RestartSec=200ms")
 	n.systemctl("start")
 	hung := n.property("MainPID")
 	freezer := n.freezer()
@@ -80,7 +84,7 @@ func TestWatchdogInALongPhase(t *testing.T) {
 	n := newNode(t, lab)
 	n.Env["UPGRADE"], n.Env["PRE_UPGRADE_DELAY"] = "v2@60", "60s"
 	n.Stop = "5s" // 30 s are asked for then
-	n.install("WatchdogSec=2", "RestartSec=200ms")
+	n.install(watchdog, "RestartSec=200ms")
 	n.systemctl("start", "--no-block")
 	wait(t, "the migration", func() bool { return n.count(trace.PreUpgrade, "v2") > 0 })
 	time.Sleep(3 * time.Second) // a sign of life each second asks for the time
@@ -88,7 +92,7 @@ func TestWatchdogInALongPhase(t *testing.T) {
 	hung := time.Now()
 	wait(t, "the watchdog", func() bool { return strings.Contains(n.journal(), "Watchdog timeout") })
 	t.Logf("noticed after %s", time.Since(hung).Round(100*time.Millisecond))
-	assert.Less(t, time.Since(hung), 20*time.Second, "not only when the 30 s are over")
+	assert.Less(t, time.Since(hung), 25*time.Second, "not only when the 30 s are over")
 	n.awaitNth(2, trace.PreUpgrade, "v2")
 	n.oneNode()
 }

@@ -108,6 +108,7 @@ func TestStopThatOutlastsItsTimeout(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			n := upgradeAt(t, bootFor(t, programs()), s) // of its own: a daemon-reload forgets the time that was asked for
+			delete(n.Env, "UPGRADE")                     // the stop is a person's, and begins when that says so
 			n.Tables["snapshot"] += "\non = [\"upgrade\", \"stop\"]"
 			n.EnvOf["genesis"] = map[string]string{"STOP_DELAY": "7s"}
 			n.install("TimeoutStopSec=3s")

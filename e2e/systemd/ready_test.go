@@ -21,14 +21,13 @@ func TestReadyOnceTheNodeLives(t *testing.T) {
 	n := newNode(t, lab)
 	n.install()
 	n.systemctl("start", "--no-block")
-	wait(t, "activating", func() bool { return n.property("ActiveState") == "activating" })
 	n.awaitActive()
 	began := n.moment(t, n.name+".service", "InactiveExitTimestamp")
 	ready := n.moment(t, n.name+".service", "ActiveEnterTimestamp")
 	t.Logf("ready after %s", time.Duration(ready-began))
 	assert.GreaterOrEqual(t, ready-began, time.Second.Nanoseconds(), "not before the node lived a second")
-	assert.Greater(t, ready, n.await(trace.FirstBlock, "v1").Time)
-	assert.Less(t, ready-began, (15 * time.Second).Nanoseconds())
+	assert.Greater(t, ready, n.await(trace.Start, "v1").Time)
+	assert.Less(t, ready-began, (30 * time.Second).Nanoseconds())
 	assert.Equal(t, nobody, n.run(t, "ps", "-o", "user=", "-p", n.property("MainPID")))
 	n.systemctl("stop")
 	assert.Equal(t, "success", n.property("Result"))
@@ -51,20 +50,21 @@ func TestReadyOnceTheNodeIsHealthy(t *testing.T) {
 func TestStatusShowsThePhases(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, lab)
-	n.Env["UPGRADE"] = "v2@100"
-	n.Env["STOP_DELAY"], n.Env["PRE_UPGRADE_DELAY"] = "1s", "1s"
+	n.Env["UPGRADE"] = "v2@200"
+	// Each phase lasts longer than a busy machine takes for a look.
+	n.Env["STOP_DELAY"], n.Env["PRE_UPGRADE_DELAY"] = "3s", "3s"
 	n.Tables["upgrade.probation"] = `up = "3s"`
-	n.Tables["upgrade"] = "delay = \"1s\"\ncustom_pre_upgrade = \"pre.sh\""
-	n.put("cosmovisor/pre.sh", "#!/bin/sh\nsleep 1\n")
+	n.Tables["upgrade"] = "delay = \"3s\"\ncustom_pre_upgrade = \"pre.sh\""
+	n.put("cosmovisor/pre.sh", "#!/bin/sh\nsleep 3\n")
 	n.install()
 	n.systemctl("start")
 	var texts []string
 	wait(t, "the upgrade", func() bool {
-		text := n.property("StatusText")
+		text := n.run(t, "systemctl", "show", "-p", "ActiveState", "-p", "StatusText", n.name+".service")
 		if len(texts) == 0 || texts[len(texts)-1] != text {
 			texts = append(texts, text)
 		}
-		assert.Equal(t, "active", n.property("ActiveState"), text)
+		assert.Contains(t, text+"\n", "ActiveState=active\n")
 		return n.committed()
 	})
 	seen := strings.Join(texts, "\n")

@@ -18,7 +18,7 @@ if [ -n "$pid" ] && [ -d "/proc/$pid" ]; then
   fi
   [ ! -d "/proc/$pid" ] || kill -KILL "$pid" 2>/dev/null # PID 1 of the namespace: it takes all inside with it
 fi
-gone "$outer" 250
+gone "$outer" 1500
 while read -r d; do
   [ ! -d "$d" ] || find "$d" -depth -type d -exec rmdir {} + 2>/dev/null
 done < "$STATE/cgroups"
