@@ -52,12 +52,20 @@ func (s *Supervisor) boot() {
 			s.finish(1)
 		case err != nil:
 			s.holdFor(err)
+		case s.journal.Hold != nil && s.undoneByHand():
+			s.rolledBackByHand() // whose end came between the hold and the record of the rollback
 		case s.journal.Hold != nil:
 			s.held()
 		default:
 			s.firstLook()
 		}
 	})
+}
+
+// undoneByHand tells whether all that is left of an operator's rollback is to record it.
+func (s *Supervisor) undoneByHand() bool {
+	u := s.journal.Upgrade
+	return u != nil && u.Phase == upgrade.RolledBack && !s.byPolicy(u)
 }
 
 var errNoGenesis = errors.New("there is no binary to run")

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/fakenode/trace"
+	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/status"
@@ -358,7 +359,19 @@ func TestApplyAndRollBack(t *testing.T) {
 	require.NoError(t, err)
 	h.awaitState(status.Held)
 	assert.Equal(t, "genesis", h.current())
-	assert.Equal(t, upgrade.ResultRolledBack, h.history()[0].Result)
+	undone := h.history()[0]
+	assert.Equal(t, upgrade.ResultRolledBack, undone.Result)
+	r.stop()
+
+	// Killed between the hold and the end of the record: the next life completes it, and it is as if nothing had happened.
+	j := h.journal()
+	j.Upgrade = &undone.Upgrade
+	require.NoError(t, j.Save(h.layout().JournalPath(), atomicfile.Full))
+	r = h.start()
+	h.awaitState(status.Held)
+	h.wait("the record", func() bool { return h.journal().Upgrade == nil })
+	assert.Contains(t, h.journal().Hold.Reason, "v2 was rolled back")
+	assert.Len(t, h.history(), 1)
 	_, err = h.do(client.OpSkip, client.Request{Name: "v2"})
 	require.NoError(t, err)
 	_, err = h.do(client.OpResume, client.Request{})

@@ -147,7 +147,7 @@ func (s *Supervisor) started(c *child.Process) {
 	s.life, s.endLife = context.WithCancel(s.ctx)
 	s.began, s.ending, s.completing = true, nil, false
 	s.trial = s.journal.Upgrade != nil
-	s.tale.nodeText = ""
+	s.tale.nodeText, s.tale.nodeTells = "", s.o.NodeSocket != ""
 	s.tracker.NodeStarted()
 	s.height.at, s.height.from = time.Time{}, ""
 	s.o.Heights.Reset()

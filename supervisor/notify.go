@@ -47,6 +47,7 @@ type telling struct {
 	at        time.Time      // when
 	healthy   *child.Process // the node whose height was read, or that said that it is ready
 	nodeReady *child.Process // the node that said READY=1 (node_notify)
+	nodeTells bool           // the node that was started last was given a socket to say so
 	nodeText  string         // what that node says of itself
 }
 
@@ -81,7 +82,7 @@ func (s *Supervisor) isReady() bool {
 		return true
 	case status.Running:
 		return s.child != nil && (s.o.ReadyWhen != ReadyHealthy || s.height.from != "") &&
-			(s.o.NodeSocket == "" || s.tale.nodeReady == s.child)
+			(!s.tale.nodeTells || s.tale.nodeReady == s.child)
 	}
 	return false
 }

@@ -141,6 +141,8 @@ func TestIsReady(t *testing.T) {
 	s.height.from = "rpc"
 	assert.True(t, s.isReady())
 	s.o.NodeSocket = "/run/x"
+	assert.True(t, s.isReady(), "a reload's: the node that lives has none")
+	s.tale.nodeTells = true
 	assert.False(t, s.isReady())
 	s.tale.nodeReady = &child.Process{}
 	assert.False(t, s.isReady(), "an earlier node said so")

@@ -118,6 +118,10 @@ func (s *Supervisor) opStop(r request) {
 func (s *Supervisor) opAdd(r request) {
 	known := s.tracker.Known()
 	p := r.body.Plan
+	if r.body.Check {
+		finishRequest(r, s.o.Engine.CheckPlan(p, known, r.body.Force), "%s would be taken", p.Name)
+		return
+	}
 	s.do("add", func(ctx context.Context) error {
 		return s.o.Engine.AddPlan(ctx, p, known, r.body.Force)
 	}, func(err error) {

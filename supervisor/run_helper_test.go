@@ -104,11 +104,13 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 		NewSnapshot: func(label string, height int64) string { return snapshot.NewID(time.Now(), label, max(0, height)) },
 	}
 	o := Options{
-		Config: c.Node, Layout: l, Upgrade: c.Upgrade, Checker: checker, Heights: heights, Lines: lines,
-		LinesFor: c.Height.Log != "", Recorder: recorder, Lock: lock,
+		Reloadable: Reloadable{
+			Upgrade: c.Upgrade, Checker: checker, Heights: heights, LinesFor: c.Height.Log != "",
+			Socket: filepath.Join(l.State(), "control.sock"), SocketMode: 0o600, SocketGroup: -1,
+		},
+		Config: c.Node, Layout: l, Lines: lines, Recorder: recorder, Lock: lock,
 		Command: func(v version.Version) (args, env []string) { return c.Args, c.env(v) },
-		Log:     log, Socket: filepath.Join(l.State(), "control.sock"), SocketMode: 0o600, SocketGroup: -1, Version: "test",
-		Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		Log:     log, Version: "test", Stdin: stdin, Stdout: stdout, Stderr: stderr,
 	}
 	if c.SnapshotOn != nil {
 		store, err := c.store(log)

@@ -52,44 +52,53 @@ type Snapshots interface {
 
 // Options is what a Supervisor is made of.
 type Options struct {
-	Config           Config
-	Layout           version.Layout
+	Reloadable
+
+	Config      Config
+	Layout      version.Layout
+	Engine      *upgrade.Engine
+	Lines       *source.Lines
+	Recorder    *source.Recorder
+	Lock        *home.Lock
+	Restoring   *Restoring                                                           // nil: no start restores
+	Command     func(v version.Version) (args, env []string)                         // what a version is started with
+	Reload      func(inFlight bool) (fresh Reloadable, takeEffect func(), err error) // re-reads the configuration
+	Notify      Notifier                                                             // nil: nobody
+	NotifyEvery time.Duration                                                        // how often it hears of the loop; 0 = aliveEvery
+	Event       func(event, text string)                                             // an operator is to be told (see package alert); nil: nobody
+	Told        func() alert.Counts                                                  // what became of that; nil: not counted
+	Log         *slog.Logger
+	Version     string // this program's
+	ConfigFile  string
+	Stdin       *os.File
+	Stdout      *os.File
+	Stderr      *os.File
+}
+
+// Reloadable are the Options that a reload replaces, all of them at once. They are made of a new configuration as a whole.
+// Nothing that the old values share is changed in place: whatever still works with them goes on so.
+type Reloadable struct {
 	Upgrade          upgrade.Config
-	Engine           *upgrade.Engine
 	Checker          *version.Checker
 	Heights          *source.Heights
-	Lines            *source.Lines
-	LinesFor         bool // the node's lines are always read: a height comes from its log
-	Recorder         *source.Recorder
-	Lock             *home.Lock
+	LinesFor         bool      // the node's lines are always read: a height comes from its log
 	Snapshots        Snapshots // nil: there is nothing to snapshot
 	SnapshotOn       func(event string) bool
-	Templates        upgrade.Exporter                                // nil: no genesis templates are made
-	TemplateOn       func(event string) bool                         // at which events besides upgrades
-	DescribeTemplate func(snapshot string) (*status.Template, error) // of a template that was made
-	Restoring        *Restoring                                      // nil: no start restores
+	OnUpgrade        upgrade.Snapshotter                             // takes the snapshots of upgrades; nil: none are taken
 	Room             func(ctx context.Context) error                 // room for the snapshot of an upgrade; nil: none is taken
 	Fetch            upgrade.Fetcher                                 // nil: downloads are off
 	ChainPlan        func(ctx context.Context) (*plan.Plan, error)   // nil: the chain isn't asked
-	Command          func(v version.Version) (args, env []string)    // what a version is started with
-	Reload           func(inFlight bool) (Reloaded, error)           // re-reads the configuration, see Reloaded
-	Notify           Notifier                                        // nil: nobody
-	NotifyEvery      time.Duration                                   // how often it hears of the loop; 0 = aliveEvery
+	Templates        upgrade.Exporter                                // nil: no genesis templates are made
+	TemplateOn       func(event string) bool                         // at which events besides upgrades
+	DescribeTemplate func(snapshot string) (*status.Template, error) // of a template that was made
+	ExportOnUpgrade  upgrade.Exporter                                // Templates where upgrades make one, else nil
 	ReadyWhen        ReadyWhen                                       // "" = ReadyStarted
 	NodeSocket       string                                          // the node gets it as NOTIFY_SOCKET and is ready when it says so; see NodeSaid
 	Units            map[Moment][]UnitAction                         // other units of the host, in the order in which they are acted upon
-	Event            func(event, text string)                        // an operator is to be told (see package alert); nil: nobody
-	Told             func() alert.Counts                             // what became of that; nil: not counted
 	Metrics          string                                          // the address of the metrics listener; "" = none
-	Log              *slog.Logger
-	Socket           string // the control socket's path
+	Socket           string                                          // the control socket's path
 	SocketMode       os.FileMode
-	SocketGroup      int    // a group that may read the status; -1 = none
-	Version          string // this program's
-	ConfigFile       string
-	Stdin            *os.File
-	Stdout           *os.File
-	Stderr           *os.File
+	SocketGroup      int // a group that may read the status; -1 = none
 }
 
 // Supervisor is one `run`. All fields below the channels belong to the loop; what one file alone keeps stands there as a

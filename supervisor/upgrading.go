@@ -59,8 +59,7 @@ func (s *Supervisor) recoverUpgrade() {
 	case upgrade.OnProbation:
 		s.start()
 	case upgrade.RollingBack, upgrade.RolledBack:
-		// Whose rollback it was isn't recorded; the policy's is one after the last attempt, and of the data too.
-		if s.o.Upgrade.OnFailure == upgrade.OnFailureRollback && !u.BinaryOnly && u.Attempts >= s.o.Upgrade.Probation.Attempts {
+		if s.byPolicy(u) {
 			s.rollBackByPolicy(u.Error)
 			return
 		}
@@ -175,6 +174,12 @@ func (s *Supervisor) attemptEnded(why string, reached int64, exit *child.Exit) {
 		}
 		s.start() // the engine refuses the next attempt and says what is left to do
 	})
+}
+
+// byPolicy tells whether it was the policy that undid an upgrade: whose rollback it was isn't recorded; the policy's is one
+// after the last attempt, and of the data too.
+func (s *Supervisor) byPolicy(u *upgrade.Upgrade) bool {
+	return s.o.Upgrade.OnFailure == upgrade.OnFailureRollback && !u.BinaryOnly && u.Attempts >= s.o.Upgrade.Probation.Attempts
 }
 
 // attemptsUsedUp applies on_failure.

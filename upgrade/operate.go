@@ -21,21 +21,14 @@ func (e *Engine) AddPlan(ctx context.Context, p plan.Plan, known int64, force bo
 	if u := e.j.Upgrade; u != nil && u.To == version.Of(p.Name) {
 		return e.accept(ctx)
 	}
+	if err := e.CheckPlan(p, known, force); err != nil {
+		return err
+	}
 	if p.Height == 0 && p.Time.IsZero() {
 		if force {
 			return e.unskip(p.Name)
 		}
 		return nil
-	}
-	if _, err := version.NormaliseName(p.Name, false); err != nil {
-		return err
-	}
-	if p.Height > 0 && known != plan.UnknownHeight && p.Height <= known {
-		return hint.New("schedule", p.Name, fmt.Sprintf("height %d is past: the node is at %d", p.Height, known),
-			"supervisor upgrade apply "+p.Name)
-	}
-	if why := conflict(e.s, p); why != "" && !force {
-		return hint.New("schedule", p.Name, why, "supervisor upgrade cancel "+p.Name+", or add --force")
 	}
 	return e.reschedule(func(s *plan.Schedule) {
 		if force {
@@ -43,6 +36,25 @@ func (e *Engine) AddPlan(ctx context.Context, p plan.Plan, known int64, force bo
 		}
 		s.Add(p)
 	})
+}
+
+// CheckPlan tells what AddPlan would refuse, and changes nothing: it is asked before a binary is put into its place.
+func (e *Engine) CheckPlan(p plan.Plan, known int64, force bool) error {
+	if u := e.j.Upgrade; (u != nil && u.To == version.Of(p.Name)) || (p.Height == 0 && p.Time.IsZero()) {
+		return nil // of the upgrade in flight only the binary counts any more
+	}
+	if _, err := version.NormaliseName(p.Name, false); err != nil {
+		return err
+	}
+	name := hint.Argument(p.Name)
+	if p.Height > 0 && known != plan.UnknownHeight && p.Height <= known {
+		return hint.New("schedule", p.Name, fmt.Sprintf("height %d is past: the node is at %d", p.Height, known),
+			"supervisor upgrade add "+name+" BINARY, then: supervisor upgrade apply "+name)
+	}
+	if why := conflict(e.s, p); why != "" && !force {
+		return hint.New("schedule", p.Name, why, "supervisor upgrade cancel "+name+", or add --force")
+	}
+	return nil
 }
 
 // FollowFile takes a plan to come of the node's plan file over into the schedule, in the place of the one that was taken over

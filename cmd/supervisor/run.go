@@ -22,6 +22,7 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/child"
 	"nodevisor/supervisor/home"
+	"nodevisor/systemd"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/source"
 )
@@ -204,6 +205,9 @@ func assemble(ctx context.Context, s *session.Session, lock *home.Lock) (*superv
 	if l.made, err = l.make(s, nil); err != nil {
 		return nil, nil, err
 	}
+	if l.made.NodeSocket, err = l.link.nodeSocket(s); err != nil {
+		s.Log.Warn("the node's own READY=1 is not waited for", "error", err)
+	}
 	store := l.made.Snapshots.(*session.Snapshots) //nolint:errcheck // make made it
 	if err := store.Recover(ctx); err != nil {
 		return nil, nil, err
@@ -213,23 +217,20 @@ func assemble(ctx context.Context, s *session.Session, lock *home.Lock) (*superv
 	}
 	l.alerts = newAlerts(s)
 	o := supervisor.Options{
-		Config: s.Config.Node, Layout: s.Layout, Upgrade: s.Config.Upgrade, Checker: l.made.Checker, Heights: l.made.Heights,
+		Reloadable: l.made, Config: s.Config.Node, Layout: s.Layout,
 		Engine: s.Engine(store, l.made.Checker, func(u upgrade.Upgrade) { sup.ObservePhase(u) }),
-		Lines:  lines, LinesFor: s.Config.Height.Log != "", Recorder: recorder, Lock: lock, Snapshots: store,
-		SnapshotOn: s.SnapshotOn, Room: l.made.Room, Fetch: l.made.Fetch, ChainPlan: s.ChainPlan, Command: s.Command,
-		Reload: l.reload, Event: l.alerts.Event, Told: l.alerts.Counts, Metrics: s.Config.Metrics.Listen, Log: s.Log,
-		Socket: host.OwnSocket(s.Config, s.Environ), SocketMode: l.made.SocketMode, SocketGroup: l.made.SocketGroup,
-		Version: s.Release, ConfigFile: s.Origin.File, Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr,
-	}
-	if x := session.NewExporter(s, store); x != nil {
-		o.Templates, o.TemplateOn, o.DescribeTemplate = x, s.TemplateOn, x.Describe
+		Lines:  lines, Recorder: recorder, Lock: lock, Command: s.Command, Reload: l.reload, Event: l.alerts.Event, Told: l.alerts.Counts,
+		Log: s.Log, Version: s.Release, ConfigFile: s.Origin.File, Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr,
 	}
 	o.Restoring = s.Restoring(recorder)
-	link := joinSystemd(s, &o)
+	if l.link.notifier = systemd.New(); l.link.notifier != nil {
+		o.Notify, o.NotifyEvery = l.link.notifier, l.link.notifier.Every()
+	}
 	sup = supervisor.New(o)
-	link.serve(sup.NodeSaid)
+	l.nodeSaid = sup.NodeSaid
+	l.link.serve(l.nodeSaid)
 	return sup, func(code int) {
-		defer link.close()
+		defer l.link.close()
 		l.made.Heights.Close()
 		grace := endGrace
 		if code == supervisor.ExitHeld {

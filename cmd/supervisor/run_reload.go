@@ -11,10 +11,12 @@ import (
 
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/cmd/supervisor/console"
+	"nodevisor/cmd/supervisor/host"
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/alert"
+	"nodevisor/systemd"
 	"nodevisor/upgrade/source"
 )
 
@@ -23,61 +25,67 @@ import (
 type live struct {
 	*session.Session                                       // as it was at the start: [node], arguments, streams
 	Config           config.Config                         // what holds now, before the session's
-	made             supervisor.Reloaded                   // and what was made of it
+	made             supervisor.Reloadable                 // and what was made of it
 	lines            *source.Lines                         // of the node's output
 	observe          func(phase string, done, total int64) // of long phases
 	alerts           *alert.Sender
+	link             systemdLink
+	nodeSaid         func(pid int, ready bool, status string)
 }
 
 // reloadable are the keys that a reload makes effective, and startOnly those that it leaves to the next start of `run`. A
 // change of any other key refuses the reload: what a running supervisor can't do must not look as if it were done.
 var (
-	reloadable = []string{"upgrade.", "height.", "snapshot.", "control.group", "log.level", "metrics.", "notify.", "security."}
-	fixed      = []string{"upgrade.plan_file", "upgrade.recase", "upgrade.poll", "height.log"}
-	startOnly  = []string{"node.", "version"}
+	reloadable = []string{
+		"upgrade.", "height.", "snapshot.", "genesis.", "control.group", "log.level", "metrics.", "notify.", "systemd.", "unit", "security.",
+	}
+	fixed     = []string{"upgrade.plan_file", "upgrade.recase", "upgrade.poll", "height.log"}
+	startOnly = []string{"node.", "version"}
 )
 
-// reload reads the configuration again and makes everything that follows from it, or changes nothing.
-func (l *live) reload(inFlight bool) (supervisor.Reloaded, error) {
+// reload reads the configuration again and makes everything that follows from it, or changes nothing; takeEffect makes what
+// isn't the loop's effective: it is called last, and can't fail.
+func (l *live) reload(inFlight bool) (made supervisor.Reloadable, takeEffect func(), err error) {
 	cfg, origin, err := l.Reread(context.Background())
 	if err != nil {
-		return supervisor.Reloaded{}, err
+		return made, nil, err
 	}
 	cfg.Node, cfg.Versions = l.Session.Config.Node, l.Session.Config.Versions
 	changed := config.Changed(l.Config, cfg)
 	if err := refuseFixed(changed, inFlight); err != nil {
-		return supervisor.Reloaded{}, err
+		return made, nil, err
 	}
 	fresh := *l.Session
 	fresh.Config, fresh.Origin = cfg, origin
 	if err := fresh.CheckPermissions(); err != nil {
-		return supervisor.Reloaded{}, err
+		return made, nil, err
 	}
 	for _, w := range origin.Warnings {
 		l.Log.Warn(w)
 	}
-	made, err := l.make(&fresh, changed)
-	if err != nil {
-		return supervisor.Reloaded{}, err
+	if made, err = l.make(&fresh, changed); err != nil {
+		return made, nil, err
 	}
-	if store, ok := made.Snapshots.(*session.Snapshots); ok {
-		if err := fresh.CheckSources(store); err != nil {
-			return supervisor.Reloaded{}, err
-		}
+	if err := fresh.CheckSources(made.Snapshots.(*session.Snapshots)); err != nil { //nolint:errcheck // make made it
+		return made, nil, err
 	}
-	made.Apply = func() {
+	if made.NodeSocket, err = l.link.nodeSocket(&fresh); err != nil {
+		return made, nil, err
+	}
+	return made, func() {
+		l.link.serve(l.nodeSaid)
 		l.Config, l.made = cfg, made
 		l.Level.Set(console.Level(cfg.Log, cfg.Cosmovisor))
 		l.alerts.Configure(alertConfig(cfg.Notify))
-	}
-	return made, nil
+	}, nil
 }
 
 // make makes what the loop works with. What needn't be made anew stays, with all that it remembers.
-func (l *live) make(s *session.Session, changed []string) (supervisor.Reloaded, error) {
+func (l *live) make(s *session.Session, changed []string) (supervisor.Reloadable, error) {
 	made := l.made
 	made.Upgrade, made.SnapshotOn, made.ChainPlan, made.Fetch = s.Config.Upgrade, s.SnapshotOn, s.ChainPlan, s.Fetcher()
-	made.Metrics = s.Config.Metrics.Listen
+	made.Metrics, made.LinesFor, made.Socket = s.Config.Metrics.Listen, s.Config.Height.Log != "", host.OwnSocket(s.Config, s.Environ)
+	made.ReadyWhen, made.Units = supervisor.ReadyWhen(s.Config.Systemd.Ready), unitActions(s.Config.Units, systemd.Units{}.Act)
 	if made.Checker == nil || slices.Contains(changed, "upgrade.probe") {
 		made.Checker = s.Checker()
 	}
@@ -91,9 +99,15 @@ func (l *live) make(s *session.Session, changed []string) (supervisor.Reloaded, 
 		}
 		made.Snapshots = store
 	}
-	made.OnUpgrade, made.Room = nil, nil
-	if store, ok := made.Snapshots.(*session.Snapshots); ok && s.SnapshotOn("upgrade") {
-		made.OnUpgrade, made.Room = store, store.Room
+	store := made.Snapshots.(*session.Snapshots) //nolint:errcheck // it is what Store makes
+	made.OnUpgrade, made.ExportOnUpgrade = s.OnUpgrade(store)
+	made.Room = nil
+	if made.OnUpgrade != nil {
+		made.Room = store.Room
+	}
+	made.Templates, made.TemplateOn, made.DescribeTemplate = nil, s.TemplateOn, nil
+	if x := session.NewExporter(s, store); x != nil {
+		made.Templates, made.DescribeTemplate = x, x.Describe
 	}
 	made.SocketMode, made.SocketGroup = 0o600, -1
 	if s.Config.Control.Group != "" {

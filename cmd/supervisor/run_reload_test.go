@@ -17,15 +17,14 @@ import (
 
 func TestRefuseFixed(t *testing.T) {
 	t.Parallel()
-	taken := []string{"upgrade.delay", "upgrade.probation.up", "height.url", "snapshot.on", "snapshot.source", "control.group", "log.level", "metrics.listen", "notify.webhook", "security.allow_writable", "node.args", "version"}
+	taken := []string{"upgrade.delay", "upgrade.probation.up", "height.url", "snapshot.on", "snapshot.source", "control.group", "log.level", "metrics.listen", "notify.webhook", "security.allow_writable", "systemd.ready", "systemd.node_notify", "unit", "genesis.kind", "node.args", "version"}
 	require.NoError(t, refuseFixed(taken, false))
 	err := refuseFixed(taken, true)
 	require.ErrorContains(t, err, "cannot reload [snapshot] on: can't change while an upgrade is in flight")
 	assert.NotContains(t, err.Error(), "[upgrade]")
 	for key, name := range map[string]string{
 		"upgrade.plan_file": "[upgrade] plan_file", "upgrade.recase": "[upgrade] recase", "upgrade.poll": "[upgrade] poll",
-		"height.log": "[height] log", "log.format": "[log] format", "control.socket": "[control] socket", "systemd.ready": "[systemd] ready",
-		"unit": "[[unit]]", "genesis.kind": "[genesis] kind", "table.of.later": "[table.of] later",
+		"height.log": "[height] log", "log.format": "[log] format", "control.socket": "[control] socket", "table.of.later": "[table.of] later",
 	} {
 		err := refuseFixed([]string{key}, false)
 		require.ErrorContains(t, err, "cannot reload "+name+": can't change while run lives")
@@ -71,16 +70,16 @@ func TestReloadBesideQuestions(t *testing.T) {
 	for i := 1; i <= 20; i++ {
 		configure(i)
 		before := l.made
-		fresh, err := l.reload(false)
+		fresh, takeEffect, err := l.reload(false)
 		require.NoError(t, err)
 		assert.Equal(t, before.Upgrade, l.made.Upgrade, "nothing is changed before the end")
-		fresh.Apply()
+		takeEffect()
 		assert.Equal(t, time.Duration(i)*time.Second, fresh.Upgrade.Delay)
 		assert.NotSame(t, before.Heights, fresh.Heights)
 		assert.Same(t, before.Checker, fresh.Checker, "what is the same stays, with what it knows")
 	}
 	configure(20)
-	same, err := l.reload(false)
+	same, _, err := l.reload(false)
 	require.NoError(t, err)
 	assert.Same(t, l.made.Heights, same.Heights)
 	assert.Same(t, l.made.Snapshots, same.Snapshots)

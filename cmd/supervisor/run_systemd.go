@@ -17,37 +17,34 @@ const lastMessage = time.Second
 // systemdLink is what a `run` holds of its connection to systemd; either may be nil.
 type systemdLink struct {
 	notifier *systemd.Notifier
-	node     *systemd.NodeSocket
+	node     *systemd.NodeSocket // kept until the end: a node that was given it goes on using it
+	served   bool
 }
 
-// joinSystemd lets the supervisor speak to systemd, the node to the supervisor ([systemd] node_notify), and both act on
-// other units of the host ([[unit]]).
-func joinSystemd(s *session.Session, o *supervisor.Options) (l systemdLink) {
-	o.ReadyWhen = supervisor.ReadyWhen(s.Config.Systemd.Ready)
-	o.Units = unitActions(s.Config.Units, systemd.Units{}.Act)
-	if l.notifier = systemd.New(); l.notifier != nil {
-		o.Notify, o.NotifyEvery = l.notifier, l.notifier.Every()
-	}
+// nodeSocket is where the node says what it would say to systemd ([systemd] node_notify); "" = it says it to nobody.
+func (l *systemdLink) nodeSocket(s *session.Session) (string, error) {
 	if !s.Config.Systemd.NodeNotify {
-		return l
+		return "", nil
 	}
-	var err error
-	if l.node, err = listenNode(s); err != nil {
-		s.Log.Warn("the node's own READY=1 is not waited for", "error", err)
-		return l
+	if l.node == nil {
+		node, err := listenNode(s)
+		if err != nil {
+			return "", err
+		}
+		l.node = node
 	}
-	o.NodeSocket = l.node.Path()
-	return l
+	return l.node.Path(), nil
 }
 
-// serve begins to listen to the node.
-func (l systemdLink) serve(said func(pid int, ready bool, status string)) {
-	if l.node != nil {
+// serve begins to listen to the node, once.
+func (l *systemdLink) serve(said func(pid int, ready bool, status string)) {
+	if l.node != nil && !l.served {
+		l.served = true
 		go l.node.Serve(said)
 	}
 }
 
-func (l systemdLink) close() {
+func (l *systemdLink) close() {
 	if l.node != nil {
 		l.node.Close() //nolint:errcheck // the process ends
 	}

@@ -37,7 +37,9 @@ func (e *haltError) Error() string { return e.text }
 
 // start is the command: everything from the first trace line to the exit code.
 func start(s *settings) (err error) {
-	// First of all, so that the time from a supervisor's exec to here is what is measured.
+	// First of all, so that the time from a supervisor's exec to here is what is measured; only the signals come before: whoever
+	// sees the trace and stops the node finds one that records its end.
+	signals := catchSignals()
 	dir, _ := os.Getwd()
 	s.record(trace.Event{Kind: trace.Start, Argv: os.Args, Dir: dir})
 	defer func() {
@@ -52,7 +54,7 @@ func start(s *settings) (err error) {
 		return fail("no home: set DAEMON_HOME or --home")
 	}
 	// Before anything slow: a stop during the start delay must find a listener.
-	stop := s.watchSignals()
+	stop := s.watchSignals(signals)
 	if err := s.prepare(); err != nil {
 		return fail("%v", err)
 	}

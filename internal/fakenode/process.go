@@ -28,11 +28,15 @@ const (
 	childLife  = 100 * time.Millisecond
 )
 
-// watchSignals records every signal that isn't the kernel's own business, and passes INT and TERM on as a request to
-// stop, unless they are to be ignored.
-func (s *settings) watchSignals() <-chan os.Signal {
+// catchSignals catches every signal that isn't the kernel's own business.
+func catchSignals() <-chan os.Signal {
 	all := make(chan os.Signal, 16)
 	signal.Notify(all, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
+	return all
+}
+
+// watchSignals records all that come, and passes INT and TERM on as a request to stop, unless they are to be ignored.
+func (s *settings) watchSignals(all <-chan os.Signal) <-chan os.Signal {
 	stop := make(chan os.Signal, 1)
 	go func() {
 		for sig := range all {
@@ -120,7 +124,7 @@ func relative(command string, args []string) error {
 		if count == 0 {
 			kind = trace.Daemon
 		}
-		stop := s.watchSignals()
+		stop := s.watchSignals(catchSignals())
 		s.record(trace.Event{Kind: kind})
 		select {
 		case <-time.After(life):

@@ -32,6 +32,7 @@ type Request struct {
 	Now        bool            `json:"now,omitempty"`
 	Cancel     bool            `json:"cancel,omitempty"`
 	Force      bool            `json:"force,omitempty"`
+	Check      bool            `json:"check,omitempty"` // add: only say what would be refused
 	Restore    bool            `json:"restore,omitempty"`
 	Wait       bool            `json:"wait,omitempty"`    // halt: answer when it has come
 	Confirm    bool            `json:"confirm,omitempty"` // upgrade resume: trust the version on probation

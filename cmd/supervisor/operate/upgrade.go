@@ -2,7 +2,6 @@ package operate
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -97,7 +96,8 @@ func parseTime(s, now string) (time.Time, error) {
 	return t.UTC(), nil
 }
 
-// AddUpgrade stages a binary and schedules its plan. The binary goes first: a plan without its binary is a trap.
+// AddUpgrade stages a binary and schedules its plan. The binary goes first: a plan without its binary is a trap. What would be
+// refused is refused before both.
 func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 	name, err := version.NormaliseName(add.Name, s.Config.Upgrade.Recase)
 	if err != nil {
@@ -114,24 +114,19 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 		return cli.Usagef("--sha256 is for a file; a URL ends in ?checksum=sha256:HEX")
 	}
 	to := version.Of(name)
-	if err := beforeStaging(ctx, s, to, add); err != nil {
-		return err
+	p := plan.Plan{Name: name, Height: add.Height, Time: add.At, Source: plan.FromOperator}
+	if name != add.Name {
+		p.RawName = add.Name
+	}
+	if _, _, err := schedule(ctx, s, p, add.Force, true); err != nil {
+		return err // while nothing was changed
 	}
 	if err := stage(ctx, s, to, add); err != nil {
 		return err
 	}
 	ready := s.Checker().Check(ctx, to)
-	p := plan.Plan{Name: name, Height: add.Height, Time: add.At, Source: plan.FromOperator}
-	if name != add.Name {
-		p.RawName = add.Name
-	}
 	warnOfChainPlan(ctx, s, name)
-	reply, live, err := s.CarryOut(ctx, client.OpAdd, client.Request{Plan: p, Force: add.Force}, func(o *session.Offline) (client.Reply, error) {
-		if o.Broken != nil {
-			return client.Reply{}, o.Broken
-		}
-		return client.Reply{Message: supervisor.Scheduled(p)}, o.Engine.AddPlan(ctx, p, o.KnownHeight(), add.Force)
-	})
+	reply, live, err := schedule(ctx, s, p, add.Force, false)
 	if err != nil {
 		return err
 	}
@@ -144,36 +139,17 @@ func AddUpgrade(ctx context.Context, s *session.Session, add Addition) error {
 	return s.PrintReply(reply, live)
 }
 
-// beforeStaging refuses what would be refused once the binary is in its place, while nothing was changed: beside a supervisor
-// that can't be asked, and at a height that is past. For the upgrade in flight the height says nothing any more.
-func beforeStaging(ctx context.Context, s *session.Session, to version.Version, add Addition) error {
-	known, inFlight := plan.UnknownHeight, version.Version("")
-	_, err := s.Either(ctx, func() error {
-		var st status.Document
-		raw, err := client.New(s.Socket()).Status(ctx)
-		if err == nil {
-			err = json.Unmarshal(raw, &st)
+// schedule hands p to the supervisor, or to the engine where none runs; with check it only asks what would be refused.
+func schedule(ctx context.Context, s *session.Session, p plan.Plan, force, check bool) (reply client.Reply, live bool, err error) {
+	return s.CarryOut(ctx, client.OpAdd, client.Request{Plan: p, Force: force, Check: check}, func(o *session.Offline) (client.Reply, error) {
+		switch {
+		case o.Broken != nil:
+			return client.Reply{}, o.Broken
+		case check:
+			return client.Reply{}, o.Engine.CheckPlan(p, o.KnownHeight(), force)
 		}
-		if st.Height != nil {
-			known = *st.Height
-		}
-		if st.Upgrade != nil {
-			inFlight = version.Of(st.Upgrade.Name)
-		}
-		return err
-	}, func(o *session.Offline) error {
-		known = o.KnownHeight()
-		if u := o.Engine.InFlight(); u != nil {
-			inFlight = u.To
-		}
-		return nil
+		return client.Reply{Message: supervisor.Scheduled(p)}, o.Engine.AddPlan(ctx, p, o.KnownHeight(), force)
 	})
-	if err != nil || add.Height == 0 || known == plan.UnknownHeight || add.Height > known || to == inFlight {
-		return err
-	}
-	quoted := hint.Quote(add.Name)
-	return hint.New("schedule", add.Name, fmt.Sprintf("height %d is past: the node is at %d", add.Height, known),
-		"supervisor upgrade add "+quoted+" "+hint.Quote(add.From)+", then: supervisor upgrade apply "+quoted)
 }
 
 func isURL(from string) bool {

@@ -61,13 +61,19 @@ func (s *Session) Engine(store *Snapshots, checker *version.Checker, observe fun
 		Env:         func(v version.Version) []string { _, env := s.Command(v); return env },
 		NewSnapshot: func(label string, height int64) string { return snapshot.NewID(time.Now(), label, max(0, height)) },
 	}
-	if store != nil && s.SnapshotOn("upgrade") {
-		o.Snapshots = store
-		if s.TemplateOn("upgrade") {
-			o.Templates = NewExporter(s, store)
-		}
-	}
+	o.Snapshots, o.Templates = s.OnUpgrade(store)
 	return upgrade.NewEngine(o)
+}
+
+// OnUpgrade is what takes the snapshots of upgrades and makes their templates; nil where the configuration wants none.
+func (s *Session) OnUpgrade(store *Snapshots) (upgrade.Snapshotter, upgrade.Exporter) {
+	switch {
+	case store == nil || !s.SnapshotOn("upgrade"):
+		return nil, nil
+	case !s.TemplateOn("upgrade"):
+		return store, nil
+	}
+	return store, NewExporter(s, store)
 }
 
 // SnapshotOn tells whether the configuration asks for a snapshot at an event.
