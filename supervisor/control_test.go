@@ -19,12 +19,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/plan"
 )
 
 func (h *testHome) socket() string { return filepath.Join(h.layout().State(), "control.sock") }
@@ -177,6 +178,13 @@ func TestBusy(t *testing.T) {
 	all.Wait()
 	status, _ := h.ask("POST", "/v1/resume", nil)
 	assert.Equal(t, http.StatusConflict, status)
+	// The binary that was waited for is seen before who put it there can tell of it: that is no mistake of theirs.
+	same := client.Request{Plan: plan.Plan{Name: "v2", Source: plan.FromOperator}}
+	reply, err := h.do(client.OpAdd, same)
+	require.NoError(t, err)
+	assert.Equal(t, "v2 is staged, and its upgrade is under way", reply.Message)
+	_, err = h.do(client.OpAdd, client.Request{Plan: same.Plan, Force: true})
+	require.ErrorContains(t, err, "busy: upgrade is under way")
 	r.stop()
 }
 

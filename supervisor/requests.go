@@ -68,6 +68,10 @@ func (s *Supervisor) handle(r request) {
 		s.opStop(r)
 		return
 	}
+	if s.takenUp(r) {
+		finishRequest(r, nil, "%s is staged, and its upgrade is under way", r.body.Plan.Name)
+		return
+	}
 	if what := s.busy(); what != "" {
 		r.answer(client.Reply{}, &hint.Error{
 			Op: r.op, Err: fmt.Errorf("%w: %s is under way", errBusy, what), Hint: "supervisor status, then try again",
@@ -99,6 +103,19 @@ func (s *Supervisor) busy() string {
 		return "a look at why the node ended"
 	}
 	return ""
+}
+
+// takenUp tells whether r adds the binary of the upgrade in flight while that is carried out: the binary was waited for, and
+// seen before anybody told of it. One that replaces another (force) isn't: which of the two was verified is the engine's to say.
+func (s *Supervisor) takenUp(r request) bool {
+	u := s.journal.Upgrade
+	if r.op != client.OpAdd || r.body.Force || s.stopping || u == nil || u.To != version.Of(r.body.Plan.Name) {
+		return false
+	}
+	if s.job != nil {
+		return s.job.name == "prepare" || s.job.name == "upgrade"
+	}
+	return s.onExit != nil && u.Phase == upgrade.Staged // the old node is being stopped
 }
 
 // finishRequest answers r: with err, or with a message.
