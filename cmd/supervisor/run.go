@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -139,11 +140,18 @@ func warnOfRoot(s *session.Session) {
 		"owner", st.Uid, "hint", fmt.Sprintf("User= in the unit, or: setpriv --reuid=%d --regid=%d --clear-groups supervisor run", st.Uid, st.Gid))
 }
 
+// lockPatience is how long `run` waits for a command that has the home's lock: one that was given a moment before.
+const lockPatience, lockPause = 3 * time.Second, 20 * time.Millisecond
+
 // takeLock takes the home lock. With --takeover a node that an earlier supervisor left behind is stopped first; a living
 // supervisor is not.
 func takeLock(ctx context.Context, s *session.Session) (*home.Lock, error) {
 	lock, err := home.AcquireLock(s.Layout.LockPath())
 	if !s.Flags.Takeover {
+		for deadline := time.Now().Add(lockPatience); passing(ctx, s, err) && time.Now().Before(deadline); {
+			time.Sleep(lockPause)
+			lock, err = home.AcquireLock(s.Layout.LockPath())
+		}
 		return lock, err
 	}
 	deadline := time.Now().Add(5 * time.Second) // for descriptors that outlive their process by a moment
@@ -171,6 +179,20 @@ func takeLock(ctx context.Context, s *session.Session) (*home.Lock, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil
+}
+
+// passing tells of a failed attempt whether it is worth another one: a command's lock is free again soon. That of another
+// `run` isn't, at whose socket somebody listens, nor that of a node which was left behind.
+func passing(ctx context.Context, s *session.Session, err error) bool {
+	locked := (*home.LockedError)(nil)
+	if !errors.As(err, &locked) || locked.Left() || ctx.Err() != nil {
+		return false
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", s.Socket())
+	if err == nil {
+		err = conn.Close()
+	}
+	return err != nil
 }
 
 func stopForeign(ctx context.Context, s *session.Session, f home.Foreign) error {
