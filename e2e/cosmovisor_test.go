@@ -41,7 +41,7 @@ func TestCosmovisorUpgradesTheChain(t *testing.T) {
 
 	// Told to stop after an upgrade, Cosmovisor v1.5.0 may end without its node, and without telling it: the test does.
 	run.signal(t, syscall.SIGTERM)
-	run.exitCode(t, 30*time.Second)
+	run.exitCode(t, time.Minute)
 	for _, pid := range orphans(n.home) {
 		_ = syscall.Kill(pid, syscall.SIGTERM)
 		requireGone(t, pid)
@@ -55,7 +55,7 @@ func TestCosmovisorRoundTrip(t *testing.T) {
 	peer := n.underCosmovisor(t)
 	n.waitHeight(t, 3)
 	peer.signal(t, syscall.SIGTERM)
-	peer.exitCode(t, 30*time.Second)
+	peer.exitCode(t, time.Minute)
 	require.Empty(t, orphans(n.home))
 	require.Zero(t, n.height(), "the node is down")
 
@@ -67,7 +67,7 @@ func TestCosmovisorRoundTrip(t *testing.T) {
 	n.waitCommitted(t)
 	n.requireUpgraded(t, height)
 	run.signal(t, syscall.SIGTERM)
-	require.Zero(t, run.exitCode(t, 30*time.Second))
+	require.Zero(t, run.exitCode(t, time.Minute))
 
 	// Given back: Cosmovisor goes on with v2, and doesn't take the old plan for a new one.
 	reached, from := n.signerHeight(t), n.logEnd(t)
@@ -83,5 +83,5 @@ func TestCosmovisorRoundTrip(t *testing.T) {
 	assert.Zero(t, n.logged(t, from, needed))
 	assert.Zero(t, n.logged(t, from, "upgrade detected"))
 	peer.signal(t, syscall.SIGTERM)
-	peer.exitCode(t, 30*time.Second)
+	peer.exitCode(t, time.Minute)
 }

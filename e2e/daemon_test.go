@@ -51,7 +51,7 @@ func (n *network) start(t *testing.T, command string, args ...string) *daemon {
 		d.err = d.cmd.Wait()
 		close(d.ended)
 	}()
-	t.Cleanup(func() { d.stop(15 * time.Second) })
+	t.Cleanup(func() { d.stop(time.Minute) }) // longer than the grace: what is killed leaves its node
 	return d
 }
 

@@ -30,7 +30,7 @@ func TestGenesisExport(t *testing.T) {
 	assert.NotZero(t, code, "a node that runs is not exported")
 	assert.Contains(t, stderr, "Hint: supervisor halt --now")
 	run.signal(t, syscall.SIGTERM)
-	require.Zero(t, run.exitCode(t, 30*time.Second))
+	require.Zero(t, run.exitCode(t, time.Minute))
 	last := n.signerHeight(t)
 
 	var made struct {

@@ -33,10 +33,11 @@ const (
 
 	// voting is the governance's period, and planAhead how many blocks away a plan's height is at first: room for a
 	// proposal, a vote and the period, at four blocks a second.
-	voting     = "3s"
-	planAhead  = 36
-	blocksTime = 60 * time.Second // the longest that a test waits for blocks
-	commands   = 60 * time.Second // the longest that one command may take
+	voting    = "3s"
+	planAhead = 36
+	// Both are long: the machine may be busy, and only a failing test waits so long.
+	blocksTime = 3 * time.Minute // the longest that a test waits for blocks
+	commands   = 3 * time.Minute // the longest that one command may take
 )
 
 // network is a chain of one validator in a home of its own.
@@ -124,7 +125,7 @@ func (n *network) try(t *testing.T, command string, args ...string) (stdout, std
 	cmd := exec.CommandContext(ctx, command, args...)
 	var out, errs bytes.Buffer
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = n.env(), n.base, &out, &errs
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second
 	err := cmd.Run()
 	require.NoError(t, ctx.Err(), "%s %s did not end within %s", filepath.Base(command), strings.Join(args, " "), commands)
 	if cmd.ProcessState == nil {

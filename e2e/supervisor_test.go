@@ -14,7 +14,7 @@ import (
 )
 
 // upgradeTime is the longest that a test waits for what the supervisor does at a plan's height, probation included.
-const upgradeTime = 60 * time.Second
+const upgradeTime = 3 * time.Minute
 
 // status is what the tests read of `status --json`; pointers are for what may be null.
 type status struct {
@@ -119,7 +119,7 @@ func (n *network) waitCommitted(t *testing.T) *lastUpgrade {
 // else it would stay a zombie, which still answers to its number.
 func requireGone(t *testing.T, pid int) {
 	t.Helper()
-	wait(t, 20*time.Second, func() bool {
+	wait(t, time.Minute, func() bool {
 		_, _ = syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
 		return syscall.Kill(pid, 0) != nil
 	}, "the end of process %d", pid)

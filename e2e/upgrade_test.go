@@ -43,7 +43,7 @@ func TestGovernanceUpgrade(t *testing.T) {
 
 	require.NotNil(t, s.PID)
 	run.signal(t, syscall.SIGTERM)
-	assert.Zero(t, run.exitCode(t, 30*time.Second), "a requested stop")
+	assert.Zero(t, run.exitCode(t, time.Minute), "a requested stop")
 	requireGone(t, *s.PID)
 	assert.Equal(t, "stopped", n.status(t).State)
 }
@@ -109,7 +109,7 @@ func TestTermRightAfterUpgrade(t *testing.T) {
 	run.signal(t, syscall.SIGTERM)
 
 	from := n.logEnd(t)
-	assert.Zero(t, run.exitCode(t, 30*time.Second), "a requested stop")
+	assert.Zero(t, run.exitCode(t, time.Minute), "a requested stop")
 	assert.Empty(t, orphans(n.home), "no node is left behind")
 	assert.Positive(t, n.logged(t, max(0, from-1<<14), "Stopping Node service"), "the node ended in its own way")
 	assert.Equal(t, "upgrades/"+upgradeName, n.version(t))
@@ -146,7 +146,7 @@ func TestSupervisorKilledAtHeight(t *testing.T) {
 				requireGone(t, pid)
 			}
 			second.signal(t, syscall.SIGTERM)
-			assert.Zero(t, second.exitCode(t, 30*time.Second))
+			assert.Zero(t, second.exitCode(t, time.Minute))
 		}
 	}
 	run = n.start(t, supervisorBin.path, "--takeover", "run", "start", "--home", n.home, "--log_no_color")
@@ -166,7 +166,7 @@ func TestRestoreStartsV1AtTheHeight(t *testing.T) {
 	require.NotNil(t, done.Snapshot)
 	n.requireUpgraded(t, height)
 	run.signal(t, syscall.SIGTERM)
-	require.Zero(t, run.exitCode(t, 30*time.Second))
+	require.Zero(t, run.exitCode(t, time.Minute))
 	signed, from := n.signerHeight(t), n.logEnd(t)
 
 	n.supervisor(t, "snapshot", "restore", *done.Snapshot, "--yes")

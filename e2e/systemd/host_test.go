@@ -74,9 +74,9 @@ func script(name string, env []string, args ...string) error {
 // file is where this machine sees a file of the host.
 func (h *host) file(path string) string { return fmt.Sprintf("/proc/%d/root%s", h.pid, path) }
 
-// try runs a command on the host, for a minute at most: a start of a node that never lives would last for ever.
+// try runs a command on the host, for three minutes at most: a start of a node that never lives would last for ever.
 func (h *host) try(args ...string) (stdout, stderr string, code int) {
-	cmd := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(h.pid), "-a", "--", "timeout", "-k", "1", "60"}, args...)...)
+	cmd := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(h.pid), "-a", "--", "timeout", "-k", "1", "180"}, args...)...)
 	cmd.Dir, cmd.Env = "/", []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
