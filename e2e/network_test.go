@@ -150,7 +150,7 @@ func (n *network) chain(t *testing.T, p *program, args ...string) string {
 
 // height asks the node's RPC; 0 while there is no answer.
 func (n *network) height() int64 {
-	client := &http.Client{Timeout: 2 * time.Second}
+	client := &http.Client{Timeout: 10 * time.Second}
 	response, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/status", n.rpc))
 	if err != nil {
 		return 0

@@ -32,7 +32,7 @@ func TestSoak(t *testing.T) {
 			for i := 0; time.Now().Before(end) && !t.Failed(); i++ {
 				t.Run(fmt.Sprintf("%d-%04d", w, i), func(t *testing.T) {
 					h := newHome(t, plain(t), stories[random.IntN(len(stories))])
-					for range random.IntN(6) {
+					for range 1 + random.IntN(5) {
 						h.interrupt(random, whole)
 						kills.Add(1)
 					}

@@ -299,7 +299,7 @@ func TestASecondSignalCancelsAClone(t *testing.T) {
 	begin := time.Now()
 	_, err := s.Freeze(ctx, newJob(t, "one"))
 	require.ErrorContains(t, err, "second signal")
-	assert.Less(t, time.Since(begin), 15*time.Second)
+	assert.Less(t, time.Since(begin), 30*time.Second)
 	assert.Empty(t, clonesOf(c))
 	assert.Equal(t, []string{"0"}, c.Query("postgres", "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND starts_with(query, 'CREATE DATABASE')"))
 }

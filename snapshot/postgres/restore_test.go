@@ -161,7 +161,7 @@ func databases(t testing.TB, c *pgtest.Cluster) []string {
 
 func eventually(t testing.TB, what string, fact func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !fact(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !fact(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			require.Fail(t, "in vain", what)
 		}
