@@ -31,10 +31,13 @@ const (
 	needed      = `UPGRADE "v2" NEEDED` // the node's own line at the plan's height
 	applying    = `applying upgrade "v2"`
 
-	// voting is the governance's period, and planAhead how many blocks away a plan's height is at first: room for a
-	// proposal, a vote and the period, at four blocks a second.
-	voting    = "3s"
-	planAhead = 36
+	// voting is the governance's period, in which a busy machine must bring in a vote, and planAhead how many blocks away a
+	// plan's height is at first: room for a proposal, a vote and the period, at four blocks a second. near is how many are
+	// left when a test goes on.
+	voting    = "12s"
+	planAhead = 76
+	near      = 20
+	ahead     = 15 * time.Minute // the longest that a far height is waited for
 	// Both are long: the machine may be busy, and only a failing test waits so long.
 	blocksTime = 3 * time.Minute // the longest that a test waits for blocks
 	commands   = 3 * time.Minute // the longest that one command may take
@@ -176,8 +179,8 @@ func (n *network) waitHeight(t *testing.T, height int64) {
 	wait(t, blocksTime, func() bool { return n.height() >= height }, "height %d", height)
 }
 
-// vote schedules the upgrade through governance and gives its height. The node must be running. A machine that is too
-// busy for the vote's period, or for a height that near, gets another proposal with twice the room.
+// vote schedules the upgrade through governance and gives its height, once that is near. The node must be running. A machine
+// that is too busy for the vote's period, or for a height that near, gets another proposal with twice the room.
 func (n *network) vote(t *testing.T) int64 {
 	t.Helper()
 	n.waitHeight(t, 1)
@@ -185,6 +188,7 @@ func (n *network) vote(t *testing.T) int64 {
 	for attempt := range attempts {
 		height := n.height() + planAhead<<attempt
 		if n.propose(t, strconv.Itoa(attempt+1), height) {
+			wait(t, ahead, func() bool { return n.height() >= height-near }, "a height near %d", height)
 			return height
 		}
 		t.Logf("proposal %d for height %d did not pass in time", attempt+1, height)
