@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"nodevisor/cmd/supervisor/config"
-	"nodevisor/cmd/supervisor/console"
 	"nodevisor/cmd/supervisor/host"
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
@@ -37,9 +36,9 @@ type live struct {
 // change of any other key refuses the reload: what a running supervisor can't do must not look as if it were done.
 var (
 	reloadable = []string{
-		"upgrade.", "height.", "snapshot.", "genesis.", "control.group", "log.level", "metrics.", "notify.", "systemd.", "unit", "security.",
+		"upgrade.", "height.", "snapshot.", "genesis.", "control.group", "log.", "metrics.", "notify.", "systemd.", "unit", "security.",
 	}
-	fixed     = []string{"upgrade.plan_file", "upgrade.recase", "upgrade.poll", "height.log"}
+	fixed     = []string{"upgrade.plan_file", "upgrade.recase", "upgrade.poll"}
 	startOnly = []string{"node.", "version"}
 )
 
@@ -69,13 +68,18 @@ func (l *live) reload(inFlight bool) (made supervisor.Reloadable, takeEffect fun
 	if err := fresh.CheckSources(made.Snapshots.(*session.Snapshots)); err != nil { //nolint:errcheck // make made it
 		return made, nil, err
 	}
+	lines, err := source.NewLines(cfg.Height.Log)
+	if err != nil {
+		return made, nil, err
+	}
 	if made.NodeSocket, err = l.link.nodeSocket(&fresh); err != nil {
 		return made, nil, err
 	}
 	return made, func() {
 		l.link.serve(l.nodeSaid)
 		l.Config, l.made = cfg, made
-		l.Level.Set(console.Level(cfg.Log, cfg.Cosmovisor))
+		l.Live.Configure(cfg.Log, cfg.Cosmovisor)
+		l.lines.Adopt(lines)
 		l.alerts.Configure(alertConfig(cfg.Notify))
 	}, nil
 }

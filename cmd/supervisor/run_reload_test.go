@@ -17,14 +17,14 @@ import (
 
 func TestRefuseFixed(t *testing.T) {
 	t.Parallel()
-	taken := []string{"upgrade.delay", "upgrade.probation.up", "height.url", "snapshot.on", "snapshot.source", "control.group", "log.level", "metrics.listen", "notify.webhook", "security.allow_writable", "systemd.ready", "systemd.node_notify", "unit", "genesis.kind", "node.args", "version"}
+	taken := []string{"upgrade.delay", "upgrade.probation.up", "height.url", "height.log", "log.format", "snapshot.on", "snapshot.source", "control.group", "log.level", "metrics.listen", "notify.webhook", "security.allow_writable", "systemd.ready", "systemd.node_notify", "unit", "genesis.kind", "node.args", "version"}
 	require.NoError(t, refuseFixed(taken, false))
 	err := refuseFixed(taken, true)
 	require.ErrorContains(t, err, "cannot reload [snapshot] on: can't change while an upgrade is in flight")
 	assert.NotContains(t, err.Error(), "[upgrade]")
 	for key, name := range map[string]string{
 		"upgrade.plan_file": "[upgrade] plan_file", "upgrade.recase": "[upgrade] recase", "upgrade.poll": "[upgrade] poll",
-		"height.log": "[height] log", "log.format": "[log] format", "control.socket": "[control] socket", "table.of.later": "[table.of] later",
+		"control.socket": "[control] socket", "table.of.later": "[table.of] later",
 	} {
 		err := refuseFixed([]string{key}, false)
 		require.ErrorContains(t, err, "cannot reload "+name+": can't change while run lives")

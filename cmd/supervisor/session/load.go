@@ -33,7 +33,7 @@ func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
 	if err != nil {
 		return s, err
 	}
-	s.Log, s.Level = console.NewLogger(cfg.Log, cfg.Cosmovisor, a.Stderr, a.Environ)
+	s.Log, s.Live = console.NewLogger(cfg.Log, cfg.Cosmovisor, a.Stderr, a.Environ)
 	s.Log = a.Advising(s.Log)
 	if !a.Running {
 		a.Meter = console.NewMeter(a.Stderr, a.Environ, s.Log)
