@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/fakenode/trace"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/status"

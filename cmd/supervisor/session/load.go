@@ -45,6 +45,14 @@ func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
 	return s, nil
 }
 
+// Renewed is the session with a configuration that was read again.
+func (s *Session) Renewed(cfg config.Config, origin config.Origin) *Session {
+	fresh := *s
+	fresh.Config, fresh.Origin = cfg, origin
+	fresh.locate()
+	return &fresh
+}
+
 // locate derives the places of the tree from the configuration.
 func (s *Session) locate() {
 	s.Layout = version.Layout{Home: s.Config.Node.Home, Root: s.Config.RootDir(), Node: s.Config.Node.Name}
