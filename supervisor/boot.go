@@ -11,14 +11,13 @@ import (
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
-	"nodevisor/upgrade/source"
 	"nodevisor/upgrade/version"
 )
 
 // boot loads what earlier lives left and begins accordingly: a hold stays, an interrupted upgrade goes on, and only
 // then the node is started.
 func (s *Supervisor) boot() {
-	s.file.watcher = source.NewWatcher(s.ctx, s.o.Upgrade.Poll, s.log)
+	s.newWatcher()
 	var unproven []plan.Plan
 	s.do("load", func(context.Context) error {
 		if err := s.o.Layout.Tidy(); err != nil {
@@ -40,9 +39,7 @@ func (s *Supervisor) boot() {
 		return nil
 	}, func(err error) {
 		s.file.unproven = unproven
-		if s.o.Layout.Plan != "" {
-			s.file.seen = s.file.watcher.Watch(s.o.Layout.Plan).C()
-		}
+		s.watchFile()
 		switch {
 		case errors.Is(err, errNoGenesis):
 			s.log.Error(err.Error(), "hint", hint.Of(err))
@@ -105,11 +102,11 @@ func (s *Supervisor) firstLook() {
 	var file plan.File
 	var now currentVersion
 	var own int64
-	signer, first := plan.UnknownHeight, !s.began
+	signer, first, recase := plan.UnknownHeight, !s.began, s.o.Upgrade.Recase
 	s.do("look", func(context.Context) error {
-		file, now, signer = look(), s.readCurrent(), s.signer()
+		file, now, signer = look(), s.readCurrent(recase), s.signer()
 		own = s.readOwnHalt(now.version)
-		if last, back := upgrade.WentBack(s.o.Layout, s.recase); back && first {
+		if last, back := upgrade.WentBack(s.o.Layout, recase); back && first {
 			s.log.Warn("current names an older version than the last upgrade led to; was the link changed by hand?", "current", now.version,
 				"last", last.To, "hint", "where that wasn't meant: stop run, then: supervisor upgrade use "+hint.Argument(last.To.Name()))
 		}
@@ -155,7 +152,7 @@ type currentVersion struct {
 }
 
 // readCurrent does file I/O: not for the loop.
-func (s *Supervisor) readCurrent() currentVersion {
+func (s *Supervisor) readCurrent(recase bool) currentVersion {
 	c := currentVersion{}
 	if all, err := upgrade.LoadHistory(s.o.Layout.HistoryDir()); err == nil && len(all) > 0 {
 		c.last = new(status.DescribeFinished(all[0]))
@@ -165,8 +162,7 @@ func (s *Supervisor) readCurrent() currentVersion {
 		return c
 	}
 	c.version = version
-	// The case of names is folded where that is configured when they are compared: it is the same before and after.
-	c.plan, c.known = plan.Installed(s.o.Layout, version, s.recase)
+	c.plan, c.known = plan.Installed(s.o.Layout, version, recase)
 	return c
 }
 
@@ -181,8 +177,9 @@ func (s *Supervisor) setCurrent(c currentVersion) {
 
 // refreshCurrent tells the tracker which version current names now.
 func (s *Supervisor) refreshCurrent() {
+	recase := s.o.Upgrade.Recase
 	s.ask(func(context.Context) func() {
-		now := s.readCurrent()
+		now := s.readCurrent(recase)
 		return func() { s.setCurrent(now) }
 	})
 }

@@ -170,7 +170,7 @@ func byHand(exit child.Exit) bool {
 
 // unclear holds: a plan is pending, and whether its height has come can't be told. Never switch on a guess.
 func (s *Supervisor) unclear(p plan.Plan) {
-	next := "look at " + hint.Quote(s.o.Layout.Plan) + ", then: supervisor resume"
+	next := "look at " + hint.Quote(s.o.PlanFile) + ", then: supervisor resume"
 	if p.Name != "" {
 		next = "supervisor upgrade apply " + p.Name + " (its height has come), or supervisor upgrade skip " + p.Name +
 			", or supervisor resume (start the current version again)"

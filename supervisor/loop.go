@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"nodevisor/internal/proc"
-	"nodevisor/supervisor/control"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
@@ -36,15 +35,17 @@ func (s *Supervisor) Run(ctx context.Context) int {
 	args, _ := s.o.Command(version.Genesis)
 	s.tracker.SetSkipHeights(source.SkipHeights(args))
 	s.publish() // whoever connects finds a status
-	server, err := control.Listen(control.Options{
-		Path: s.o.Socket, Mode: s.o.SocketMode, Group: s.o.SocketGroup, Status: s.Status, Operate: s.operate, Log: s.log,
-	})
+	server, err := s.listen(s.o.Reloadable)
 	if err != nil {
 		s.log.Warn("the control socket can't be used", "error", err)
 	} else {
 		s.server = server
-		defer server.Close()
 	}
+	defer func() {
+		if s.server != nil {
+			s.server.Close()
+		}
+	}()
 	s.observeAt(s.o.Metrics)
 	if s.o.Notify != nil {
 		s.alive()

@@ -227,7 +227,7 @@ func (s *Supervisor) takeLines() {
 		return
 	}
 	if n, ok := s.o.Lines.Needed(); ok {
-		if name, err := version.NormaliseName(n.Name, s.recase); err == nil {
+		if name, err := version.NormaliseName(n.Name, s.o.Upgrade.Recase); err == nil {
 			s.tracker.SawLine(name, n.Height)
 		}
 	}

@@ -19,6 +19,7 @@ const unusableSoon, unusableFor, unusableAgain = time.Second, 30 * time.Second, 
 // planFile is what is known of the node's plan file besides its plan, which the tracker has.
 type planFile struct {
 	watcher     *source.Watcher
+	endWatch    func()
 	seen        <-chan struct{} // it may have changed
 	looking     bool
 	lookAgain   bool        // it was asked for another look meanwhile
@@ -32,8 +33,34 @@ type planFile struct {
 
 // lookAtFile returns what reads the plan file. The result does file I/O: not for the loop.
 func (s *Supervisor) lookAtFile() func() plan.File {
-	path, recase := s.o.Layout.Plan, s.recase
+	path, recase := s.o.PlanFile, s.o.Upgrade.Recase
 	return func() plan.File { return plan.LookAt(path, recase) }
+}
+
+// newWatcher makes what tells of changes, in the place of an earlier one.
+func (s *Supervisor) newWatcher() {
+	if s.file.endWatch != nil {
+		s.file.endWatch()
+	}
+	var ctx context.Context
+	ctx, s.file.endWatch = context.WithCancel(s.ctx)
+	s.file.watcher = source.NewWatcher(ctx, s.o.Upgrade.Poll, s.log)
+}
+
+// watchFile begins to watch the plan file, if there is to be one.
+func (s *Supervisor) watchFile() {
+	if s.file.seen = nil; s.o.PlanFile != "" {
+		s.file.seen = s.file.watcher.Watch(s.o.PlanFile).C()
+	}
+}
+
+// followAnother follows the plan file that a reload names, or names its plans by other rules: file is the first look at it,
+// and as that of a start it is evidence of nothing. What was taken over from the one before stays scheduled.
+func (s *Supervisor) followAnother(file plan.File) {
+	s.tracker.ForgetFile()
+	s.file.unusable, s.file.warned, s.file.imported = time.Time{}, "", plan.Key{}
+	s.sawFile(file, s.child != nil)
+	s.logPending()
 }
 
 // look reads the plan file again. A look that is asked for while one is under way follows it.
@@ -43,18 +70,22 @@ func (s *Supervisor) look() {
 		return
 	}
 	s.file.looking = true
-	look := s.lookAtFile()
+	look, watcher := s.lookAtFile(), s.file.watcher
 	s.ask(func(context.Context) func() {
 		file := look()
-		return func() { s.looked(file) }
+		return func() { s.looked(file, watcher) }
 	})
 }
 
-func (s *Supervisor) looked(file plan.File) {
+// looked takes the answer of a look. One that was asked for before a reload may be another file's.
+func (s *Supervisor) looked(file plan.File, by *source.Watcher) {
 	s.file.looking = false
 	if s.file.lookAgain {
 		s.file.lookAgain = false
 		s.look()
+	}
+	if by != s.file.watcher {
+		return
 	}
 	// Our own writes come while the node is at rest; whatever changes while it runs is the node's, or another tool's.
 	if !s.sawFile(file, s.child != nil) {
@@ -93,12 +124,12 @@ func (s *Supervisor) sayUnusable() {
 	switch now := time.Now(); {
 	case !now.Before(s.file.tellAt):
 		s.file.tellAt = now.Add(unusableAgain)
-		s.log.Error("the plan file is still unusable", "file", s.o.Layout.Plan, "error", err,
+		s.log.Error("the plan file is still unusable", "file", s.o.PlanFile, "error", err,
 			"hint", "look at what writes it; the node is left running")
 		s.o.Event(alert.NotReady, "the plan file can't be read: "+err.Error())
 	case now.Sub(s.file.unusable) >= unusableSoon && s.file.warned != err.Error():
 		s.file.warned = err.Error()
-		s.log.Warn("the plan file can't be used; looking again", "file", s.o.Layout.Plan, "error", err)
+		s.log.Warn("the plan file can't be used; looking again", "file", s.o.PlanFile, "error", err)
 	}
 }
 

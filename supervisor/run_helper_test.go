@@ -105,7 +105,7 @@ func (c runConfig) open(log *slog.Logger, stdin, stdout, stderr *os.File) (_ *Su
 	}
 	o := Options{
 		Reloadable: Reloadable{
-			Upgrade: c.Upgrade, Checker: checker, Heights: heights, LinesFor: c.Height.Log != "",
+			Upgrade: c.Upgrade, PlanFile: l.Plan, Checker: checker, Heights: heights, LinesFor: c.Height.Log != "",
 			Socket: filepath.Join(l.State(), "control.sock"), SocketMode: 0o600, SocketGroup: -1,
 		},
 		Config: c.Node, Layout: l, Lines: lines, Recorder: recorder, Lock: lock,

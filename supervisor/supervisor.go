@@ -79,6 +79,7 @@ type Options struct {
 // Nothing that the old values share is changed in place: whatever still works with them goes on so.
 type Reloadable struct {
 	Upgrade          upgrade.Config
+	PlanFile         string // the node's; "" = none
 	Checker          *version.Checker
 	Heights          *source.Heights
 	LinesFor         bool      // the node's lines are always read: a height comes from its log
@@ -106,7 +107,6 @@ type Reloadable struct {
 type Supervisor struct {
 	o      Options
 	log    *slog.Logger
-	recase bool                           // of the configuration; fixed, for every comparison of names must be the same
 	sample atomic.Pointer[metrics.Sample] // the latest status, with what only the metrics tell
 	live   atomic.Pointer[child.Process]  // for the goroutine that handles SIGABRT
 	server *control.Server                // nil: the control socket couldn't be made
@@ -192,7 +192,7 @@ func New(o Options) *Supervisor {
 		o.Event = func(string, string) {}
 	}
 	return &Supervisor{
-		o: o, log: o.Log, recase: o.Upgrade.Recase, stops: make(chan os.Signal, 4), passed: make(chan os.Signal, 64), posts: make(chan func(), 16),
+		o: o, log: o.Log, stops: make(chan os.Signal, 4), passed: make(chan os.Signal, 64), posts: make(chan func(), 16),
 		requests: make(chan request), over: make(chan struct{}), state: status.Stopped,
 		policy:       restart.New(o.Config.restarts(), rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		restartTimer: idle(), settleTimer: idle(), clockTimer: idle(), chainTimer: idle(),

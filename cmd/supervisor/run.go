@@ -114,15 +114,19 @@ func run(ctx context.Context, s *session.Session) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	socket := host.OwnSocket(s.Config, s.Environ)
+	defer register(s, host.OwnSocket(s.Config, s.Environ))()
+	code := sup.Run(ctx)
+	closeAll(code)
+	return code, nil
+}
+
+// register makes this run known on the host, and returns what ends that.
+func register(s *session.Session, socket string) (release func()) {
 	release, err := host.Register(s.Environ, s.Config.Node.Home, s.Origin.File, os.Getpid(), socket)
 	if err != nil {
 		s.Log.Debug("cannot register this run", "error", err)
 	}
-	defer release()
-	code := sup.Run(ctx)
-	closeAll(code)
-	return code, nil
+	return release
 }
 
 // warnOfRoot says that root runs what another user owns: the node works, and what it writes is root's when the service that

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"nodevisor/cmd/supervisor/config"
-	"nodevisor/cmd/supervisor/console"
 	"nodevisor/cmd/supervisor/host"
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
@@ -33,13 +32,14 @@ type live struct {
 	nodeSaid         func(pid int, ready bool, status string)
 }
 
-// reloadable are the keys that a reload makes effective, and startOnly those that it leaves to the next start of `run`. A
-// change of any other key refuses the reload: what a running supervisor can't do must not look as if it were done.
+// reloadable are the keys that a reload makes effective, atRest those of them that stay while an upgrade is in flight, and
+// startOnly those that it leaves to the next start of `run`. A change of any other key refuses the reload: what a running
+// supervisor can't do must not look as if it were done.
 var (
 	reloadable = []string{
-		"upgrade.", "height.", "snapshot.", "genesis.", "control.group", "log.level", "metrics.", "notify.", "systemd.", "unit", "security.",
+		"upgrade.", "height.", "snapshot.", "genesis.", "control.", "log.", "metrics.", "notify.", "systemd.", "unit", "security.",
 	}
-	fixed     = []string{"upgrade.plan_file", "upgrade.recase", "upgrade.poll", "height.log"}
+	atRest    = []string{"upgrade.plan_file", "upgrade.recase", "snapshot."}
 	startOnly = []string{"node.", "version"}
 )
 
@@ -55,27 +55,34 @@ func (l *live) reload(inFlight bool) (made supervisor.Reloadable, takeEffect fun
 	if err := refuseFixed(changed, inFlight); err != nil {
 		return made, nil, err
 	}
-	fresh := *l.Session
-	fresh.Config, fresh.Origin = cfg, origin
+	fresh := l.Renewed(cfg, origin)
 	if err := fresh.CheckPermissions(); err != nil {
 		return made, nil, err
 	}
 	for _, w := range origin.Warnings {
 		l.Log.Warn(w)
 	}
-	if made, err = l.make(&fresh, changed); err != nil {
+	if made, err = l.make(fresh, changed); err != nil {
 		return made, nil, err
 	}
 	if err := fresh.CheckSources(made.Snapshots.(*session.Snapshots)); err != nil { //nolint:errcheck // make made it
 		return made, nil, err
 	}
-	if made.NodeSocket, err = l.link.nodeSocket(&fresh); err != nil {
+	lines, err := source.NewLines(cfg.Height.Log)
+	if err != nil {
+		return made, nil, err
+	}
+	if made.NodeSocket, err = l.link.nodeSocket(fresh); err != nil {
 		return made, nil, err
 	}
 	return made, func() {
 		l.link.serve(l.nodeSaid)
+		if made.Socket != l.made.Socket {
+			register(fresh, made.Socket)
+		}
 		l.Config, l.made = cfg, made
-		l.Level.Set(console.Level(cfg.Log, cfg.Cosmovisor))
+		l.Live.Configure(cfg.Log, cfg.Cosmovisor)
+		l.lines.Adopt(lines)
 		l.alerts.Configure(alertConfig(cfg.Notify))
 	}, nil
 }
@@ -84,6 +91,7 @@ func (l *live) reload(inFlight bool) (made supervisor.Reloadable, takeEffect fun
 func (l *live) make(s *session.Session, changed []string) (supervisor.Reloadable, error) {
 	made := l.made
 	made.Upgrade, made.SnapshotOn, made.ChainPlan, made.Fetch = s.Config.Upgrade, s.SnapshotOn, s.ChainPlan, s.Fetcher()
+	made.PlanFile = s.Layout.Plan
 	made.Metrics, made.LinesFor, made.Socket = s.Config.Metrics.Listen, s.Config.Height.Log != "", host.OwnSocket(s.Config, s.Environ)
 	made.ReadyWhen, made.Units = supervisor.ReadyWhen(s.Config.Systemd.Ready), unitActions(s.Config.Units, systemd.Units{}.Act)
 	if made.Checker == nil || slices.Contains(changed, "upgrade.probe") {
@@ -124,8 +132,8 @@ func touches(changed []string, prefix string) bool {
 	return slices.ContainsFunc(changed, func(key string) bool { return strings.HasPrefix(key, prefix) })
 }
 
-// refuseFixed names every changed key that can't take effect while `run` lives. The snapshots of an upgrade in flight must
-// be found again where they were put.
+// refuseFixed names every changed key that can't take effect now. The snapshots of an upgrade in flight must be found again
+// where they were put, and its plan in the file that it came from.
 func refuseFixed(changed []string, inFlight bool) error {
 	var problems []error
 	for _, key := range changed {
@@ -134,9 +142,9 @@ func refuseFixed(changed []string, inFlight bool) error {
 		switch {
 		case slices.ContainsFunc(startOnly, begins):
 			continue
-		case slices.Contains(fixed, key) || !slices.ContainsFunc(reloadable, begins):
+		case !slices.ContainsFunc(reloadable, begins):
 			why, next = "can't change while run lives", "stop run and start it again; or take the change back"
-		case inFlight && begins("snapshot."):
+		case inFlight && slices.ContainsFunc(atRest, begins):
 			why, next = "can't change while an upgrade is in flight", "supervisor status; reload when it is committed"
 		default:
 			continue
@@ -144,9 +152,6 @@ func refuseFixed(changed []string, inFlight bool) error {
 		table, name := "", key
 		if i := strings.LastIndex(key, "."); i >= 0 {
 			table, name = "["+key[:i]+"] ", key[i+1:]
-		}
-		if key == "unit" {
-			name = "[[unit]]"
 		}
 		problems = append(problems, &hint.Error{Op: "reload", Path: table + name, Err: errors.New(why), Hint: next})
 	}

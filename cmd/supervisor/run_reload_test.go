@@ -13,23 +13,27 @@ import (
 
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/hint"
+	"nodevisor/upgrade/source"
 )
 
 func TestRefuseFixed(t *testing.T) {
 	t.Parallel()
-	taken := []string{"upgrade.delay", "upgrade.probation.up", "height.url", "snapshot.on", "snapshot.source", "control.group", "log.level", "metrics.listen", "notify.webhook", "security.allow_writable", "systemd.ready", "systemd.node_notify", "unit", "genesis.kind", "node.args", "version"}
-	require.NoError(t, refuseFixed(taken, false))
-	err := refuseFixed(taken, true)
-	require.ErrorContains(t, err, "cannot reload [snapshot] on: can't change while an upgrade is in flight")
-	assert.NotContains(t, err.Error(), "[upgrade]")
-	for key, name := range map[string]string{
-		"upgrade.plan_file": "[upgrade] plan_file", "upgrade.recase": "[upgrade] recase", "upgrade.poll": "[upgrade] poll",
-		"height.log": "[height] log", "log.format": "[log] format", "control.socket": "[control] socket", "table.of.later": "[table.of] later",
-	} {
-		err := refuseFixed([]string{key}, false)
-		require.ErrorContains(t, err, "cannot reload "+name+": can't change while run lives")
-		assert.NotEmpty(t, hint.Of(err))
+	taken := []string{
+		"upgrade.delay", "upgrade.probation.up", "upgrade.poll", "height.url", "height.log", "genesis.kind", "control.group", "control.socket",
+		"log.level", "log.format", "metrics.listen", "notify.webhook", "systemd.ready", "systemd.node_notify", "unit", "security.allow_writable",
+		"node.args", "version",
 	}
+	resting := []string{"upgrade.plan_file", "upgrade.recase", "snapshot.on", "snapshot.source"}
+	require.NoError(t, refuseFixed(append(resting, taken...), false))
+	require.NoError(t, refuseFixed(taken, true))
+	err := refuseFixed(append(resting, taken...), true)
+	for _, key := range []string{"[upgrade] plan_file", "[upgrade] recase", "[snapshot] on", "[snapshot] source"} {
+		require.ErrorContains(t, err, "cannot reload "+key+": can't change while an upgrade is in flight")
+	}
+	assert.NotContains(t, err.Error(), "delay")
+	err = refuseFixed([]string{"table.of.later"}, false)
+	require.ErrorContains(t, err, "cannot reload [table.of] later: can't change while run lives")
+	assert.NotEmpty(t, hint.Of(err))
 }
 
 // What was made from the configuration is used in other goroutines while a reload makes a new one: nothing that they share
@@ -51,7 +55,7 @@ func TestReloadBesideQuestions(t *testing.T) {
 	a.Running = true
 	s, err := session.Load(t.Context(), a, false)
 	require.NoError(t, err)
-	l := &live{Session: s, Config: s.Config, alerts: newAlerts(s)}
+	l := &live{Session: s, Config: s.Config, lines: new(source.Lines), alerts: newAlerts(s)}
 	t.Cleanup(func() { l.alerts.Close(0) })
 	l.made, err = l.make(s, nil)
 	require.NoError(t, err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -123,7 +124,7 @@ func cmdKeep(ts *testscript.TestScript, neg bool, args []string) {
 func cmdWaitStatus(ts *testscript.TestScript, neg bool, args []string) {
 	noNeg(ts, neg)
 	s := storyOf(ts)
-	c := client.New(filepath.Join(ts.Getenv("DAEMON_HOME"), "supervisor", "control.sock"))
+	c := client.New(cmp.Or(ts.Getenv("MOVED_SOCKET"), filepath.Join(ts.Getenv("DAEMON_HOME"), "supervisor", "control.sock")))
 	if err := within(func() error {
 		raw, err := c.Status(context.Background())
 		if err != nil {

@@ -162,12 +162,19 @@ func (s *Server) restore() {
 
 // Close ends the server and removes the socket. Answers that are under way get a moment to arrive.
 func (s *Server) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	s.end(ctx)
+}
+
+// Retire removes the socket, and ends the server when all that was asked is answered.
+func (s *Server) Retire() { s.end(context.Background()) }
+
+func (s *Server) end(ctx context.Context) {
 	close(s.over)
 	s.mu.Lock()
 	s.listener = nil // whoever still looks for a removed socket leaves this one removed
 	s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
 	if s.http.Shutdown(ctx) != nil {
 		s.http.Close() //nolint:errcheck // the process ends
 	}

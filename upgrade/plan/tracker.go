@@ -129,6 +129,12 @@ func (t *Tracker) SawFile(f File, running bool) bool {
 	return true
 }
 
+// ForgetFile forgets the plan file: the next look is a first one, at another file, or by other rules.
+func (t *Tracker) ForgetFile() {
+	t.file, t.seenFile, t.last, t.since = File{}, false, Plan{}, time.Time{}
+	t.appeared, t.unjudged, t.stale = false, false, false
+}
+
 // scheduled tells whether an operator's schedule holds the plan: then the file isn't the node's own word.
 func (t *Tracker) scheduled(p Plan) bool {
 	return slices.ContainsFunc(t.schedule.Plans, func(s Plan) bool { return s.Key() == p.Key() })

@@ -313,3 +313,26 @@ func TestTheSignerAheadOfTheData(t *testing.T) {
 	s.runs(40, 60)
 	want(t, Crash, None)(s.ends(100))
 }
+
+// The first look at another file beside a running node is as one of a start: what stands there is scheduled, and no sign that
+// its height has come. What the node writes there afterwards is.
+func TestAnotherFileIsFollowed(t *testing.T) {
+	s := tell(t, version.Genesis, UnknownHeight, time.Time{})
+	s.boots(UnknownHeight)
+	s.runs().writes("v2", 100, noon).look()
+	s.due("v2", ByFile)
+	s.ForgetFile()
+	s.notDue("nothing is known of the other one yet")
+	s.writes("v3", 200, noon).look()
+	s.notDue("it was there before")
+	_, ok := s.FilePlan()
+	assert.True(t, ok, "it is scheduled")
+	want(t, Unclear, None)(s.ends(UnknownHeight))
+	s.runs().rewritten(noon)
+	want(t, Due, ByFile)(s.ends(UnknownHeight))
+
+	s.ForgetFile()
+	s.runs(250).look()
+	_, ok = s.FilePlan()
+	assert.False(t, ok, "past at this height")
+}

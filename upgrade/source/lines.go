@@ -25,13 +25,13 @@ type Needed struct {
 // A line is evidence for a plan that is known from elsewhere, never a plan by itself: what peers and users send to a node
 // can end up in its log.
 type Lines struct {
+	mu      sync.Mutex
+	text    string         // the pattern as it was configured
 	pattern *regexp.Regexp // nil = no heights in this node's log
 	group   int
-
-	mu     sync.Mutex
-	needed Needed
-	height int64 // 0 = none seen
-	at     time.Time
+	needed  Needed
+	height  int64 // 0 = none seen
+	at      time.Time
 }
 
 // NewLines returns a Lines for the pattern of [height] log; "" looks for announcements alone.
@@ -47,7 +47,7 @@ func NewLines(pattern string) (*Lines, error) {
 	if group < 0 {
 		return nil, fmt.Errorf("cannot use the pattern of [height] log: it has no group (?P<height>…)")
 	}
-	return &Lines{pattern: re, group: group}, nil
+	return &Lines{text: pattern, pattern: re, group: group}, nil
 }
 
 // Line takes one line of the node's output, with or without its end. It does not keep line.
@@ -58,17 +58,29 @@ func (l *Lines) Line(line []byte) {
 		l.needed = Needed{Name: name, Height: height, At: time.Now()}
 		l.mu.Unlock()
 	}
-	if l.pattern == nil {
+	l.mu.Lock()
+	pattern, group := l.pattern, l.group
+	l.mu.Unlock()
+	if pattern == nil {
 		return
 	}
-	m := l.pattern.FindSubmatch(stripColours(bytes.TrimRight(line, "\r\n")))
+	m := pattern.FindSubmatch(stripColours(bytes.TrimRight(line, "\r\n")))
 	if m == nil {
 		return
 	}
-	if h, err := parseHeight(string(m[l.group])); err == nil {
+	if h, err := parseHeight(string(m[group])); err == nil {
 		l.mu.Lock()
 		l.height, l.at = h, time.Now()
 		l.mu.Unlock()
+	}
+}
+
+// Adopt takes the pattern of another Lines over; what the old one found isn't believed any more, if it was another one.
+func (l *Lines) Adopt(from *Lines) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.text != from.text {
+		l.text, l.pattern, l.group, l.height = from.text, from.pattern, from.group, 0
 	}
 }
 

@@ -103,6 +103,28 @@ func TestLinesFindHeights(t *testing.T) {
 	assert.False(t, ok, "forgotten")
 }
 
+// Another pattern finds in the same node's lines what it names; the height of the one before isn't believed any more.
+func TestLinesAdoptAnotherPattern(t *testing.T) {
+	l, err := NewLines("")
+	require.NoError(t, err)
+	line := []byte("block=7 tip=9\n")
+	for _, c := range []struct {
+		pattern string
+		want    int64
+	}{{`block=(?P<height>\d+)`, 7}, {`tip=(?P<height>\d+)`, 9}, {"", 0}} {
+		other, err := NewLines(c.pattern)
+		require.NoError(t, err)
+		l.Adopt(other)
+		_, _, ok := l.Height()
+		assert.False(t, ok, c.pattern)
+		l.Line(line)
+		l.Adopt(other)
+		h, _, ok := l.Height()
+		assert.Equal(t, c.want, h, "the same pattern again changes nothing")
+		assert.Equal(t, c.want != 0, ok, c.pattern)
+	}
+}
+
 func TestNewLinesRefuses(t *testing.T) {
 	for _, pattern := range []string{`height=(`, `height=(\d+)`, `height=(?P<h>\d+)`} {
 		_, err := NewLines(pattern)

@@ -16,8 +16,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/lmittmann/tint"
-	"golang.org/x/term"
-
 	"nodevisor/cmd/supervisor/config"
 )
 
@@ -31,19 +29,11 @@ const (
 // priority for journald, which keeps the time itself; else plain lines. Every record is one line, and the message
 // stands in it as it is, so that it can be looked for. Writing never fails and never blocks for long: see logSink.
 //
-// legacy is what Cosmovisor's variables say of the log. The LevelVar is the level of the log, and of every log that was made
-// from it.
-func NewLogger(cfg config.Log, legacy config.Cosmovisor, stderr *os.File, environ []string) (*slog.Logger, *slog.LevelVar) {
-	env := config.Variables(environ)
-	form := chooseForm(cfg, legacy, term.IsTerminal(int(stderr.Fd())), isJournal(stderr, env["JOURNAL_STREAM"]), env)
-	form.live = new(slog.LevelVar)
-	form.live.Set(form.level)
-	lost := func(n int64) []byte {
-		var line bytes.Buffer
-		slog.New(form.handler(&line)).Warn("log records were lost, because nothing read them", "count", n)
-		return line.Bytes()
-	}
-	return slog.New(form.handler(newLogSink(stderr, lost))), form.live
+// legacy is what Cosmovisor's variables say of the log.
+func NewLogger(cfg config.Log, legacy config.Cosmovisor, stderr *os.File, environ []string) (*slog.Logger, *Live) {
+	live := newLive(stderr, environ)
+	live.Configure(cfg, legacy)
+	return slog.New(&liveHandler{live: live}), live
 }
 
 // logForm is how records are written.
@@ -57,7 +47,7 @@ type logForm struct {
 // chooseForm decides. What an operator asked for comes before what is detected, and NO_COLOR before every wish for
 // colour (https://no-color.org, https://bixense.com/clicolors).
 func chooseForm(cfg config.Log, legacy config.Cosmovisor, terminal, journal bool, env map[string]string) logForm {
-	f := logForm{json: cfg.Format == "json", level: Level(cfg, legacy), time: fileTime}
+	f := logForm{json: cfg.Format == "json", level: level(cfg, legacy), time: fileTime}
 	if f.json {
 		return f
 	}
@@ -83,8 +73,8 @@ func chooseForm(cfg config.Log, legacy config.Cosmovisor, terminal, journal bool
 	return f
 }
 
-// Level is the level that both configurations ask for: what Cosmovisor's variables silence stays silent.
-func Level(cfg config.Log, legacy config.Cosmovisor) slog.Level {
+// level is the level that both configurations ask for: what Cosmovisor's variables silence stays silent.
+func level(cfg config.Log, legacy config.Cosmovisor) slog.Level {
 	if legacy.DisableLogs {
 		return slog.LevelError // errors are never silenced: they name what holds an upgrade up
 	}

@@ -3,7 +3,6 @@ package console
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -273,24 +272,27 @@ func TestAClosedStderrIsNoError(t *testing.T) {
 	assert.Less(t, time.Since(began), 10*time.Second)
 }
 
-// The level of the log changes for every logger that was made from it, and nothing else of it does.
-func TestLevelChanges(t *testing.T) {
+// Level and form of the log change for every logger that was made from it.
+func TestTheLogChanges(t *testing.T) {
 	t.Parallel()
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
 	t.Cleanup(func() { file.Close() })
-	for _, format := range []string{"text", "json"} {
-		log, level := NewLogger(config.Log{Format: format, Level: "warn"}, config.Cosmovisor{}, file, nil)
-		derived := log.With("plan", "v2")
-		assert.False(t, derived.Enabled(context.Background(), slog.LevelInfo))
-		level.Set(Level(config.Log{Level: "debug"}, config.Cosmovisor{}))
-		derived.Debug("now it is said")
-		level.Set(Level(config.Log{Level: "debug"}, config.Cosmovisor{DisableLogs: true}))
-		derived.Warn("and now not")
-	}
+	log, live := NewLogger(config.Log{Format: "text", Level: "warn"}, config.Cosmovisor{}, file, nil)
+	inside := log.With("plan", "v2").WithGroup("of").With("height", 7)
+	assert.False(t, inside.Enabled(t.Context(), slog.LevelInfo))
+	inside.Warn("plain")
+	live.Configure(config.Log{Format: "json", Level: "debug"}, config.Cosmovisor{})
+	inside.Debug("parsed", "more", 1)
+	live.Configure(config.Log{Format: "json", Level: "debug"}, config.Cosmovisor{DisableLogs: true})
+	inside.Warn("not said")
+	live.Configure(config.Log{Format: "text", Level: "info"}, config.Cosmovisor{})
+	inside.Info("plain again")
 	text, err := os.ReadFile(file.Name())
 	require.NoError(t, err)
-	assert.Equal(t, 2, bytes.Count(text, []byte("now it is said")), string(text))
-	assert.NotContains(t, string(text), "and now not")
-	assert.Equal(t, 2, strings.Count(string(text), "\n"))
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	require.Len(t, lines, 3, string(text))
+	assert.Regexp(t, `WRN plain plan=v2 of.height=7$`, lines[0])
+	assert.Contains(t, lines[1], `"msg":"parsed","plan":"v2","of":{"height":7,"more":1}}`)
+	assert.Regexp(t, `INF plain again plan=v2 of.height=7$`, lines[2])
 }

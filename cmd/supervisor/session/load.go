@@ -33,7 +33,7 @@ func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
 	if err != nil {
 		return s, err
 	}
-	s.Log, s.Level = console.NewLogger(cfg.Log, cfg.Cosmovisor, a.Stderr, a.Environ)
+	s.Log, s.Live = console.NewLogger(cfg.Log, cfg.Cosmovisor, a.Stderr, a.Environ)
 	s.Log = a.Advising(s.Log)
 	if !a.Running {
 		a.Meter = console.NewMeter(a.Stderr, a.Environ, s.Log)
@@ -43,6 +43,14 @@ func Load(ctx context.Context, a *cli.App, skipDirs bool) (*Session, error) {
 		s.Log.Warn(w)
 	}
 	return s, nil
+}
+
+// Renewed is the session with a configuration that was read again.
+func (s *Session) Renewed(cfg config.Config, origin config.Origin) *Session {
+	fresh := *s
+	fresh.Config, fresh.Origin = cfg, origin
+	fresh.locate()
+	return &fresh
 }
 
 // locate derives the places of the tree from the configuration.

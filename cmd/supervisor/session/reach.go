@@ -25,7 +25,7 @@ func Reach(ctx context.Context, a *cli.App) (*Session, error) {
 		return s, err
 	}
 	s.bad = bad
-	s.Log, s.Level = console.NewLogger(s.Config.Log, s.Config.Cosmovisor, s.Stderr, s.App.Environ)
+	s.Log, s.Live = console.NewLogger(s.Config.Log, s.Config.Cosmovisor, s.Stderr, s.App.Environ)
 	s.Log = s.Advising(s.Log)
 	for _, problem := range bad.Problems {
 		s.Log.Warn("the configuration has a mistake; the running supervisor goes on with what it read before", "error", problem)

@@ -12,6 +12,7 @@ import (
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
+	"nodevisor/cmd/supervisor/console"
 	"nodevisor/internal/progress"
 	"nodevisor/snapshot"
 	"nodevisor/upgrade"
@@ -29,8 +30,8 @@ type Session struct {
 	UnitArgs []string      // the node's, of the unit that --unit names
 	Layout   version.Layout
 	Log      *slog.Logger
-	Level    *slog.LevelVar // of log
-	Args     []string       // the node's, of this `run`; nil = [node] args
+	Live     *console.Live // of Log
+	Args     []string      // the node's, of this `run`; nil = [node] args
 	Progress progress.Observer
 	bad      *config.Error // the configuration's mistakes, where a running supervisor is asked all the same; see Reach
 	joined   string        // the control socket that such a supervisor registered; "" = see host.ControlSocket
@@ -44,8 +45,8 @@ func (s *Session) Checker() *version.Checker {
 
 // Quiet is for commands that only report: what the packages narrate at info would stand beside the report itself.
 func (s *Session) Quiet() {
-	if s.Level != nil && s.Level.Level() == slog.LevelInfo {
-		s.Level.Set(slog.LevelWarn)
+	if s.Live != nil {
+		s.Live.Quiet()
 	}
 }
 
