@@ -129,11 +129,12 @@ func (c *Cluster) initialise() {
 	template := filepath.Join("/tmp", fmt.Sprintf("pgtest-%d-%s", os.Geteuid(), version))
 	if _, err := os.Stat(template); err != nil {
 		c.run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions")
-		tmp := fmt.Sprintf("%s.%d", template, os.Getpid())
-		require.NoError(c.tb, exec.Command("cp", "-a", data, tmp).Run())
-		if os.Rename(tmp, template) != nil {
-			_ = os.RemoveAll(tmp) // another test was first
-		}
+		tmp, err := os.MkdirTemp("/tmp", "pgtest-") // its own: tests of one process are at it side by side
+		require.NoError(c.tb, err)
+		defer os.RemoveAll(tmp) //nolint:errcheck // what is left of it is nobody's
+		copied := filepath.Join(tmp, "data")
+		require.NoError(c.tb, exec.Command("cp", "-a", data, copied).Run())
+		_ = os.Rename(copied, template) // or another test was first
 		return
 	}
 	require.NoError(c.tb, exec.Command("cp", "-a", template, data).Run())
