@@ -243,7 +243,8 @@ func TestNodeLeftBehind(t *testing.T) {
 	h := newHome(t)
 	host := newHost(h)
 	pid := host.boot()
-	node := h.await(trace.FirstBlock, "v1").PID
+	node := *h.runs().PID // and it is recorded
+	h.await(trace.FirstBlock, "v1")
 	host.killRun(pid)
 	host.boot()
 	require.Equal(t, ExitLocked, host.exit())

@@ -70,7 +70,7 @@ func TestEvents(t *testing.T) {
 		h.write("data/upgrade-info.json", "{")
 		h.wait("the log says so", func() bool { return strings.Contains(h.lines(), "the plan file can't be used; looking again") })
 		assert.False(t, tells.has("plan file"), "it may be half-written")
-		w.post(func() { w.file.tellAt = time.Now().Add(time.Millisecond) })
+		w.post(func() { w.file.tellAt = time.Now() }) // past by now, as where its time came during a job
 		h.wait("it stays so", func() bool { return tells.has(`^not ready\|the plan file can't be read: `) })
 		st := h.status()
 		assert.Equal(t, status.Running, st.State)
@@ -92,14 +92,15 @@ func TestEvents(t *testing.T) {
 	})
 	t.Run("rolled back by policy", func(t *testing.T) {
 		h, tells, _ := run(t, func(h *testHome) {
-			h.set("UPGRADE", "v2@120") // late enough for a height to be read
+			h.set("UPGRADE", "v2@120")
+			h.set("BLOCK_TIME", "25ms") // late enough for a height to be read
 			h.setOf("v2", "CRASH_AT_START", "7")
 			h.Upgrade.Probation.Attempts, h.Upgrade.OnFailure = 1, upgrade.OnFailureRollback
 		})
 		h.wait("rolled back", func() bool { return tells.has(`^rolled back\|v2 by policy: `) })
 	})
 	t.Run("no room", func(t *testing.T) {
-		h, tells, w := run(t, func(*testHome) {})
+		h, tells, w := run(t, func(h *testHome) { h.SnapshotOn = nil }) // no store that says of the room what it finds
 		h.awaitState(status.Running)
 		low := func(free int64) {
 			w.post(func() {

@@ -62,12 +62,11 @@ func (d *disk) free() {
 	require.NoError(d.h, os.Remove(d.full))
 }
 
-// upgradingHome is a home without snapshots, whose node reaches its plan after a good second.
+// upgradingHome is a home without snapshots, whose node reaches its plan with its first blocks.
 func upgradingHome(t *testing.T) *testHome {
 	h := newHome(t, "v2")
 	h.SnapshotOn = nil
-	h.set("UPGRADE", "v2@100")
-	h.set("BLOCK_TIME", "10ms")
+	h.set("UPGRADE", "v2@4")
 	return h
 }
 
@@ -76,10 +75,11 @@ func upgradingHome(t *testing.T) *testHome {
 func TestNoRoomToBegin(t *testing.T) {
 	t.Parallel()
 	h := upgradingHome(t)
-	d := newDisk(h)
+	d, open := newDisk(h), h.gate()
 	r := h.start()
-	h.await(trace.FirstBlock, "v1")
+	h.runs()
 	d.fill()
+	open()
 	st := h.awaitState(status.WaitingForBinary)
 	assert.NotNil(t, st.PID)
 	assert.Contains(t, st.Message, "the height of v2 has come; waiting: it can't be recorded: ")
@@ -103,7 +103,7 @@ func TestNoRoomForTheAttempt(t *testing.T) {
 	t.Parallel()
 	h := upgradingHome(t)
 	d := newDisk(h)
-	h.set("PRE_UPGRADE_DELAY", "1s")
+	h.set("PRE_UPGRADE_DELAY", "4s") // the window in which the disk fills up
 	r := h.start()
 	h.await(trace.PreUpgrade, "v2")
 	d.fill()
@@ -122,14 +122,14 @@ func TestNoRoomToCommit(t *testing.T) {
 	t.Parallel()
 	h := upgradingHome(t)
 	d := newDisk(h)
-	h.Upgrade.Probation.Up = time.Second
+	h.setOf("v2", "RPC", "off") // nothing is committed before a height is read
 	r := h.start()
 	h.await(trace.FirstBlock, "v2")
+	h.awaitState(status.Running)
 	d.fill()
+	serveHeight(t, filepath.Join(h.dir, "rpc"), "77")
 	h.wait("it is said", func() bool { return strings.Contains(h.lines(), "cannot record that the upgrade is committed") })
-	st := h.status()
-	assert.Equal(t, status.Running, st.State)
-	assert.NotNil(t, st.PID)
+	assert.NotNil(t, h.awaitState(status.Running).PID)
 	d.free()
 	h.awaitResult(upgrade.ResultCommitted)
 	h.awaitStatus("no upgrade is in flight", func(st *status.Document) bool { return st.Upgrade == nil })

@@ -80,13 +80,19 @@ func (h *testHome) setOf(version, name, value string) {
 	h.EnvOf[version] = append(h.EnvOf[version], "FAKENODE_"+name+"="+value)
 }
 
-// stage puts the fakenode of a version into the tree. A link is enough, and costs no time.
+// stage puts a copy of the fakenode of a version into the tree: a link would be changed, by its count of names, with each
+// other test's, also while it is verified. No fork has it open for writing, which would keep it from being executed.
 func (h *testHome) stage(where, version string, opts ...build.Option) {
 	h.Helper()
 	bin := filepath.Join(h.dir, "cosmovisor", where, "bin", "simd")
 	require.NoError(h, os.MkdirAll(filepath.Dir(bin), 0o755))
-	os.Remove(bin)
-	require.NoError(h, os.Link(build.Binary(h, version, opts...), bin))
+	data, err := os.ReadFile(build.Binary(h, version, opts...))
+	require.NoError(h, err)
+	syscall.ForkLock.RLock()
+	err = os.WriteFile(bin+".new", data, 0o755)
+	syscall.ForkLock.RUnlock()
+	require.NoError(h, err)
+	require.NoError(h, os.Rename(bin+".new", bin))
 }
 
 func (h *testHome) write(name, content string) {
@@ -94,6 +100,36 @@ func (h *testHome) write(name, content string) {
 	path := filepath.Join(h.dir, name)
 	require.NoError(h, os.MkdirAll(filepath.Dir(path), 0o755))
 	require.NoError(h, os.WriteFile(path, []byte(content), 0o644))
+}
+
+// gate keeps the node of version genesis from its first block until open is called: what is done before comes in time.
+func (h *testHome) gate() (open func()) {
+	h.Helper()
+	bin := filepath.Join(h.dir, "cosmovisor/genesis/bin/simd")
+	require.NoError(h, os.Link(bin, bin+".node"))
+	h.script("while ! [ -e " + h.dir + "/open ]; do sleep 0.02; done\nexec " + bin + ".node \"$@\"\n")
+	return func() { h.write("open", "") }
+}
+
+// runs waits until the node's process is there, and all of its start is recorded.
+func (h *testHome) runs() *status.Document {
+	h.Helper()
+	return h.awaitStatus("it runs", func(st *status.Document) bool { return st.PID != nil })
+}
+
+// saidAt is when the log said a message first; ok is false where it never did.
+func (h *testHome) saidAt(message string) (at time.Time, ok bool) {
+	h.Helper()
+	for line := range strings.Lines(h.lines()) {
+		stamp, rest, found := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+		if !found || !strings.Contains(rest, message) {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339Nano, stamp)
+		require.NoError(h, err, line)
+		return at, true
+	}
+	return time.Time{}, false
 }
 
 // plan writes a plan into the node's file as another tool might, by a rename.
@@ -227,7 +263,11 @@ func (h *testHome) startCommand(cmd *exec.Cmd) *run {
 }
 
 func (r *run) cleanUp() {
-	_ = syscall.Kill(r.cmd.Process.Pid, syscall.SIGTERM)
+	select {
+	case <-r.ended: // its pid may be another's by now
+	default:
+		_ = syscall.Kill(r.cmd.Process.Pid, syscall.SIGTERM)
+	}
 	select {
 	case <-r.ended:
 	case <-time.After(patience):
@@ -271,7 +311,7 @@ func (h *testHome) client() *client.Client {
 
 // status asks the running supervisor; nil where it doesn't answer.
 func (h *testHome) status() *status.Document {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	raw, err := h.client().Status(ctx)
 	st := &status.Document{}

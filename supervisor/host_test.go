@@ -146,12 +146,26 @@ func (h *host) leftNode() int {
 		return 0
 	}
 	require.NoError(h, err)
-	for _, pid := range holders(info) {
+	pids := holders(info)
+	// A supervisor that is killed amid a fork leaves a child that is still itself: once it executes its program it has the
+	// lock no more, unless it is the node.
+	h.wait("nothing is amid its fork", func() bool {
+		pids = holders(info)
+		return !slices.ContainsFunc(pids, isFork)
+	})
+	for _, pid := range pids {
 		if proctest.Alive(pid) {
 			return pid
 		}
 	}
 	return 0
+}
+
+// isFork tells whether a process still runs the program that the supervisor is.
+func isFork(pid int) bool {
+	exe, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
+	self, serr := os.Stat("/proc/self/exe")
+	return err == nil && serr == nil && os.SameFile(exe, self)
 }
 
 // holders finds the processes that have a file open, as far as we may look.

@@ -63,7 +63,7 @@ func TestMetricsOfALife(t *testing.T) {
 	for _, p := range []upgrade.Phase{upgrade.Stopped, upgrade.Snapshotted, upgrade.Switched, upgrade.Migrated, upgrade.Committed} {
 		assert.True(t, has(`supervisor_upgrade_phase_duration_seconds_count\{node="simd",phase="`+string(p)+`"\} 1`)(), p)
 	}
-	assert.True(t, has(`supervisor_snapshots\{node="simd"\} 1`)())
+	h.wait("its snapshot", has(`supervisor_snapshots\{node="simd"\} 1`))
 	h.wait("it runs", has(`supervisor_state\{node="simd",state="running"\} 1`))
 	h.wait("a height", has(`supervisor_node_height\{node="simd"\} [0-9]+`))
 	code, body := get(address, "/readyz")

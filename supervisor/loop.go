@@ -191,11 +191,19 @@ func (s *Supervisor) armClock(clock time.Time) {
 	}
 	if !s.file.unusable.IsZero() {
 		consider(s.file.unusable.Add(unusableSoon))
-		consider(s.file.tellAt)
+		consider(later(s.file.tellAt, clock)) // overdue where its time came during a job
 	}
 	if !next.IsZero() {
 		s.clockTimer.Reset(min(next.Sub(clock), time.Minute)) // a clock may be set: look again at least once a minute
 	}
+}
+
+// later is t, or a moment after clock where t is past.
+func later(t, clock time.Time) time.Time {
+	if t.After(clock) {
+		return t
+	}
+	return clock.Add(recheck)
 }
 
 // whenIdle runs f once no job runs. A job that was cancelled ends soon: it looks at its context between effects.

@@ -130,7 +130,7 @@ func TestNothingRunsOn(t *testing.T) {
 			code := w.end(t)
 			assert.Equal(t, map[bool]int{false: 0, true: ExitHeld}[name == "hold"], code)
 			var left []string
-			proctest.WaitFor(t, 5*time.Second, "no goroutine is left", func() bool {
+			proctest.WaitFor(t, patience, "no goroutine is left", func() bool {
 				left = goroutines()
 				return len(left) <= before || t.Failed()
 			})

@@ -64,13 +64,11 @@ func TestUnderSystemd(t *testing.T) {
 func TestStopAsksForTimeAtOnce(t *testing.T) {
 	t.Parallel()
 	h, m := newHome(t), newManager(t)
-	h.set("STOP_DELAY", "3s")
 	r := h.startUnder(m) // without a watchdog a sign of life comes each five seconds
 	m.await("READY=1")
 	r.signal(syscall.SIGTERM)
 	m.await("STOPPING=1")
-	m.await("EXTEND_TIMEOUT_USEC=40000000")
-	assert.Zero(t, h.count(trace.Exit, "v1"), "while the node stops")
+	assert.Equal(t, "EXTEND_TIMEOUT_USEC=40000000", m.await(""), "what is said next")
 	require.Equal(t, 0, r.exit())
 }
 
@@ -91,11 +89,12 @@ func TestReadyWhenHealthy(t *testing.T) {
 	t.Parallel()
 	h, m := newHome(t), newManager(t)
 	h.Systemd.Ready = ReadyHealthy
-	h.set("START_DELAY", "2s")
+	open := h.gate()
 	r := h.startUnder(m, "WATCHDOG_USEC=400000")
 	m.await("EXTEND_TIMEOUT_USEC")
 	m.await("STATUS=running")
 	m.never("READY=1")
+	open()
 	m.await("READY=1")
 	assert.NotNil(t, h.status().HeightSource)
 	r.stop()

@@ -81,7 +81,7 @@ func TestPlanFarAhead(t *testing.T) {
 	h := newHome(t, "v2")
 	r := h.start()
 	h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil })
-	const at = 600
+	const at = 1200
 	h.plan("v2", at)
 	st := h.awaitStatus("it is scheduled", func(st *status.Document) bool { return st.Plan != nil && !st.Plan.Exact })
 	assert.Equal(t, int64(at), *st.Plan.Height)
@@ -273,15 +273,16 @@ func TestLinkChangedBesideTheNode(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHome(t, "v2", "v3")
-			h.set("UPGRADE", "v2@40")
-			h.set("BLOCK_TIME", "50ms")
+			h.set("UPGRADE", "v2@4")
+			open := h.gate()
 			r := h.start()
-			h.await(trace.FirstBlock, "v1")
+			h.runs()
 			link := h.layout().Link()
 			require.NoError(t, os.Remove(link))
 			if target != "" {
 				require.NoError(t, os.Symlink(target, link))
 			}
+			open()
 			if name == "another" || name == "dangling" {
 				st := h.awaitState(status.WaitingForBinary)
 				assert.NotNil(t, st.PID)

@@ -2,6 +2,8 @@ package supervisor
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -188,11 +190,14 @@ func TestServerAwayInTheWindow(t *testing.T) {
 	h := newPgHome(t, pg, "node", "clone", "v2")
 	h.set("UPGRADE", "v2@6")
 	h.Node.Hold = HoldWait
-	h.Upgrade.Delay = 2 * time.Second // the window in which the server goes
+	h.write("block", "")
+	block := filepath.Join(h.dir, "block")
+	h.Systemd.Units = []unitSpec{{At: AfterStop, Name: "x", Blocking: block}} // the window in which the server goes
 	r := h.start()
-	h.awaitStatus("the window", func(st *status.Document) bool { return st.Upgrade != nil && st.Upgrade.Phase == upgrade.Stopped })
+	h.wait("the window", func() bool { return h.unitsActed()[0] == "after-stop x" })
 	before := h.content()
 	pg.StopServer()
+	require.NoError(t, os.Remove(block))
 	st := h.awaitState(status.Held)
 	assert.Equal(t, upgrade.Stopped, st.Upgrade.Phase)
 	assert.Equal(t, "genesis", h.current())

@@ -108,7 +108,8 @@ func TestStopsUseNoAttemptUp(t *testing.T) {
 func TestRollbackByPolicy(t *testing.T) {
 	t.Parallel()
 	h := newHome(t, "v2")
-	h.set("UPGRADE", "v2@200") // late enough for a height to be read
+	h.set("UPGRADE", "v2@200")
+	h.set("BLOCK_TIME", "15ms") // late enough for a height to be read
 	h.set("TRACE_BLOCKS", "true")
 	h.setOf("v2", "PANIC_AT", "201")
 	h.Upgrade.OnFailure = upgrade.OnFailureRollback
@@ -149,6 +150,7 @@ func TestNoRollbackPastABlock(t *testing.T) {
 	t.Parallel()
 	h := newHome(t, "v2")
 	h.set("UPGRADE", "v2@150")
+	h.set("BLOCK_TIME", "20ms") // late enough for a height to be read
 	h.setOf("v2", "PANIC_AT", "160")
 	h.Upgrade.OnFailure = upgrade.OnFailureRollback
 	h.Upgrade.Probation.Up = time.Hour

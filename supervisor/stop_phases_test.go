@@ -27,11 +27,11 @@ func TestStopInEachPhase(t *testing.T) {
 		phase  upgrade.Phase
 	}{
 		"while the node stops": {
-			func(h *testHome) { h.set("STOP_DELAY", "500ms") },
+			func(h *testHome) { h.setOf("genesis", "STOP_DELAY", "4s") },
 			func(h *testHome) bool { return len(h.signals()) > 0 }, upgrade.Staged,
 		},
 		"in the delay": {
-			func(h *testHome) { h.Upgrade.Delay = 2 * time.Second },
+			func(h *testHome) { h.Upgrade.Delay = time.Hour },
 			func(h *testHome) bool { return strings.Contains(h.lines(), "phase=stopped") }, upgrade.Stopped,
 		},
 		"in the script": {
@@ -42,7 +42,7 @@ func TestStopInEachPhase(t *testing.T) {
 			func(h *testHome) bool { _, err := os.Stat(filepath.Join(h.dir, "once")); return err == nil }, upgrade.Snapshotted,
 		},
 		"in pre-upgrade": {
-			func(h *testHome) { h.set("PRE_UPGRADE_DELAY", "2s") },
+			func(h *testHome) { h.set("PRE_UPGRADE_DELAY", "1h") },
 			func(h *testHome) bool { return h.count(trace.PreUpgrade, "v2") > 0 }, upgrade.Switched,
 		},
 	}
@@ -60,6 +60,8 @@ func TestStopInEachPhase(t *testing.T) {
 			assert.Equal(t, c.phase, j.Upgrade.Phase)
 			assert.Nil(t, j.Hold)
 			assert.Zero(t, h.count(trace.Start, "v2"))
+			h.Upgrade.Delay = 0
+			h.set("PRE_UPGRADE_DELAY", "0")
 			r = h.start()
 			h.awaitResult(upgrade.ResultCommitted)
 			r.stop()
@@ -90,7 +92,7 @@ func TestStopThatHitsTheHookFirst(t *testing.T) {
 			}, upgrade.Snapshotted,
 		},
 		"pre-upgrade": {
-			func(h *testHome) { h.set("PRE_UPGRADE_DELAY", "3s") },
+			func(h *testHome) { h.set("PRE_UPGRADE_DELAY", "1h") },
 			func(h *testHome) int {
 				for _, e := range h.events() {
 					if e.Kind == trace.PreUpgrade {
@@ -110,13 +112,21 @@ func TestStopThatHitsTheHookFirst(t *testing.T) {
 			r := h.start()
 			pid := 0
 			h.wait(name, func() bool { pid = c.pid(h); return pid > 0 })
+			ended := time.Now()
 			require.NoError(t, syscall.Kill(pid, syscall.SIGTERM))
 			h.wait("its end", func() bool { return syscall.Kill(pid, 0) != nil })
-			r.stop()
+			_ = syscall.Kill(r.cmd.Process.Pid, syscall.SIGTERM) // gone, where this comes too late
+			code := r.exit()
 			j := h.journal()
 			require.NotNil(t, j.Upgrade)
 			assert.Equal(t, c.phase, j.Upgrade.Phase)
+			if held, ok := h.saidAt("held: the node is not started"); ok {
+				assert.Greater(t, held.Sub(ended), settle, "a stop has so long to come; on this machine it came later")
+				return
+			}
+			assert.Zero(t, code)
 			assert.Nil(t, j.Hold)
+			h.set("PRE_UPGRADE_DELAY", "0")
 			r = h.start()
 			h.awaitResult(upgrade.ResultCommitted)
 			r.stop()

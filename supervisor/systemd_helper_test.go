@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"nodevisor/systemd"
 )
@@ -134,10 +135,10 @@ func (h *testHome) unitsActed() []string {
 // manager is the service manager's end of a notify socket.
 type manager struct {
 	*testing.T
-	conn *net.UnixConn
 	path string
-	said []string // each line that has come, in order
-	rest []string // those of the last message that nobody awaited yet
+	took chan []byte // each message, taken at once: a queue that is full loses what is true for a moment alone
+	said []string    // each line that was read, in order
+	rest []string    // those of the last message that nobody awaited yet
 }
 
 func newManager(t *testing.T) *manager {
@@ -145,27 +146,46 @@ func newManager(t *testing.T) *manager {
 	dir, err := os.MkdirTemp("", "sd-")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	m := &manager{T: t, path: filepath.Join(dir, "notify")}
-	m.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.path, Net: "unixgram"})
+	m := &manager{T: t, path: filepath.Join(dir, "notify"), took: make(chan []byte, 10000)}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.path, Net: "unixgram"})
 	require.NoError(t, err)
-	t.Cleanup(func() { m.conn.Close() })
+	t.Cleanup(func() { conn.Close() })
+	go m.take(conn)
 	return m
+}
+
+// take takes messages until the socket is closed, and lets the barriers that come with them fall.
+func (m *manager) take(conn *net.UnixConn) {
+	for {
+		buf, oob := make([]byte, 4096), make([]byte, 256)
+		n, nc, _, _, err := conn.ReadMsgUnix(buf, oob)
+		if err != nil {
+			return
+		}
+		m.took <- buf[:n]
+		messages, _ := unix.ParseSocketControlMessage(oob[:nc])
+		for i := range messages {
+			fds, _ := unix.ParseUnixRights(&messages[i])
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+		}
+	}
 }
 
 // env is what systemd puts into the environment of a service.
 func (m *manager) env(more ...string) []string { return append(more, "NOTIFY_SOCKET="+m.path) }
 
-// next takes one message and returns its lines; none where nothing came in time.
+// next reads one message and returns its lines; none where nothing came in time.
 func (m *manager) next(patience time.Duration) []string {
-	buf, oob := make([]byte, 4096), make([]byte, 256)
-	require.NoError(m, m.conn.SetReadDeadline(time.Now().Add(patience)))
-	n, _, _, _, err := m.conn.ReadMsgUnix(buf, oob)
-	if err != nil {
+	select {
+	case message := <-m.took:
+		lines := strings.Split(string(message), "\n")
+		m.said = append(m.said, lines...)
+		return lines
+	case <-time.After(patience):
 		return nil
 	}
-	lines := strings.Split(string(buf[:n]), "\n")
-	m.said = append(m.said, lines...)
-	return lines
 }
 
 // await takes messages until a line begins so.

@@ -128,7 +128,7 @@ func TestUnitsBeforeTheDataIsTouched(t *testing.T) {
 		"it panics at the upgrade": func(h *testHome) { h.set("UPGRADE", "v2@5"); h.set("AT_UPGRADE", "panic") },
 		"it stays at the upgrade":  func(h *testHome) { h.set("UPGRADE", "v2@5") },
 		"snapshot at its end":      func(h *testHome) { h.SnapshotOn = []string{"exit"}; h.set("EXIT_AFTER", "200ms") },
-		"halt":                     func(h *testHome) { h.Args = []string{"start", "--halt-height=60"}; h.set("AT_HALT", "exit0") },
+		"halt":                     func(h *testHome) { h.Args = []string{"start", "--halt-height=6"}; h.set("AT_HALT", "exit0") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -137,12 +137,14 @@ func TestUnitsBeforeTheDataIsTouched(t *testing.T) {
 			block := filepath.Join(h.dir, "block")
 			h.Systemd.Units = []unitSpec{{At: BeforeStop, Name: "x"}, {At: AfterStop, Name: "y", Blocking: block}}
 			prepare(h)
+			open := h.gate()
 			r := h.start()
-			h.await(trace.FirstBlock, "v1")
+			h.runs()
 			if name == "halt" {
-				_, err := h.do(client.OpHalt, client.Request{Height: 60})
+				_, err := h.do(client.OpHalt, client.Request{Height: 6})
 				require.NoError(t, err)
 			}
+			open()
 			h.wait("the units", func() bool { return len(h.unitsActed()) == 2 })
 			require.Equal(t, []string{"before-stop x", "after-stop y"}, h.unitsActed())
 			h.awaitStatus("the node's end", func(st *status.Document) bool { return st.PID == nil })

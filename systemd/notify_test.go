@@ -106,7 +106,7 @@ func TestNobodyReads(t *testing.T) {
 	n.Ready()
 	n.Status("second")
 	n.Alive(time.Second)
-	assert.Less(t, time.Since(begun), time.Second)
+	assert.Less(t, time.Since(begun), 10*time.Second)
 	for range filled {
 		require.Equal(t, "x", take(t, conn, time.Second))
 	}

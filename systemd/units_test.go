@@ -49,7 +49,7 @@ func host(t *testing.T, units map[string]string) func(args ...string) (string, e
 	require.NoError(t, err)
 	environ := append(os.Environ(), "SD_STATE="+filepath.Join(dir, "state"), "SD_UNITS="+strings.Join(files, " "), "SD_BIND="+program+":/run-inside:ro", "SD_SIZE=256m")
 	script := func(name string, args ...string) (string, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, filepath.Join(scripts, name), args...)
 		cmd.Env, cmd.WaitDelay = environ, time.Second

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -251,7 +252,12 @@ func TestCarryEndsBetweenTwoEffects(t *testing.T) {
 	e := h.engine()
 	h.begin(e)
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, cancel)
+	go func() {
+		for !strings.Contains(readable(h.l.JournalPath()), `"stopped"`) && t.Context().Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+	}()
 	require.ErrorIs(t, e.Carry(ctx), context.Canceled, "a stop is not waited out")
 	assert.Equal(t, Stopped, h.onDisk().Upgrade.Phase)
 	require.ErrorIs(t, e.Carry(ctx), context.Canceled)

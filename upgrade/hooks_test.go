@@ -131,7 +131,7 @@ func TestPreUpgradeThatWasStopped(t *testing.T) {
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
-		time.Sleep(300 * time.Millisecond) // the request is on its way
+		time.Sleep(100 * time.Millisecond) // the request is on its way
 		cancel()
 	}()
 	require.ErrorIs(t, e.Carry(ctx), context.Canceled)

@@ -180,7 +180,7 @@ func TestStoreLoaderNeedsThePlanFile(t *testing.T) {
 func TestPlanInTwoWrites(t *testing.T) {
 	h := newHome(t)
 	path := h.file("data", "upgrade-info.json")
-	p := h.start("v1", "UPGRADE=v2@3:info", "PARTIAL_PLAN=1", "PLAN_PAUSE=500ms")
+	p := h.start("v1", "UPGRADE=v2@3:info", "PARTIAL_PLAN=1", "PLAN_PAUSE=3s")
 	h.eventually("half a plan", func() bool { data, _ := os.ReadFile(path); return len(data) > 0 && !json.Valid(data) })
 	h.event(p, trace.Halted)
 	data, err := os.ReadFile(path)

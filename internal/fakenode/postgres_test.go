@@ -103,17 +103,17 @@ func TestNodeWithDatabase(t *testing.T) {
 	rows := func() string { return pg.Query("node", "SELECT count(*) FROM blocks")[0] }
 	for n := range 5 {
 		cmd := start("v1")
-		require.Eventually(t, func() bool { return len(countOf(t, log, trace.FirstBlock)) > n }, 20*time.Second, 2*time.Millisecond)
+		require.Eventually(t, func() bool { return len(countOf(t, log, trace.FirstBlock)) > n }, 2*time.Minute, 2*time.Millisecond)
 		require.NoError(t, cmd.Process.Kill())
 		_ = cmd.Wait()
 	}
 	halted := start("v1", "--upgrade", "v2@400")
-	build.WaitEvent(t, log, 30*time.Second, build.Kind(trace.Halted, "v1"))
+	build.WaitEvent(t, log, 2*time.Minute, build.Kind(trace.Halted, "v1"))
 	assert.Equal(t, "399", rows())
 	require.NoError(t, halted.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, halted.Wait())
 	upgraded := start("v2", "--upgrade", "v2@400")
-	build.WaitEvent(t, log, 30*time.Second, build.Kind(trace.FirstBlock, "v2"))
+	build.WaitEvent(t, log, 2*time.Minute, build.Kind(trace.FirstBlock, "v2"))
 	require.NoError(t, upgraded.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, upgraded.Wait())
 	old := start("v1")

@@ -61,13 +61,13 @@ func TestIgnoreTerm(t *testing.T) {
 
 func TestStopDelayKeepsTheLock(t *testing.T) {
 	h := newHome(t)
-	p := h.start("v1", "STOP_DELAY=1s")
+	p := h.start("v1", "STOP_DELAY=4s")
 	h.event(p, trace.FirstBlock)
 	p.signal(syscall.SIGTERM)
 	asked := h.event(p, trace.Signal)
 	assert.Equal(t, 1, h.start("v1").code(), "the store is still locked")
 	assert.Zero(t, p.code())
-	assert.GreaterOrEqual(t, h.event(p, trace.Exit).Time-asked.Time, int64(1e9))
+	assert.GreaterOrEqual(t, h.event(p, trace.Exit).Time-asked.Time, int64(4e9))
 }
 
 func TestStopWithinTheStartDelay(t *testing.T) {

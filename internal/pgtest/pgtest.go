@@ -88,17 +88,18 @@ func Start(tb testing.TB, options ...Option) *Cluster {
 		"listen_addresses = ''", "unix_socket_directories = '" + dir + "'", "fsync = off", "synchronous_commit = off", "full_page_writes = off",
 		"wal_level = logical", "max_prepared_transactions = 10", "shared_buffers = 64MB", "max_wal_size = 256MB", "logging_collector = off",
 	}
-	if set.tcp {
-		c.Port = c.freePort()
-		conf = append(conf, "listen_addresses = '127.0.0.1'", fmt.Sprintf("port = %d", c.Port))
-	}
 	if set.tls {
 		c.certify()
 	}
-	c.write("data/postgresql.conf", strings.Join(append(conf, set.conf...), "\n")+"\n")
 	if set.hba != nil {
 		c.write("data/pg_hba.conf", strings.Join(set.hba, "\n")+"\n")
 	}
+	conf = append(conf, set.conf...)
+	if set.tcp {
+		c.startAtFreePort(conf)
+		return c
+	}
+	c.write("data/postgresql.conf", strings.Join(conf, "\n")+"\n")
 	c.StartServer()
 	return c
 }
@@ -148,19 +149,29 @@ func (c *Cluster) write(name, text string) {
 // run runs one of the server's programs as its user.
 func (c *Cluster) run(program string, args ...string) string {
 	c.tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	out, err := c.try(program, args...)
+	require.NoError(c.tb, err, "%s %s: %s", program, strings.Join(args, " "), out)
+	return out
+}
+
+// try is run for a program that may fail.
+func (c *Cluster) try(program string, args ...string) (output string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(c.Bin, program), args...)
 	cmd.Dir, cmd.SysProcAttr, cmd.Env = c.Dir, c.cred, []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH"), "HOME=" + c.Dir}
 	out, err := cmd.CombinedOutput()
-	require.NoError(c.tb, err, "%s %s: %s", program, strings.Join(args, " "), out)
-	return string(out)
+	return string(out), err
 }
 
 // StartServer starts a server that StopServer or Kill ended.
 func (c *Cluster) StartServer() {
 	c.tb.Helper()
-	c.run("pg_ctl", "-D", filepath.Join(c.Dir, "data"), "-l", filepath.Join(c.Dir, "log"), "-w", "-s", "-t", "50", "start")
+	c.run("pg_ctl", c.startArgs()...)
+}
+
+func (c *Cluster) startArgs() []string {
+	return []string{"-D", filepath.Join(c.Dir, "data"), "-l", filepath.Join(c.Dir, "log"), "-w", "-s", "-t", "100", "start"}
 }
 
 // StopServer ends the server: its sessions are ended, its data is written.

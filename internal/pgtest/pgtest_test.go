@@ -1,13 +1,24 @@
 package pgtest_test
 
 import (
+	"fmt"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"nodevisor/internal/pgtest"
 )
+
+func TestStartAtAFreePort(t *testing.T) {
+	c := pgtest.Start(t, pgtest.TCP())
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", c.Port))
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	assert.Equal(t, []string{"1"}, c.Query("postgres", "SELECT 1"), "and on its socket")
+}
 
 func TestStartIsQuickAndReal(t *testing.T) {
 	begin := time.Now()

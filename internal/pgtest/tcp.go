@@ -13,6 +13,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -42,6 +44,22 @@ func (c *Cluster) CA() string { return filepath.Join(c.Dir, "server.crt") }
 // TCPDSN is a connection string for a database over TCP, as a role with a password, which isn't in it.
 func (c *Cluster) TCPDSN(database, role string) string {
 	return fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s", c.Port, role, database)
+}
+
+// startAtFreePort starts a server with that configuration that listens at 127.0.0.1, too. Another process may take a free
+// port before the server does: then it is another one's turn.
+func (c *Cluster) startAtFreePort(conf []string) {
+	c.tb.Helper()
+	for try := 1; ; try++ {
+		c.Port = c.freePort()
+		all := append(slices.Clone(conf), "listen_addresses = '127.0.0.1'", fmt.Sprintf("port = %d", c.Port))
+		c.write("data/postgresql.conf", strings.Join(all, "\n")+"\n")
+		out, err := c.try("pg_ctl", c.startArgs()...)
+		if err == nil {
+			return
+		}
+		require.Less(c.tb, try, 5, "pg_ctl start: %v: %s", err, out)
+	}
 }
 
 // freePort is one that nobody listens at. It lies below the range that the kernel gives to clients (ip(7),

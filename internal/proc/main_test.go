@@ -40,7 +40,7 @@ func startOrphan(t *testing.T) int {
 	require.NoError(t, Run(sh(`setsid sh -c 'echo $$ > `+pidFile+`; exec sleep 60' & while ! [ -s `+pidFile+` ]; do sleep 0.01; done`)))
 	pid := readPid(t, pidFile)
 	t.Cleanup(func() { endOrphan(t, pid) })
-	waitFor(t, 5*time.Second, "the orphan is adopted", func() bool {
+	waitFor(t, 20*time.Second, "the orphan is adopted", func() bool {
 		st, err := ReadStat(pid)
 		return err == nil && st.Parent == os.Getpid()
 	})
@@ -56,7 +56,7 @@ func endOrphan(t *testing.T, pid int) {
 			}
 		}
 	})
-	waitFor(t, 5*time.Second, "the orphan is gone", func() bool {
+	waitFor(t, 20*time.Second, "the orphan is gone", func() bool {
 		Reap()
 		_, err := ReadStat(pid)
 		return err != nil

@@ -80,7 +80,7 @@ func TestOutputLeavesSetStreamsAlone(t *testing.T) {
 // readPid waits for a pid that a script writes.
 func readPid(t *testing.T, path string) (pid int) {
 	t.Helper()
-	waitFor(t, 10*time.Second, "the script has started", func() bool {
+	waitFor(t, 20*time.Second, "the script has started", func() bool {
 		data, _ := os.ReadFile(path)
 		n, err := strconv.Atoi(strings.TrimSpace(string(data)))
 		pid = n
@@ -110,7 +110,7 @@ func TestOutputKillsTheGroupAtTheEndOfTheContext(t *testing.T) {
 // gone waits until a process runs no more.
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	waitFor(t, 5*time.Second, "the process is gone", func() bool {
+	waitFor(t, 20*time.Second, "the process is gone", func() bool {
 		Reap()
 		st, err := ReadStat(pid)
 		return err != nil || st.Ended()

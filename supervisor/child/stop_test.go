@@ -70,7 +70,7 @@ func TestTerminateWakesAStoppedNode(t *testing.T) {
 	c := startScript(t, `mkfifo wait; trap 'exit 3' TERM; echo up > up; while :; do read x <> wait; done`) // no forks: vfork delays a stop
 	proctest.FileWith(t, filepath.Join(c.cmd.Dir, "up"))
 	require.NoError(t, c.Signal(syscall.SIGSTOP))
-	proctest.WaitFor(t, 5*time.Second, "it is stopped", func() bool {
+	proctest.WaitFor(t, 20*time.Second, "it is stopped", func() bool {
 		st, err := proc.ReadStat(c.Pid())
 		return err == nil && st.State == 'T'
 	})
@@ -115,13 +115,14 @@ func TestLeftBehindAreStopped(t *testing.T) {
 		"session, obeys":   {`setsid sh -c 'trap "echo yes > told; exit 0" TERM; echo $$ > left; while :; do sleep 0.02; done' &`, false},
 		"session, ignores": {`setsid sh -c 'trap "" TERM; echo $$ > left; while :; do sleep 0.02; done' &`, true},
 		"double fork":      {`( setsid sh -c 'trap "" TERM; echo $$ > left; while :; do sleep 0.02; done' & ) &`, true},
-		"stopped, obeys":   {`sh -c 'trap "echo yes > told; exit 0" TERM; echo $$ > left; kill -STOP $$; while :; do sleep 0.02; done' &`, false},
+		"stopped, obeys": {`sh -c 'trap "echo yes > told; exit 0" TERM; echo $$ > left; kill -STOP $$; while :; do sleep 0.02; done' &
+			while ! grep -qs "^State:.T" /proc/$(cat left 2>/dev/null || echo 0)/status; do sleep 0.01; done;`, false},
 		// What is born of the stop, ignoring SIGTERM from birth, is found too.
 		"breeds a newcomer": {`setsid sh -c 'trap "trap \"\" TERM; setsid sleep 60 & echo \$! > left; exit 0" TERM; echo $$ > left; while :; do sleep 0.02; done' &`, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := startScript(t, tc.leave+` while ! [ -s left ]; do sleep 0.01; done; exit 9`, func(s *Spec) {
-				s.Linger = 5 * time.Second
+				s.Linger = 20 * time.Second
 				if tc.swept {
 					s.Linger = 400 * time.Millisecond
 				}
@@ -195,7 +196,7 @@ func TestOlderOrphansAreNotTheNodes(t *testing.T) {
 	id, err := proc.Identify(pid)
 	require.NoError(t, err)
 	self := filepath.Join("/proc", "self")
-	proctest.WaitFor(t, 5*time.Second, "the clock of start times has moved on", func() bool {
+	proctest.WaitFor(t, 20*time.Second, "the clock of start times has moved on", func() bool {
 		res, err := proc.Output(t.Context(), proctest.Shell("cat "+self+"/stat"), 1000)
 		fields := strings.Fields(string(res.Stdout))
 		start, perr := strconv.ParseUint(fields[21], 10, 64)

@@ -61,12 +61,12 @@ func TestNoAnswer(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Close()
 	c := New(path)
-	c.patience = 100 * time.Millisecond
+	c.patience = time.Second
 	_, err = c.Status(t.Context())
 	require.ErrorIs(t, err, ErrNoAnswer)
 	_, err = c.Do(t.Context(), OpHalt, Request{Name: "secret-of-the-body"})
 	require.ErrorIs(t, err, ErrNoAnswer)
-	assert.Contains(t, err.Error(), fmt.Sprintf("no answer of process %d within 100ms; nothing was changed", os.Getpid()))
+	assert.Contains(t, err.Error(), fmt.Sprintf("no answer of process %d within 1s; nothing was changed", os.Getpid()))
 	assert.Contains(t, hint.Of(err), fmt.Sprintf("-p %d", os.Getpid()))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("by hand"))
@@ -99,7 +99,7 @@ func TestTaken(t *testing.T) {
 	t.Cleanup(func() { server.Close() })
 	t.Cleanup(func() { close(over) })
 	c := New(path)
-	c.patience = 50 * time.Millisecond
+	c.patience = 2 * time.Second // it must be taken within that
 	ctx, cancel := context.WithCancelCause(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -110,7 +110,7 @@ func TestTaken(t *testing.T) {
 	select {
 	case err := <-done:
 		require.Fail(t, "it is still under way", "%v", err)
-	case <-time.After(4 * c.patience):
+	case <-time.After(c.patience + 100*time.Millisecond):
 	}
 	gone := errors.New("by hand")
 	cancel(gone)

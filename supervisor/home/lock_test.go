@@ -164,6 +164,8 @@ func holdLock(t *testing.T, l *Lock) *exec.Cmd {
 	cmd.ExtraFiles = []*os.File{l.File()}
 	require.NoError(t, proc.Start(cmd))
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = proc.Wait(cmd) })
+	// The start is over before the kernel has put the new arguments in place.
+	proctest.WaitFor(t, 20*time.Second, "it has its name", func() bool { return argv0(cmd.Process.Pid) == "/bin/sleep" })
 	return cmd
 }
 
@@ -291,7 +293,7 @@ func TestLockIsNotInheritedByAccident(t *testing.T) {
 	cmd := exec.Command("/bin/sleep", "60")
 	require.NoError(t, proc.Start(cmd))
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = proc.Wait(cmd) })
-	proctest.WaitFor(t, 5*time.Second, "it was executed", func() bool {
+	proctest.WaitFor(t, 20*time.Second, "it was executed", func() bool {
 		exe, err := os.Readlink(procPath(cmd.Process.Pid, "exe"))
 		return err == nil && strings.HasSuffix(exe, "sleep")
 	})

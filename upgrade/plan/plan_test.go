@@ -121,7 +121,7 @@ func TestReadPlanFile(t *testing.T) {
 	select {
 	case err := <-done:
 		require.ErrorIs(t, err, ErrInvalid)
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		require.Fail(t, "a FIFO in the place of the plan file blocks the reader")
 	}
 }

@@ -259,6 +259,6 @@ func TestLookAtPlanFileSeesEveryWrite(t *testing.T) {
 	require.Eventually(t, func() bool { // two writes within one tick of the file system's clock look the same
 		announce("v3")
 		return first.id != LookAt(path, true).id
-	}, time.Second, 2*time.Millisecond)
+	}, 20*time.Second, 2*time.Millisecond)
 	assert.Equal(t, "v3", second.Plan.Name)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 func TestLinesFindTheAnnouncement(t *testing.T) {
@@ -63,12 +64,20 @@ func TestLinesStayQuick(t *testing.T) {
 	require.NoError(t, err)
 	for _, part := range []string{`UPGRADE "`, `UPGRADE \`, `UPGRADE "" NEEDED at height:`, `" NEEDED at height: 1`, "\x1b[", `\u001b[1m`} {
 		line := []byte(strings.Repeat(part, maxLine/len(part)-8) + `" NEEDED at height: x`)
-		began := time.Now()
+		began := worked(t)
 		for range 3 {
 			l.Line(line)
 		}
-		assert.Less(t, time.Since(began), 3*time.Second, "%q", part)
+		assert.Less(t, worked(t)-began, 3*time.Second, "%q", part)
 	}
+}
+
+// worked is the processor time that this process has used: that of the clock is also everybody else's.
+func worked(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func TestLinesFindHeights(t *testing.T) {

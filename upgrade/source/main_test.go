@@ -16,7 +16,7 @@ import (
 )
 
 // patience bounds every wait for something that must happen; a busy machine needs some of it.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // logged is a slog handler's output that may be read while it is written.
 type logged struct {
