@@ -33,7 +33,7 @@ build: ## all programs, into build/
 test: ## go vet, then unit tests and scripts, under the race detector where there is a C compiler
 	@test -z "$(strip $(MISSING))" || echo "missing on this machine: $(strip $(MISSING)); make deps installs it"
 	go vet ./...
-	go test $(RACE) -timeout 15m ./...
+	go test $(RACE) -timeout 45m ./...
 
 test-postgres: ## databases against another server: PG_BIN=/usr/lib/postgresql/17/bin; pg_dump on PATH must be as new
 	@test -x "$(PG_BIN)/initdb" || { echo "PG_BIN must name the directory of initdb, pg_ctl and postgres"; exit 2; }
@@ -101,7 +101,7 @@ packages: $(TOOLS)/nfpm-$(NFPM) ## both kinds
 	NFPM=$< packaging/build.sh deb rpm
 
 packages-check: $(TOOLS)/nfpm-$(NFPM) ## builds the packages twice, installs, upgrades, removes and purges them in roots of their own
-	NFPM=$< go test -tags packages -count 1 -timeout 10m ./packaging/
+	NFPM=$< go test -tags packages -count 1 -timeout 30m ./packaging/
 
 $(TOOLS)/nfpm-$(NFPM):
 	GOBIN=$(TOOLS) go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM)
