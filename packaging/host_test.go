@@ -75,7 +75,7 @@ func (h *host) node(name string) (pid int) {
 		}
 		pid = st.PID
 		return st.State == "running" && pid > 0
-	}, 30*time.Second, 100*time.Millisecond, "%s does not run", name)
+	}, 2*time.Minute, 100*time.Millisecond, "%s does not run", name)
 	require.NotZero(h.t, pid, last)
 	return pid
 }

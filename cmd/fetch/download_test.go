@@ -75,19 +75,33 @@ func TestDownload(t *testing.T) {
 }
 
 func TestDownloadReportsProgress(t *testing.T) {
+	told := make(chan struct{})
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "2000")
 		_, _ = io.WriteString(w, strings.Repeat("x", 1000))
 		w.(http.Flusher).Flush()
 		select {
-		case <-time.After(3 * tick):
+		case <-told:
 		case <-r.Context().Done():
 		}
 		_, _ = io.WriteString(w, strings.Repeat("x", 1000))
 	})
-	o := invoke(t, "--url", url)
-	require.Equal(t, 0, o.code, o.stderr)
-	assert.Contains(t, o.progress, fetch.Message{Done: 1000, Total: 2000})
+	cmd := exec.CommandContext(t.Context(), program, "--url", url, "--out", t.TempDir(), "--name", "simd")
+	cmd.Env = []string{}
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	messages := json.NewDecoder(stdout)
+	var m fetch.Message
+	require.NoError(t, messages.Decode(&m))
+	assert.Equal(t, fetch.Message{Done: 1000, Total: 2000}, m)
+	close(told) // the rest comes when the half was reported, however slow that is
+	for err == nil {
+		err = messages.Decode(&m)
+	}
+	require.ErrorIs(t, err, io.EOF)
+	require.NoError(t, cmd.Wait())
+	assert.NotEmpty(t, m.Path)
 }
 
 // TestSourcesRefused: nothing but https, and http on this machine, is ever asked.

@@ -30,6 +30,10 @@ import (
 	"nodevisor/internal/fetch"
 )
 
+// lastWords is how long after the deadline a run may take to say that it is over, and to clear up: a busy machine gives it
+// no time at once.
+const lastWords = 5 * time.Second
+
 // options are the flags.
 type options struct {
 	url, unpack string
@@ -58,7 +62,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), o.deadline, refusal("not done within %s", o.deadline))
 	defer cancel()
 	// The context bounds what waits; an unpacker that computes isn't waiting.
-	watchdog := time.AfterFunc(o.deadline+time.Second, func() { os.Exit(1) })
+	watchdog := time.AfterFunc(o.deadline+lastWords, func() { os.Exit(1) })
 	defer watchdog.Stop()
 
 	var result fetch.Message

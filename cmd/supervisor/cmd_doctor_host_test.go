@@ -16,6 +16,7 @@ import (
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/internal/fakenode/build"
+	"nodevisor/internal/proctest"
 	"nodevisor/supervisor/home"
 	"nodevisor/upgrade/version"
 )
@@ -29,7 +30,7 @@ func (p *patient) running() bool {
 // eventually waits for a fact, bounded for a busy machine.
 func eventually(t *testing.T, what string, fact func() bool) {
 	t.Helper()
-	require.Eventually(t, fact, 30*time.Second, 20*time.Millisecond, "%s", what)
+	require.Eventually(t, fact, patience, 20*time.Millisecond, "%s", what)
 }
 
 // spawn starts a process that is killed at the test's end.
@@ -123,7 +124,10 @@ func TestDoctorBesideARun(t *testing.T) {
 		}
 		return node > 0 && p.running()
 	})
-	t.Cleanup(func() { _ = unix.Kill(node, unix.SIGKILL) })
+	t.Cleanup(func() {
+		_ = unix.Kill(node, unix.SIGKILL)
+		eventually(t, "the node is gone", func() bool { return !proctest.Alive(node) }) // it writes to the home until then
+	})
 	d := p.doctor()
 	assert.Equal(t, cli.ExitOK, d.code)
 	d.says("supervisor", "ok", "running, ", "")

@@ -2,11 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -187,8 +189,10 @@ func TestUninitAndARun(t *testing.T) {
 	stop := func(process *os.Process) {
 		require.NoError(t, process.Signal(os.Interrupt))
 		eventually(t, "all of it is gone", func() bool {
+			// The process, too: it has the lock a moment longer than its record says.
+			gone := errors.Is(process.Signal(syscall.Signal(0)), os.ErrProcessDone)
 			info, err := home.ReadLock(p.l.LockPath())
-			return err == nil && info.Supervisor == nil && info.Node == nil && !p.running()
+			return gone && err == nil && info.Supervisor == nil && info.Node == nil && !p.running()
 		})
 	}
 	process := start()

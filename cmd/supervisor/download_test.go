@@ -129,7 +129,7 @@ func TestUpgradeByDownload(t *testing.T) {
 	require.Eventually(t, func() bool {
 		out, _ := d.run("upgrade", "history", "--json")
 		return strings.Contains(out, fmt.Sprintf("%q", upgrade.ResultCommitted))
-	}, 60*time.Second, 200*time.Millisecond)
+	}, 3*patience, 200*time.Millisecond)
 	have, err := version.HashFile(t.Context(), d.binary())
 	require.NoError(t, err)
 	assert.Equal(t, d.sum, have)
@@ -166,7 +166,7 @@ func TestUpgradeByADownloadOfSomethingElse(t *testing.T) {
 	require.Eventually(t, func() bool {
 		st := state()
 		return st.State == "waiting-for-binary" && strings.Contains(strings.Join(st.Plan.Problems, ""), "checksum mismatch")
-	}, 60*time.Second, 100*time.Millisecond)
+	}, 3*patience, 100*time.Millisecond)
 	st := state()
 	assert.NotNil(t, st.PID, "the node lives")
 	assert.Equal(t, "genesis", st.Version)
@@ -178,5 +178,5 @@ func TestUpgradeByADownloadOfSomethingElse(t *testing.T) {
 
 	out, code := d.run("upgrade", "add", "v2", build.Binary(t, "v2"))
 	require.Zero(t, code, out)
-	require.Eventually(t, func() bool { return state().Version == "v2" }, 60*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return state().Version == "v2" }, 3*patience, 100*time.Millisecond)
 }

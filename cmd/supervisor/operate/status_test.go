@@ -23,6 +23,12 @@ func TestEssence(t *testing.T) {
 	b.Plan.Ready = true
 	assert.NotEqual(t, essence(&a), essence(&b))
 	assert.NotNil(t, a.Plan.ETA, "the original is left alone")
+	a.Hold, b = &upgrade.Hold{Reason: "torn", Since: eta}, a
+	b.Hold = &upgrade.Hold{Reason: "torn", Since: eta.Add(time.Second)}
+	assert.Equal(t, essence(&a), essence(&b))
+	assert.Equal(t, eta, a.Hold.Since)
+	b.Hold.Reason = "halted"
+	assert.NotEqual(t, essence(&a), essence(&b))
 	assert.Equal(t, "ab…", cut("abcdef", 3))
 	assert.Equal(t, "äöü", cut("äöü", 3))
 }

@@ -118,6 +118,11 @@ func essence(st *status.Document) string {
 		plan.ETA, plan.BlocksLeft = nil, nil
 		c.Plan = &plan
 	}
+	if h := c.Hold; h != nil {
+		hold := *h
+		hold.Since = time.Time{} // where the journal can't be read it is the moment of the question
+		c.Hold = &hold
+	}
 	text, err := json.Marshal(c)
 	if err != nil {
 		panic(err) // a document of plain fields can't fail

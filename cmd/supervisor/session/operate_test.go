@@ -21,6 +21,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor/client"
+	"nodevisor/supervisor/home"
 )
 
 // A running supervisor is asked how far it is, until its answer to the operation is there.
@@ -53,16 +54,40 @@ func TestFollowingASupervisor(t *testing.T) {
 	var seen []progress.Event
 	s := &Session{App: &cli.App{Meter: console.NewMeter(nil, nil, nil)}, Progress: func(e progress.Event) { seen = append(seen, e) }}
 	s.Config.Control.Socket = path
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	reply, err := s.ask(ctx, client.OpSnapshots, client.Request{})
 	require.NoError(t, err)
 	assert.Equal(t, "done", reply.Message)
 	require.NotEmpty(t, seen)
 	assert.Equal(t, progress.Event{Phase: "snapshot", Done: 2, Total: 1000}, seen[0])
+	time.Sleep(pollInterval) // a question that was under way may only be counted now
 	before := asked.Load()
 	time.Sleep(2 * pollInterval)
 	assert.Equal(t, before, asked.Load(), "nobody asks any more")
+}
+
+// A supervisor that has the lock and no socket yet was just started: it is waited for, and nothing is done in its place.
+func TestASocketIsWaitedFor(t *testing.T) {
+	s := &Session{App: &cli.App{}}
+	s.Layout.Home = t.TempDir()
+	require.NoError(t, os.MkdirAll(s.Layout.State(), 0o750))
+	lock, err := home.AcquireLock(s.Layout.LockPath())
+	require.NoError(t, err)
+	t.Cleanup(func() { lock.Close() })
+	asked := 0
+	live, err := s.Either(t.Context(), func() error {
+		if asked++; asked < 3 {
+			return client.ErrNotRunning
+		}
+		return nil
+	}, func(*Offline) error {
+		assert.Fail(t, "done beside it")
+		return nil
+	})
+	require.NoError(t, err)
+	assert.True(t, live)
+	assert.Equal(t, 3, asked)
 }
 
 // A signal ends the wait. It says whether the supervisor has taken the operation: only then does it go on there.
