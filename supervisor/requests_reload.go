@@ -77,7 +77,7 @@ func (s *Supervisor) takeOver(fresh reloaded) {
 	}
 	if fresh.server != nil {
 		if s.server != nil {
-			s.spawn(s.server.Retire) // whoever asked there gets its answer there
+			s.server.Retire() // whoever asked there gets its answer there
 		}
 		s.server = fresh.server
 	}

@@ -162,23 +162,29 @@ func (s *Server) restore() {
 
 // Close ends the server and removes the socket. Answers that are under way get a moment to arrive.
 func (s *Server) Close() {
+	s.stopListening()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	s.end(ctx)
-}
-
-// Retire removes the socket, and ends the server when all that was asked is answered.
-func (s *Server) Retire() { s.end(context.Background()) }
-
-func (s *Server) end(ctx context.Context) {
-	close(s.over)
-	s.mu.Lock()
-	s.listener = nil // whoever still looks for a removed socket leaves this one removed
-	s.mu.Unlock()
 	if s.http.Shutdown(ctx) != nil {
 		s.http.Close() //nolint:errcheck // the process ends
 	}
-	os.Remove(s.o.Path) //nolint:errcheck // the listener has removed it already, as a rule
+}
+
+// Retire removes the socket; what was asked at it is answered as long as the process lives.
+func (s *Server) Retire() {
+	s.stopListening()
+	go s.http.Shutdown(context.Background()) //nolint:errcheck // it ends with its last connection
+}
+
+func (s *Server) stopListening() {
+	close(s.over)
+	s.mu.Lock()
+	l := s.listener
+	s.listener = nil // whoever still looks for a removed socket leaves this one removed
+	s.mu.Unlock()
+	if l != nil {
+		l.Close() //nolint:errcheck // it removes the socket, too
+	}
 }
 
 // connKey is where a request's context has its connection.

@@ -121,3 +121,33 @@ func dropChown(t *testing.T) {
 	data[0].Effective &^= 1 << unix.CAP_CHOWN
 	assert.NoError(t, unix.Capset(&header, &data[0]))
 }
+
+// A server that another one takes the place of, at another path and at its own again, answers who asked it.
+func TestRetire(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	waits, asked := make(chan struct{}), make(chan struct{})
+	listen := func() *Server {
+		s, err := Listen(Options{Path: path, Mode: 0o600, Group: -1, Log: slog.New(slog.DiscardHandler), Operate: func(string, client.Request) (client.Reply, error) {
+			close(asked)
+			<-waits
+			return client.Reply{Message: "late"}, nil
+		}})
+		require.NoError(t, err)
+		return s
+	}
+	old := listen()
+	answer := make(chan client.Reply, 1)
+	go func() {
+		reply, err := client.New(path).Do(context.Background(), "resume", client.Request{})
+		assert.NoError(t, err)
+		answer <- reply
+	}()
+	<-asked
+	old.Retire()
+	assert.NoFileExists(t, path)
+	fresh := listen()
+	t.Cleanup(fresh.Close)
+	close(waits)
+	assert.Equal(t, "late", (<-answer).Message)
+	assert.FileExists(t, path, "the new one's")
+}
