@@ -161,10 +161,13 @@ func historyFiles(dir string) ([]string, error) {
 	return names, nil
 }
 
-// CountHistory tells how many documents the history has: LoadHistory leaves out those that can't be read.
-func CountHistory(dir string) int {
+// DamagedHistory names the documents that LoadHistory leaves out, because they can't be read.
+func DamagedHistory(dir string) []string {
 	names, _ := historyFiles(dir) //nolint:errcheck // who loads the history says why
-	return len(names)
+	return slices.DeleteFunc(names, func(n string) bool {
+		_, err := readFinished(filepath.Join(dir, n))
+		return err == nil
+	})
 }
 
 func readFinished(path string) (Finished, error) {

@@ -69,6 +69,7 @@ func TestHistoryKeepsWhatItDoesNotKnow(t *testing.T) {
 	all, err := LoadHistory(dir)
 	require.NoError(t, err)
 	require.Len(t, all, 2, "what can't be read is left out")
+	assert.Equal(t, []string{"000007-broken.json"}, DamagedHistory(dir), "and named")
 	for _, name := range []string{"000007-broken.json", "zzzzzz-notes.json", "README"} {
 		assert.FileExists(t, filepath.Join(dir, name))
 	}

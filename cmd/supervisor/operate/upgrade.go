@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -259,13 +260,12 @@ func newUpgradeHistory(a *cli.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			there := upgrade.CountHistory(s.Layout.HistoryDir()) // first: a run that adds one meanwhile is no damage
 			all, err := upgrade.LoadHistory(s.Layout.HistoryDir())
 			if err != nil {
 				return err
 			}
-			if n := there - len(all); n > 0 {
-				s.Log.Warn("documents of the history can't be read and are left out", "count", n, "dir", s.Layout.HistoryDir())
+			if bad := upgrade.DamagedHistory(s.Layout.HistoryDir()); len(bad) > 0 {
+				s.Log.Warn("documents of the history can't be read and are left out", "files", strings.Join(bad, " "), "dir", s.Layout.HistoryDir())
 			}
 			list := []status.LastUpgrade{}
 			for _, f := range all {
