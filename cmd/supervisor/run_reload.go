@@ -72,8 +72,10 @@ func (l *live) reload(inFlight bool) (made supervisor.Reloadable, takeEffect fun
 	if err != nil {
 		return made, nil, err
 	}
-	if made.NodeSocket, err = l.link.nodeSocket(fresh); err != nil {
-		return made, nil, err
+	if slices.Contains(changed, "systemd.node_notify") { // where it failed at the start that was said, and refuses no reload
+		if made.NodeSocket, err = l.link.nodeSocket(fresh); err != nil {
+			return made, nil, err
+		}
 	}
 	return made, func() {
 		l.link.serve(l.nodeSaid)
