@@ -169,7 +169,7 @@ func takeLock(ctx context.Context, s *session.Session) (*home.Lock, error) {
 			}
 			deadline = time.Now().Add(5 * time.Second)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(lockPause)
 		lock, err = home.AcquireLock(s.Layout.LockPath())
 	}
 	if err != nil {

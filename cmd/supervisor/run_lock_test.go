@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"nodevisor/cmd/supervisor/session"
 	"nodevisor/supervisor/home"
 )
 
@@ -19,12 +18,7 @@ func TestRunWaitsForACommandsLock(t *testing.T) {
 	t.Parallel()
 	dir := newHome(t)
 	socket := filepath.Join(dir, "c.sock")
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	require.NoError(t, err)
-	t.Cleanup(func() { null.Close() })
-	a := newApp(nil, []string{"DAEMON_NAME=simd", "DAEMON_HOME=" + dir, "SUPERVISOR_CONTROL_SOCKET=" + socket}, null, null, null)
-	s, err := session.Load(t.Context(), a, false)
-	require.NoError(t, err)
+	s := runSession(t, dir, "SUPERVISOR_CONTROL_SOCKET="+socket)
 	require.NoError(t, os.MkdirAll(s.Layout.State(), 0o750))
 
 	command, err := home.AcquireLock(s.Layout.LockPath())

@@ -48,15 +48,10 @@ func TestReloadBesideQuestions(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	}
 	configure(0)
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	require.NoError(t, err)
-	t.Cleanup(func() { null.Close() })
-	a := newApp(nil, []string{"DAEMON_NAME=simd", "DAEMON_HOME=" + home}, null, null, null)
-	a.Running = true
-	s, err := session.Load(t.Context(), a, false)
-	require.NoError(t, err)
+	s := runSession(t, home)
 	l := &live{Session: s, Config: s.Config, lines: new(source.Lines), alerts: newAlerts(s)}
 	t.Cleanup(func() { l.alerts.Close(0) })
+	var err error
 	l.made, err = l.make(s, nil)
 	require.NoError(t, err)
 
@@ -90,6 +85,19 @@ func TestReloadBesideQuestions(t *testing.T) {
 	cancel()
 	<-asking
 	assert.Zero(t, s.Config.Upgrade.Delay, "the session is as it was at the start")
+}
+
+// runSession is the session of a `run` of that home, which says nothing.
+func runSession(t *testing.T, home string, environ ...string) *session.Session {
+	t.Helper()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { null.Close() })
+	a := newApp(nil, append([]string{"DAEMON_NAME=simd", "DAEMON_HOME=" + home}, environ...), null, null, null)
+	a.Running = true
+	s, err := session.Load(t.Context(), a, false)
+	require.NoError(t, err)
+	return s
 }
 
 // newHome makes a home with a tree of versions.
