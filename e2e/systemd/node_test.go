@@ -26,8 +26,9 @@ import (
 // nobody is the user of nodes that aren't root's: one that every Debian has, with uid and gid 1.
 const nobody, nobodyID = "daemon", 1
 
-// ports are handed out once, for nodes of all hosts.
-var ports atomic.Int32
+// nodes counts those that were made: a node's number is in its name and its port, and no two have the same one, for
+// nodes of parallel tests may share a host.
+var nodes atomic.Int32
 
 // node is one node under the supervisor: its home, its unit, and what is known of both.
 type node struct {
@@ -49,14 +50,15 @@ type node struct {
 // 20 ms.
 func newNode(t *testing.T, h *host) *node {
 	t.Helper()
-	name := "n" + strconv.Itoa(int(ports.Add(1)))
+	number := int(nodes.Add(1))
+	name := "n" + strconv.Itoa(number)
 	n := &node{
 		T: t, host: h, name: name, dir: filepath.Join(work, name), home: shared + "/" + name, User: nobody, Stop: "20s",
 		EnvOf: map[string]map[string]string{}, Tables: map[string]string{},
 	}
 	n.Env = map[string]string{"TRACE": n.home + "/trace", "BLOCK_TIME": "20ms", "TRACE_BLOCKS": "true"}
 	n.Tables["upgrade.probation"] = `up = "1s"`
-	n.put("config/config.toml", fmt.Sprintf("[rpc]\nladdr = \"tcp://127.0.0.1:%d\"\n", 20000+ports.Load()))
+	n.put("config/config.toml", fmt.Sprintf("[rpc]\nladdr = \"tcp://127.0.0.1:%d\"\n", 20000+number))
 	require.NoError(t, os.MkdirAll(n.dir+"/data", 0o755))
 	n.stage("genesis", "v1")
 	n.stage("upgrades/v2", "v2")
