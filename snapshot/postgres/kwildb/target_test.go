@@ -3,6 +3,9 @@ package kwildb
 import (
 	"errors"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -89,6 +92,26 @@ func TestStateIsLoadedWholeOrNotAtAll(t *testing.T) {
 	c.Exec("node", "CREATE SCHEMA kwild_chain")
 	require.ErrorIs(t, target.Recreate(t.Context()), ErrRestored)
 	assert.Equal(t, []string{"kwild_chain"}, schemas())
+}
+
+// A psql of a restore that was killed lives on for a moment, with all of its input in a pipe. What it can't do is fill the
+// database that the next try has made: here it is made while psql is on its way to it.
+func TestAKilledRestoreFillsNoOtherDatabase(t *testing.T) {
+	c := pgtest.Start(t)
+	psql, err := exec.LookPath("psql")
+	require.NoError(t, err)
+	bin := t.TempDir()
+	late := func(database string) string {
+		return "#!/bin/sh\nfor sql in 'DROP DATABASE \"" + database + "\"' 'CREATE DATABASE \"" + database + "\"'; do " +
+			psql + " -q -c \"$sql\" postgres </dev/null || exit 9; done\nexec " + psql + " \"$@\"\n"
+	}
+	target := NewTarget("/root/of/a/node", c.DSN("node"), "", bin)
+	require.NoError(t, target.Prepare(t.Context()))
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "psql"), []byte(late("node")), 0o755)) //nolint:gosec // a program
+	require.ErrorContains(t, target.Load(t.Context(), strings.NewReader(genesisSQL), tables(3)), "another database was made in its place")
+	assert.Empty(t, c.Query("node", "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'kwild%'"))
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "psql"), []byte(late(target.scratch)), 0o755)) //nolint:gosec // a program
+	require.ErrorContains(t, target.Try(t.Context(), strings.NewReader(genesisSQL), tables(3)), "another database was made in its place")
 }
 
 func TestSettings(t *testing.T) {
