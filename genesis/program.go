@@ -32,6 +32,7 @@ type Program struct {
 // print their export on stderr.
 func (p Program) run(ctx context.Context, env []string, args ...string) (stdout, stderr []byte, err error) {
 	cmd := exec.Command(p.Path, append(append([]string{}, p.Args...), args...)...)
+	proc.EndWithUs(cmd)
 	cmd.Env, cmd.Dir = append(append([]string{}, p.Env...), env...), p.Dir
 	errs := &proc.Head{Limit: MaxDocument}
 	cmd.Stderr = errs

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"os"
 	"time"
 
 	"nodevisor/internal/atomicfile"
@@ -56,6 +57,7 @@ type Options struct {
 	Checker     *version.Checker
 	Fetch       Fetcher                          // nil: downloads are off
 	Env         func(v version.Version) []string // the environment of the version's programs
+	Lock        *os.File                         // the home's, which the programs of an upgrade inherit: see program; nil: they don't
 	Log         *slog.Logger
 	Observe     func(Upgrade) // told after each phase
 }

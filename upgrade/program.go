@@ -3,6 +3,7 @@ package upgrade
 import (
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
@@ -13,12 +14,15 @@ import (
 // maxOutput caps what is kept of a short-lived program's stdout, in bytes.
 const maxOutput = 256 << 10
 
-// program is one short-lived program that an upgrade runs: a script, the new binary's pre-upgrade.
+// program is one short-lived program that an upgrade runs: a script, the new binary's pre-upgrade. It works on the data, and
+// goes on where its supervisor is killed: so it inherits the home's lock, and as long as it or what it started lives nobody
+// begins it a second time, or touches the data beside it.
 type program struct {
 	path string
 	args []string
 	env  []string
 	dir  string
+	lock *os.File // nil: none
 }
 
 // result is how it ended.
@@ -33,6 +37,9 @@ type result struct {
 func runProgram(ctx context.Context, p program) (result, error) {
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Env, cmd.Dir = p.env, p.dir
+	if p.lock != nil {
+		cmd.ExtraFiles = []*os.File{p.lock}
+	}
 	res, err := proc.Output(ctx, cmd, maxOutput)
 	if ended := new(proc.ExitError); errors.As(err, &ended) {
 		err = nil

@@ -43,7 +43,7 @@ func newRoot(a *cli.App) *cobra.Command {
 	f.StringVar(&a.Flags.Unit, "unit", "", "take user, environment and arguments from this systemd unit")
 	f.StringVarP(&a.Flags.CosmovisorConfig, "cosmovisor-config", "c", "", "Cosmovisor's own config.toml")
 	f.BoolVar(&a.Flags.JSON, "json", false, "print JSON")
-	root.Flags().BoolVar(&a.Flags.Takeover, "takeover", false, "with run: first stop a node that an earlier supervisor left behind")
+	root.Flags().BoolVar(&a.Flags.Takeover, "takeover", false, "with run: first stop what an earlier supervisor left behind")
 	root.AddGroup(
 		&cobra.Group{ID: "node", Title: "The node:"},
 		&cobra.Group{ID: "upgrade", Title: "Upgrades:"},

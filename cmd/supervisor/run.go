@@ -34,7 +34,7 @@ func newRun(a *cli.App) *cobra.Command {
 		Long: `Starts the node and keeps it: restarts it when it crashes, and carries its upgrades out.
 
 Everything after "run" is the node's, but --cosmovisor-config PATH. Without arguments the node gets [node] args.
-"supervisor --takeover run" first stops, gracefully, a node that an earlier supervisor left behind.
+"supervisor --takeover run" first stops, gracefully, a node or a migration that an earlier supervisor left behind.
 
 The node's streams stay its own; the supervisor's log goes to stderr. Exit codes: the node's own, 128+n for a signal;
 0 after a requested stop (1 where the node had to be killed); 78 configuration or usage; 79 held; 75 locked.`,
@@ -147,7 +147,7 @@ func warnOfRoot(s *session.Session) {
 // lockPatience is how long `run` waits for a command that has the home's lock: one that was given a moment before.
 const lockPatience, lockPause = 3 * time.Second, 20 * time.Millisecond
 
-// takeLock takes the home lock. With --takeover a node that an earlier supervisor left behind is stopped first; a living
+// takeLock takes the home lock. With --takeover what an earlier supervisor left behind is stopped first; a living
 // supervisor is not.
 func takeLock(ctx context.Context, s *session.Session) (*home.Lock, error) {
 	lock, err := home.AcquireLock(s.Layout.LockPath())
@@ -156,7 +156,7 @@ func takeLock(ctx context.Context, s *session.Session) (*home.Lock, error) {
 			time.Sleep(lockPause)
 			lock, err = home.AcquireLock(s.Layout.LockPath())
 		}
-		return lock, err
+		return awaitProgram(ctx, s, lock, err)
 	}
 	deadline := time.Now().Add(5 * time.Second) // for descriptors that outlive their process by a moment
 	for locked := (*home.LockedError)(nil); errors.As(err, &locked) && time.Now().Before(deadline); {
@@ -185,6 +185,27 @@ func takeLock(ctx context.Context, s *session.Session) (*home.Lock, error) {
 	return lock, nil
 }
 
+// A program that is waited for is looked at every programPause, and named in the log every programTold.
+const programPause, programTold = 250 * time.Millisecond, time.Minute
+
+// awaitProgram goes on with an attempt to take the lock. Where a script or a pre-upgrade has it, which an earlier supervisor ran
+// for the upgrade in flight, its end is waited for, however long that takes: it works on the data, and is run again afterwards.
+func awaitProgram(ctx context.Context, s *session.Session, lock *home.Lock, err error) (*home.Lock, error) {
+	for told := (time.Time{}); ctx.Err() == nil; time.Sleep(programPause) {
+		locked := (*home.LockedError)(nil)
+		if !errors.As(err, &locked) || locked.Role != home.RoleOther || !s.UpgradesAtRest() {
+			return lock, err
+		}
+		if time.Since(told) > programTold {
+			told = time.Now()
+			s.Log.Warn("waiting for the end of a program that an earlier supervisor ran for the upgrade", "pid", locked.Holder.Pid,
+				"command", locked.Holder.Cmdline, "hint", "let it end; where it hangs: "+home.Takeover(locked.Args))
+		}
+		lock, err = home.AcquireLock(s.Layout.LockPath())
+	}
+	return lock, err
+}
+
 // passing tells of a failed attempt whether it is worth another one: a command's lock is free again soon. That of another
 // `run` isn't, at whose socket somebody listens, nor that of a node which was left behind.
 func passing(ctx context.Context, s *session.Session, err error) bool {
@@ -204,7 +225,7 @@ func stopForeign(ctx context.Context, s *session.Session, f home.Foreign) error 
 	if err != nil {
 		return err
 	}
-	s.Log.Warn("stopping a node that an earlier supervisor left behind", "pid", f.Pid, "binary", f.Exe, "why", f.Why)
+	s.Log.Warn("stopping what an earlier supervisor left behind", "pid", f.Pid, "binary", f.Exe, "why", f.Why)
 	forced, err := home.StopForeign(ctx, f, sig, s.Config.Node.StopTimeout)
 	if err == nil {
 		s.Log.Info("it is gone", "pid", f.Pid, "forced", forced)
@@ -244,7 +265,7 @@ func assemble(ctx context.Context, s *session.Session, lock *home.Lock) (*superv
 	l.alerts = newAlerts(s)
 	o := supervisor.Options{
 		Reloadable: l.made, Config: s.Config.Node, Layout: s.Layout,
-		Engine: s.Engine(store, l.made.Checker, func(u upgrade.Upgrade) { sup.ObservePhase(u) }),
+		Engine: s.Engine(lock, store, l.made.Checker, func(u upgrade.Upgrade) { sup.ObservePhase(u) }),
 		Lines:  lines, Recorder: recorder, Lock: lock, Command: s.Command, Reload: l.reload, Event: l.alerts.Event, Told: l.alerts.Counts,
 		Log: s.Log, Version: s.Release, ConfigFile: s.Origin.File, Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr,
 	}

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,11 +14,23 @@ import (
 
 // TestMain makes the test process what the supervisor is: a subreaper. Without that no orphan would come to it.
 func TestMain(m *testing.M) {
+	if pidFile := os.Getenv("TEST_DYING"); pidFile != "" {
+		dying(pidFile)
+	}
 	if err := BecomeSubreaper(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
+}
+
+// dying runs a program that is to end with it, and waits to be killed.
+func dying(pidFile string) {
+	cmd := sh("echo $$ > " + pidFile + "; exec sleep 60")
+	EndWithUs(cmd)
+	_, err := Output(context.Background(), cmd, 0)
+	fmt.Fprintln(os.Stderr, "it ended first:", err)
+	os.Exit(1)
 }
 
 func sh(script string) *exec.Cmd { return exec.Command("/bin/sh", "-c", script) }

@@ -103,6 +103,18 @@ func Wait(cmd *exec.Cmd) error {
 	return err
 }
 
+// EndWithUs has the kernel kill cmd when this process is killed (prctl(2), PR_SET_PDEATHSIG): for programs whose work is lost
+// then anyway, and that would go on with it beside the next supervisor's. The signal comes when the thread ends that forked,
+// and Go ends a thread only together with a goroutine that is locked to it, which this program has none of.
+func EndWithUs(cmd *exec.Cmd) {
+	attr := syscall.SysProcAttr{}
+	if cmd.SysProcAttr != nil {
+		attr = *cmd.SysProcAttr
+	}
+	attr.Pdeathsig = syscall.SIGKILL
+	cmd.SysProcAttr = &attr
+}
+
 // Run starts cmd and waits for it.
 func Run(cmd *exec.Cmd) error {
 	if err := Start(cmd); err != nil {

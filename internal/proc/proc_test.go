@@ -49,6 +49,27 @@ func TestThousandExitCodesBesideOrphans(t *testing.T) {
 	assert.Empty(t, own.pids, "pids stayed registered")
 }
 
+func TestEndWithUs(t *testing.T) {
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "TEST_DYING="+pidFile)
+	cmd.Stderr = os.Stderr
+	require.NoError(t, Start(cmd))
+	pid := 0
+	waitFor(t, 20*time.Second, "the program runs", func() bool {
+		data, _ := os.ReadFile(pidFile)
+		_, err := fmt.Sscanf(string(data), "%d\n", &pid)
+		return err == nil
+	})
+	t.Cleanup(func() { endOrphan(t, pid) })
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, Wait(cmd))
+	waitFor(t, 20*time.Second, "its end", func() bool {
+		st, err := ReadStat(pid)
+		return err != nil || st.Ended()
+	})
+}
+
 func TestOrphanIsReaped(t *testing.T) {
 	pid := startOrphan(t)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -33,8 +33,8 @@ const lockSize = 512
 
 // Lock is the exclusive right to act on a home: one home, one supervisor, one node.
 //
-// It is a flock(2) on an open file description that the node inherits. The kernel holds it until the last descriptor
-// is closed, so a node whose supervisor was killed keeps the next supervisor from starting a second one. It is
+// It is a flock(2) on an open file description that the node inherits, and what an upgrade runs. The kernel holds it until the
+// last descriptor is closed, so a node whose supervisor was killed keeps the next supervisor from starting a second one. It is
 // never released by LOCK_UN, and the file never unlinked: both would free it for a second holder while the first lives.
 type Lock struct {
 	mu     sync.Mutex
@@ -58,7 +58,7 @@ type LockRole string
 const (
 	RoleSupervisor LockRole = "supervisor" // another command of this program at work, as a rule `run`
 	RoleNode       LockRole = "node"       // the node of an earlier supervisor
-	RoleOther      LockRole = "other"      // a process that inherited the lock, as a rule the node's child
+	RoleOther      LockRole = "other"      // a process that inherited the lock: the node's child, or a program of an upgrade
 	RoleUnknown    LockRole = "unknown"    // it can't be seen from here
 )
 
@@ -78,7 +78,7 @@ func (e *LockedError) Error() string {
 	case RoleNode:
 		return fmt.Sprintf("node pid %d of an earlier supervisor still runs", pid)
 	case RoleOther:
-		return fmt.Sprintf("process %d (%s), left by an earlier node, still holds it", pid, e.Holder.Name())
+		return fmt.Sprintf("process %d (%s), left by an earlier supervisor, still holds it", pid, e.Holder.Name())
 	}
 	return "a process that can't be seen from here holds it"
 }
@@ -287,7 +287,7 @@ func (l *Lock) write() error {
 	return l.file.Truncate(lockSize)
 }
 
-// File is the locked descriptor, for child.Spec.Lock alone: who inherits it holds the lock.
+// File is the locked descriptor, for the node and for what works on its data: who inherits it holds the lock.
 func (l *Lock) File() *os.File { return l.file }
 
 // SetNode records the node's process, for those who find the lock held. The node holds the lock with or without it.

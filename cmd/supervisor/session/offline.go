@@ -41,7 +41,7 @@ func (s *Session) UnderLock(ctx context.Context, work func(*Offline) error) erro
 		}
 	}
 	o := &Offline{Session: s, Checker: s.Checker(), Store: store, lock: lock}
-	o.Engine = s.Engine(store, o.Checker, nil)
+	o.Engine = s.Engine(lock, store, o.Checker, nil)
 	loadErr := o.Engine.Load()
 	if loadErr != nil && !errors.Is(loadErr, state.ErrUntrusted) {
 		return loadErr

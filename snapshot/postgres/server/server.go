@@ -254,7 +254,7 @@ func CheckPasswordFile(path string) error {
 
 // Program prepares a client program (pg_dump, pg_restore, psql) for a database; "" is the connection string's own. The
 // connection and the password are in its environment, which holds nothing else but what libpq needs: never in argv. It
-// is to be run by package proc.
+// is to be run by package proc, and ends with this process.
 func (v *Server) Program(name, database string, args ...string) (*exec.Cmd, error) {
 	cfg, err := v.Settings(database)
 	if err != nil {
@@ -265,6 +265,7 @@ func (v *Server) Program(name, database string, args ...string) (*exec.Cmd, erro
 		return nil, err
 	}
 	cmd := exec.Command(path, args...)
+	proc.EndWithUs(cmd)
 	cmd.Env = passedOn()
 	set := func(key, value string) { cmd.Env = append(cmd.Env, key+"="+value) }
 	settings, _ := parseDSN(v.dsn) // checked by config
