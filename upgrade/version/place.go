@@ -67,7 +67,7 @@ func Place(ctx context.Context, l Layout, p Placement) (placed bool, err error) 
 	if isDir {
 		err = placeTree(ctx, l, p, sum)
 	} else {
-		err = placeFile(ctx, src, dst, sum)
+		err = placeFile(ctx, l, src, dst, sum)
 	}
 	return err == nil, err
 }
@@ -148,15 +148,15 @@ func findBinary(l Layout, from string) (path string, isDir bool, err error) {
 }
 
 // placeFile copies one binary to dst.
-func placeFile(ctx context.Context, src, dst, sum string) error {
+func placeFile(ctx context.Context, l Layout, src, dst, sum string) error {
 	info, err := os.Stat(src)
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+	if err := roomFor(filepath.Join(l.Root, "upgrades"), info.Size()); err != nil { // before anything is made
 		return err
 	}
-	if err := roomFor(filepath.Dir(dst), info.Size()); err != nil {
+	if err := atomicfile.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 		return err
 	}
 	return overOlder(dst, func() error { return copyTo(ctx, src, dst, sum) })
