@@ -57,6 +57,29 @@ func TestPruneKeeps(t *testing.T) {
 	assertTidy(t, home)
 }
 
+// Retention goes by the numbers that the store gives: not by a clock that was set back between two snapshots, nor by the
+// times of files, which a copy changes.
+func TestPruneGoesByNumber(t *testing.T) {
+	home := newHome(t, 1)
+	s := open(t, home, func(o *Options) { o.Config.Keep = 100 })
+	now := time.Now()
+	var ids []string
+	for i := range 4 {
+		at := now.Add(-time.Duration(i) * time.Hour)
+		id := NewID(at, "same", 1)
+		require.NoError(t, s.Create(t.Context(), id, "same", 1))
+		require.NoError(t, s.Complete(t.Context(), id))
+		for _, path := range []string{filepath.Join(s.Dir(), id, manifest.Name), filepath.Join(s.Dir(), id)} {
+			require.NoError(t, os.Chtimes(path, at, at))
+		}
+		ids = append(ids, id)
+	}
+	gone, err := open(t, home, func(o *Options) { o.Config.Keep = 1 }).Prune(t.Context(), false)
+	require.NoError(t, err)
+	assert.Equal(t, ids[:3], gone, "the oldest first")
+	assert.Equal(t, ids[3:], listed(t, s))
+}
+
 func TestCompletePrunes(t *testing.T) {
 	s := open(t, newHome(t, 1), func(o *Options) { o.Config.Keep = 1 })
 	completed(t, s, "a", 1)

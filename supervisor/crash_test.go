@@ -17,6 +17,7 @@ import (
 	"nodevisor/internal/proctest"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
+	"nodevisor/upgrade/version"
 )
 
 // chain is the exact list of phases of an upgrade that was carried out, however often it was interrupted.
@@ -216,6 +217,70 @@ func TestKilledByPreUpgrade(t *testing.T) {
 		}
 	}
 	assert.Equal(t, []string{"1", "2"}, attempts)
+}
+
+// wrap puts a script in front of the binary of v2; it ends by executing "$0.node".
+func (h *testHome) wrap(text string) {
+	h.Helper()
+	bin := h.layout().Binary(version.Of("v2"))
+	require.NoError(h, os.Rename(bin, bin+".node"))
+	h.write("v2.sh", "#!/bin/sh\n"+text+"\nexec \"$0.node\" \"$@\"\n")
+	require.NoError(h, os.Chmod(filepath.Join(h.dir, "v2.sh"), 0o755))
+	require.NoError(h, os.Rename(filepath.Join(h.dir, "v2.sh"), bin))
+}
+
+// The same out of the trial run of the staged binary, while the old version runs: it lives on, and nothing was begun.
+func TestKilledByTheTrialRun(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	h.Upgrade.Probe = []string{"version"}
+	h.wrap(`if [ "$1" = version ] && ! [ -e ` + h.dir + `/once ]; then touch ` + h.dir + `/once; kill -9 $PPID; fi`)
+	host := newHost(h)
+	host.boot()
+	require.Equal(t, -1, host.exit())
+	assert.Nil(t, h.journal().Upgrade)
+	if node := host.leftNode(); node != 0 {
+		host.killNode(node)
+	}
+	pid := host.boot()
+	h.awaitResult(upgrade.ResultCommitted)
+	host.finishAndCheck(pid)
+}
+
+// And out of the new version itself: each of its starts was counted before, so that one which takes the supervisor with it
+// isn't started for ever.
+func TestKilledByTheNewVersion(t *testing.T) {
+	t.Parallel()
+	for name, times := range map[string]int{"once": 1, "always": 99} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t, "v2")
+			h.set("UPGRADE", "v2@4")
+			starts := filepath.Join(h.dir, "starts")
+			h.wrap(fmt.Sprintf(`if [ "$1" = start ]; then echo >> %s; [ $(wc -l < %[1]s) -le %d ] && kill -9 $PPID && exit 1; fi`, starts, times))
+			host := newHost(h)
+			for attempt := range min(times, h.Upgrade.Probation.Attempts) {
+				host.boot()
+				require.Equal(t, -1, host.exit())
+				h.wait("its end", func() bool { return host.leftNode() == 0 })
+				assert.Equal(t, upgrade.OnProbation, h.journal().Upgrade.Phase)
+				assert.Equal(t, attempt+1, h.journal().Upgrade.Attempts)
+			}
+			pid := host.boot()
+			if times == 1 {
+				assert.Equal(t, 2, h.awaitResult(upgrade.ResultCommitted).Upgrade.Attempts)
+				host.finishAndCheck(pid)
+				return
+			}
+			require.Equal(t, ExitHeld, host.exit())
+			assert.Contains(t, h.journal().Hold.Reason, "no attempt is left")
+			text, err := os.ReadFile(starts)
+			require.NoError(t, err)
+			assert.Len(t, text, h.Upgrade.Probation.Attempts)
+			h.noOldNodeOnNewData()
+		})
+	}
 }
 
 // A script that kills the supervisor each time is not run for ever: after some crashes in a row it holds.

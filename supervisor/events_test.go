@@ -70,7 +70,10 @@ func TestEvents(t *testing.T) {
 		h.write("data/upgrade-info.json", "{")
 		h.wait("the log says so", func() bool { return strings.Contains(h.lines(), "the plan file can't be used; looking again") })
 		assert.False(t, tells.has("plan file"), "it may be half-written")
-		w.post(func() { w.file.tellAt = time.Now() }) // past by now, as where its time came during a job
+		w.post(func() {
+			assert.Equal(t, 30*time.Second, w.file.tellAt.Sub(w.file.unusable))
+			w.file.tellAt = time.Now() // past by now, as where its time came during a job
+		})
 		h.wait("it stays so", func() bool { return tells.has(`^not ready\|the plan file can't be read: `) })
 		st := h.status()
 		assert.Equal(t, status.Running, st.State)

@@ -45,6 +45,7 @@ func TestStopInADumpAndAWrongPassword(t *testing.T) {
 	h.wait("the dump waits", func() bool { return len(pg.Query("postgres", waiting)) > 0 })
 	args := arguments(t)
 	assert.Contains(t, args, "pg_dump")
+	assert.Contains(t, args, "--lock-wait-timeout=30000", "it waits for no lock for ever")
 	assert.NotContains(t, args, right)
 	r.stop()
 	assert.Equal(t, upgrade.Stopped, h.journal().Upgrade.Phase)

@@ -103,7 +103,8 @@ func TestPlanFileAtTheStart(t *testing.T) {
 	h.plan("v2", 100000)
 	r := h.start()
 	node := h.await(trace.FirstBlock, "v1").PID
-	h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil })
+	st := h.awaitStatus("a height", func(st *status.Document) bool { return st.Height != nil })
+	assert.Equal(t, "v2", st.Plan.Name, "it is seen all the same")
 	require.NoError(t, syscall.Kill(node, syscall.SIGKILL))
 	h.awaitCount(2, trace.FirstBlock, "v1")
 	r.stop()

@@ -133,13 +133,17 @@ func (s *Supervisor) sayUnusable() {
 	}
 }
 
-// logPending says what is scheduled, or passed over: once, however often the file is written.
+// logPending says what is scheduled, or passed over: once, however often the file is written. What is done is still to be proven
+// while its upgrade is in flight.
 func (s *Supervisor) logPending() {
+	if s.tracker.Current == "" {
+		return // the watch was quicker than the first look: what is done can't be told yet
+	}
 	p, err := s.tracker.NextPlan()
 	was := s.file.pendingSaid
 	s.file.pendingSaid = ""
 	switch {
-	case err != nil:
+	case err != nil && s.journal.Upgrade == nil:
 		if s.file.pendingSaid = err.Error(); s.file.pendingSaid != was {
 			s.log.Info("the plan is passed over", "reason", err)
 		}

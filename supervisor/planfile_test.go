@@ -2,7 +2,9 @@ package supervisor
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -142,4 +144,50 @@ func TestPlanThatIsPast(t *testing.T) {
 	r.stop()
 	assert.Equal(t, 2, strings.Count(h.lines(), "is past"))
 	assert.Zero(t, h.count(trace.Start, "v2"))
+}
+
+// A plan that is done is no upgrade either, and is said once a start, whatever is done to its file.
+func TestPlanThatIsDone(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2")
+	h.set("UPGRADE", "v2@4")
+	r := h.start()
+	h.awaitResult(upgrade.ResultCommitted)
+	r.stop()
+	said := func() int { return strings.Count(h.lines(), "v2 at 4 is done: current is its version") }
+	assert.Zero(t, said(), "it was to be proven")
+	r = h.start()
+	h.awaitCount(2, trace.FirstBlock, "v2")
+	assert.Equal(t, 1, said())
+	text, err := os.ReadFile(h.layout().Plan)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(h.layout().Plan, text, 0o600))
+	require.NoError(t, syscall.Kill(*h.awaitState(status.Running).PID, syscall.SIGKILL))
+	h.awaitCount(3, trace.FirstBlock, "v2")
+	h.awaitStatus("a height", func(st *status.Document) bool { return st.State == status.Running && st.HeightSource != nil })
+	r.stop()
+	assert.Equal(t, 1, said())
+	assert.NotContains(t, h.lines(), "v2 at 4 is past")
+	assert.Len(t, h.history(), 1)
+}
+
+// A plan that is replaced between the trigger and the stop is nobody's: held, with nothing changed.
+func TestPlanChangesBeforeTheStop(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2", "v3")
+	h.set("UPGRADE", "v2@4")
+	h.write("block", "")
+	h.Systemd.Units = []unitSpec{{At: BeforeStop, Name: "x", Blocking: filepath.Join(h.dir, "block")}} // the window
+	r := h.start()
+	h.wait("the window", func() bool { return h.unitsActed()[0] == "before-stop x" })
+	h.plan("v3", 4)
+	require.NoError(t, os.Remove(filepath.Join(h.dir, "block")))
+	require.Equal(t, ExitHeld, r.exit())
+	hold := h.journal().Hold
+	assert.Contains(t, hold.Reason, "the plan changed while the node stopped: it was v2 at 4, now it is v3 at 4")
+	assert.Contains(t, hold.Hint, "supervisor upgrade cancel v2")
+	assert.Equal(t, upgrade.Staged, h.journal().Upgrade.Phase)
+	assert.Equal(t, "genesis", h.current())
+	assert.Empty(t, h.taken())
+	assert.Equal(t, 1, h.count(trace.Start, ""))
 }

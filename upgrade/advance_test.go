@@ -1,7 +1,11 @@
 package upgrade
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -82,4 +86,45 @@ func TestStoppedThatCannotBeRecorded(t *testing.T) {
 	require.NoError(t, e.Carry(t.Context()))
 	assert.Equal(t, Migrated, e.InFlight().Phase)
 	assert.FileExists(t, h.snaps.path("v2-100"))
+}
+
+// A journal whose fsync fails is written once more, whole, and nothing comes of that. Where the second one fails, too, the
+// phase isn't reached: the disk has the journal from before, and the next start goes on from there.
+func TestAJournalIsWrittenOnceMore(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	dir := scratch(t)
+	journal := regexp.MustCompile(`(?m)^fsync\(\d+</[^>]*/supervisor/\.atomic-\d+>\) += -1 EIO .*INJECTED`)
+	// upgrade carries one out that fails from the nth fsync to the last one, and tells whether the nth was a journal's.
+	upgrade := func(h *home, n, last int) (hit, more bool, err error) {
+		trace := h.l.Home + ".trace"
+		cmd := exec.CommandContext(t.Context(), "strace", "-qq", "-y", "-o", trace, "-e", "trace=fsync",
+			fmt.Sprintf("--inject=fsync:error=EIO:when=%d..%d", n, last), self)
+		cmd.Env = append(os.Environ(), actEnv+"=upgrade", homeEnv+"="+h.l.Home, "GOMAXPROCS=1", "GOGC=off", "GORACE=atexit_sleep_ms=0")
+		err = cmd.Run()
+		calls := h.read(trace)
+		return journal.MatchString(calls), regexp.MustCompile("INJECTED").MatchString(calls), err
+	}
+	var reached []Phase
+	for n, more := 1, true; more; n++ {
+		var hit bool
+		h := crashHome(t, filepath.Join(dir, fmt.Sprint(n)))
+		if hit, more, err = upgrade(h, n, n); !hit {
+			continue // another file's; or none is left
+		}
+		require.NoError(t, err, "the fsync %d", n)
+		requireCommitted(t, h)
+
+		h = crashHome(t, filepath.Join(dir, fmt.Sprint(n, "twice")))
+		_, _, err = upgrade(h, n, n+1)
+		require.Error(t, err)
+		phase := Phase("none")
+		if u := h.onDisk().Upgrade; u != nil {
+			phase = u.Phase
+		}
+		reached = append(reached, phase)
+		act(t, "upgrade", h.l.Home, place{})
+		requireCommitted(t, h)
+	}
+	assert.Equal(t, []Phase{"none", Stopped, Snapshotted, Switched, OnProbation}, reached, "each time that of the record before")
 }

@@ -101,6 +101,48 @@ func TestAddFromAnAddress(t *testing.T) {
 	have, err := version.HashFile(t.Context(), d.binary())
 	require.NoError(t, err)
 	assert.Equal(t, d.sum, have)
+
+	// One that is there is replaced with --force alone, and kept aside.
+	require.NoError(t, os.WriteFile(d.binary(), []byte("#!/bin/sh\n# mine\n"), 0o755))
+	out, code = d.run("upgrade", "add", "v2", d.url+"?checksum=sha256:"+d.sum)
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, out, "version exists with different content")
+	out, code = d.run("upgrade", "add", "v2", d.url+"?checksum=sha256:"+d.sum, "--force")
+	require.Zero(t, code, out)
+	kept, err := filepath.Glob(d.binary() + ".before-*")
+	require.NoError(t, err)
+	require.Len(t, kept, 1)
+	have, err = version.HashFile(t.Context(), d.binary())
+	require.NoError(t, err)
+	assert.Equal(t, d.sum, have)
+}
+
+// A download is never written through a link that leaves the tree: neither one that is asked for, nor one for a plan.
+func TestDownloadStaysInTheTree(t *testing.T) {
+	d := newDownloads(t)
+	outside := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(d.home, "cosmovisor/upgrades"), 0o755))
+	require.NoError(t, os.Symlink(outside, filepath.Join(d.home, "cosmovisor/upgrades/v2")))
+	from := d.url + "?checksum=sha256:" + d.sum
+	out, code := d.run("upgrade", "add", "v2", from)
+	assert.Equal(t, cli.ExitFailed, code)
+	assert.Contains(t, out, "path escapes")
+	assert.Contains(t, out, "Hint: remove the link "+filepath.Join(d.home, "cosmovisor/upgrades/v2"))
+
+	run := d.command([]string{"DAEMON_ALLOW_DOWNLOAD_BINARIES=true", fmt.Sprintf(`FAKENODE_UPGRADE=v2@5:{"binaries":{"any":"%s"}}`, from)}, "run", "start")
+	var log safeBuffer
+	run.Stdout, run.Stderr = &log, &log
+	require.NoError(t, run.Start())
+	t.Cleanup(func() {
+		_ = run.Process.Signal(syscall.SIGTERM)
+		_ = run.Wait()
+	})
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "it is not ready; waiting") }, 3*patience, 100*time.Millisecond)
+	assert.Contains(t, log.String(), "path escapes")
+	left, err := os.ReadDir(outside)
+	require.NoError(t, err)
+	assert.Empty(t, left)
+	assert.Zero(t, d.asked.Load(), "the server wasn't even asked")
 }
 
 // A plan whose info names the binary: downloaded when the plan comes, verified, switched to.

@@ -81,8 +81,8 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &interrupted):
 		return 128 + int(interrupted.Signal)
-	case errors.As(err, &usage), errors.As(err, &mistakes), errors.As(err, &unit):
-		return cli.ExitUsage
+	case errors.As(err, &usage), errors.As(err, &mistakes), errors.As(err, &unit), errors.Is(err, home.ErrNetworkFS):
+		return cli.ExitUsage // what no second try mends
 	case errors.Is(err, upgrade.ErrHeld):
 		return cli.ExitHeld
 	case errors.Is(err, home.ErrLocked), errors.Is(err, home.ErrForeign):

@@ -7,10 +7,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -225,6 +227,13 @@ func TestBinaryRetries(t *testing.T) {
 		w.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
 	}
+	reset := func(w http.ResponseWriter) { // amid the answer: what isn't sent yet is dropped, and RST is
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err == nil {
+			_, err = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+		}
+		assert.NoError(t, errors.Join(err, conn.(*net.TCPConn).SetLinger(0), conn.Close()))
+	}
 	status := func(code int) func(http.ResponseWriter) { return func(w http.ResponseWriter) { w.WriteHeader(code) } }
 	for name, c := range map[string]struct {
 		trouble func(http.ResponseWriter)
@@ -237,7 +246,9 @@ func TestBinaryRetries(t *testing.T) {
 		"503 for ever":       {status(503), 99, 4, "503"},
 		"truncated once":     {truncated, 1, 2, ""},
 		"truncated for ever": {truncated, 99, 4, "EOF"},
-		"reset once":         {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, 1, 2, ""},
+		"hung up once":       {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, 1, 2, ""},
+		"reset once":         {reset, 1, 2, ""},
+		"reset for ever":     {reset, 99, 4, "connection reset by peer"},
 		"404":                {status(404), 99, 1, "404"},
 		"403":                {status(403), 99, 1, "403"},
 		"redirect to a file": {func(w http.ResponseWriter) { w.Header().Set("Location", "file:///etc/passwd"); w.WriteHeader(302) }, 99, 1, "redirected"},

@@ -95,6 +95,31 @@ func TestCheckOfAServerThatCannotBeAsked(t *testing.T) {
 	assert.Equal(t, []string{"server fail"}, all)
 }
 
+// What keeps a server from being asked is told apart, each with what mends it, and no password is shown.
+func TestCheckTellsFailuresApart(t *testing.T) {
+	pgtest.CleanEnv(t)
+	c := pgtest.Start(t, pgtest.TCP())
+	c.Create("chain", "CREATE ROLE node LOGIN PASSWORD 'correcthorse'")
+	file := filepath.Join(t.TempDir(), "password")
+	for name, tc := range map[string]struct{ dsn, password, detail, fix string }{
+		"wrong password": {c.TCPDSN("chain", "node"), "batterystaple", "the password is wrong or missing", "password_file"},
+		"wrong database": {c.TCPDSN("chian", "node"), "correcthorse", "no such database", "dbname in dsn"},
+		"wrong role":     {strings.Replace(c.DSN("chain"), "user=postgres", "user=nobody", 1), "correcthorse", "no such role", "correct user"},
+		"server down":    {"host=127.0.0.1 port=1 user=node dbname=chain", "correcthorse", "doesn't answer", "systemctl start postgresql"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, os.WriteFile(file, []byte(tc.password), 0o600))
+			all, by := verdicts(newSource(t, tc.dsn, func(o *Options) { o.PasswordFile = file }).Check(t.Context(), t.TempDir()))
+			assert.Equal(t, []string{"password ok", "server fail"}, all)
+			assert.Contains(t, by["server"].Detail, tc.detail)
+			assert.Contains(t, by["server"].Fix, tc.fix)
+			for _, check := range by {
+				assert.NotContains(t, check.Detail+check.Fix, tc.password)
+			}
+		})
+	}
+}
+
 func TestCheckCountsConnections(t *testing.T) {
 	c := pgtest.Start(t, pgtest.Conf("max_connections = 6", "superuser_reserved_connections = 2", "max_wal_senders = 0"))
 	_, by := verdicts(newSource(t, c.DSN("postgres"), nil).Check(t.Context(), t.TempDir()))

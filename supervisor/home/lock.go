@@ -121,7 +121,7 @@ func AcquireLock(path string) (*Lock, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fail(err, "supervisor init")
-	case errors.Is(err, errNetworkFS):
+	case errors.Is(err, ErrNetworkFS):
 		return fail(err, "put the home on a local file system, or a bind mount of one over "+path)
 	case err != nil:
 		return fail(err, cmp.Or(hint.OfSystem(err), "supervisor doctor"))
@@ -144,7 +144,8 @@ func AcquireLock(path string) (*Lock, error) {
 	return l, nil
 }
 
-var errNetworkFS = errors.New("a lock on NFS is not inherited by the node")
+// ErrNetworkFS means that the home lies where no lock of ours is worth anything.
+var ErrNetworkFS = errors.New("a lock on NFS is not inherited by the node")
 
 // openLock opens the lock file, and makes sure that it is a place where the lock means what it must.
 func openLock(path string) (*os.File, error) {
@@ -182,7 +183,7 @@ func openLock(path string) (*os.File, error) {
 // details), which the node doesn't inherit and any close of the file by the supervisor drops.
 func lockableFS(magic int64) error {
 	if magic == unix.NFS_SUPER_MAGIC {
-		return errNetworkFS
+		return ErrNetworkFS
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ func TestLockRefusesWhatIsNoPlainFile(t *testing.T) {
 }
 
 func TestLockRefusesNFS(t *testing.T) {
-	require.ErrorIs(t, lockableFS(0x6969), errNetworkFS)
+	require.ErrorIs(t, lockableFS(0x6969), ErrNetworkFS)
 	require.NoError(t, lockableFS(unix.EXT4_SUPER_MAGIC))
 }
 

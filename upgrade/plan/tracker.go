@@ -77,11 +77,9 @@ func (t *Tracker) SetSkipHeights(heights map[int64]bool) { t.unsafe = heights }
 
 // PassOver makes plans at that height be passed over as long as the tracker lives.
 func (t *Tracker) PassOver(height int64) {
-	t.unsafe = maps.Clone(t.unsafe)
-	if t.unsafe == nil {
-		t.unsafe = map[int64]bool{}
-	}
-	t.unsafe[height] = true
+	unsafe := map[int64]bool{height: true}
+	maps.Copy(unsafe, t.unsafe)
+	t.unsafe = unsafe
 }
 
 // Skips tells whether p is passed over, by an operator's list or by the node's own arguments.
@@ -276,14 +274,16 @@ func (t *Tracker) Replaced(k Key) bool {
 	return t.seenFile && t.file.Err == nil && t.file.Plan.Key() != k
 }
 
-// NextPlan is the plan that comes next; an error says that the node's file holds one that is passed over, and why.
+// NextPlan is the plan that comes next; an error says that the node's file holds one that nothing is done for, and why.
 func (t *Tracker) NextPlan() (*Plan, error) {
 	if all := t.Pending(); len(all) > 0 {
 		return &all[0], nil
 	}
 	p := t.file.Plan
 	switch {
-	case !t.seenFile || t.file.Err != nil || t.installed(p):
+	case !t.seenFile || t.file.Err != nil:
+	case t.installed(p):
+		return nil, fmt.Errorf("%s at %s is done: current is its version", p.Name, p.When())
 	case t.Skips(p):
 		return nil, fmt.Errorf("%s at %s is on the skip list", p.Name, p.When())
 	case t.Done(p):

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,7 +26,7 @@ func awaitFallback(t *testing.T, w *Watcher, on bool) {
 	require.Eventually(t, func() bool { return (w.Fallback() != "") == on }, patience, time.Millisecond, "fallback %q", w.Fallback())
 }
 
-// The kernel refuses an inotify instance: the limit of open files stands for the limit of instances, both are EMFILE.
+// The kernel refuses an inotify instance, because no more files may be open.
 func TestWatchPollsWithoutInotify(t *testing.T) {
 	checkLeaks(t)
 	path := filepath.Join(t.TempDir(), "data", "upgrade-info.json")
@@ -59,39 +62,75 @@ func TestWatchPollsWithoutInotify(t *testing.T) {
 	assert.Equal(t, 1, out.count("no longer polled"))
 }
 
-// The kernel refuses a watch: fs.inotify.max_user_watches is reached.
+// namespaceEnv marks the process of a test that has the limits of inotify to itself.
+const namespaceEnv = "SOURCE_TEST_NAMESPACE"
+
+// ownLimits runs the test once more in a user namespace of its own, where a limit is nobody else's, and tells whether this is
+// that process.
+func ownLimits(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(namespaceEnv) != "" {
+		return true
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1")
+	cmd.Env = append(os.Environ(), namespaceEnv+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return false
+}
+
+// limit sets a limit of the namespace (namespaces(7), /proc/sys/user).
+func limit(t *testing.T, name string, n int) {
+	t.Helper()
+	require.NoError(t, os.WriteFile("/proc/sys/user/"+name, fmt.Append(nil, n), 0))
+}
+
+// The kernel refuses an inotify instance to a user who has too many (fs.inotify.max_user_instances), then a watch to one who
+// has too many of those (max_user_watches), until the limit is raised.
 func TestWatchPollsWhatInotifyRefuses(t *testing.T) {
-	checkLeaks(t)
+	if !ownLimits(t) {
+		return
+	}
 	base := t.TempDir()
 	log, out := newLog()
 	w := newWatcher(20*time.Millisecond, log)
 	w.check = 50 * time.Millisecond
-	full := true
-	w.addDir = func(f *fsnotify.Watcher, dir string) error {
-		if full && strings.HasSuffix(dir, "full") {
-			return unix.ENOSPC
+	follows := func(watch *Watch) {
+		t.Helper()
+		for i := range 5 {
+			write(t, watch.path, fmt.Sprint(i))
+			awaitContent(t, watch, fmt.Sprint(i))
 		}
-		return f.Add(dir)
 	}
+	limit(t, "max_inotify_instances", 0)
 	require.NoError(t, os.MkdirAll(base+"/full", 0o755))
 	require.NoError(t, os.MkdirAll(base+"/fine", 0o755))
 	start(t, w)
-	polled, fine := w.Watch(base+"/full/f"), w.Watch(base+"/fine/f")
-	await(t, polled)
+	fine := w.Watch(base + "/fine/f")
 	await(t, fine)
 	awaitFallback(t, w, true)
-	assert.Contains(t, w.Fallback(), "no space left on device")
-	for i := range 5 {
-		write(t, polled.path, fmt.Sprint(i))
-		awaitContent(t, polled, fmt.Sprint(i))
-		write(t, fine.path, fmt.Sprint(i))
-		awaitContent(t, fine, fmt.Sprint(i))
-	}
-	w.do(func() { full = false })
+	assert.Contains(t, w.Fallback(), "too many open files")
+	follows(fine)
+	limit(t, "max_inotify_instances", 100)
 	awaitFallback(t, w, false)
-	write(t, polled.path, "by events")
-	awaitContent(t, polled, "by events")
-	assert.Equal(t, 1, out.count("files are polled"))
+
+	limit(t, "max_inotify_watches", slices.Max(inotifyWatches(t)))
+	full := w.Watch(base + "/full/f")
+	await(t, full)
+	awaitFallback(t, w, true)
+	assert.Contains(t, w.Fallback(), "no space left on device")
+	follows(full)
+	follows(fine)
+	limit(t, "max_inotify_watches", 100)
+	awaitFallback(t, w, false)
+	write(t, full.path, "by events")
+	awaitContent(t, full, "by events")
+	assert.Equal(t, 2, out.count("files are polled"), "once for each")
 }
 
 // On a network file system inotify accepts the watch and stays silent about what other hosts do.

@@ -18,7 +18,7 @@ import (
 )
 
 // mountEnv makes a re-executed test process mount a file system over the directory that follows, and try something there
-// instead of running the tests: "full DIR" or "noexec DIR".
+// instead of running the tests: "full DIR", "noexec DIR" or "mounted DIR".
 const mountEnv = "VERSION_TEST_MOUNT"
 
 func TestMain(m *testing.M) {
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	if !mounts {
 		os.Exit(m.Run())
 	}
-	if err := map[string]func(string) error{"full": fullDisk, "noexec": noexec}[what](dir); err != nil {
+	if err := map[string]func(string) error{"full": fullDisk, "noexec": noexec, "mounted": mounted}[what](dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -157,8 +157,8 @@ func fullDisk(dir string) error {
 		return err
 	}
 	_, err = Place(context.Background(), l, Placement{Version: "upgrades/v2", From: self, Force: true})
-	if !errors.Is(err, unix.ENOSPC) {
-		return fmt.Errorf("want ENOSPC, got %w", err)
+	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), " MB are needed, 0 MB are free") {
+		return fmt.Errorf("want ENOSPC, and what is needed, got %w", err)
 	}
 	if data, err := os.ReadFile(l.Binary("upgrades/v2")); err != nil || string(data) != old {
 		return fmt.Errorf("the old binary is gone: %w", err)
@@ -166,6 +166,10 @@ func fullDisk(dir string) error {
 	left, err := os.ReadDir(filepath.Dir(l.Binary("upgrades/v2")))
 	if err != nil || len(left) != 1 {
 		return fmt.Errorf("left over: %v %w", left, err)
+	}
+	_, err = Place(context.Background(), l, Placement{Version: "upgrades/v3", From: self})
+	if _, serr := os.Stat(l.Dir("upgrades/v3")); !errors.Is(err, unix.ENOSPC) || !errors.Is(serr, os.ErrNotExist) {
+		return fmt.Errorf("of a new version something is left: %w %w", err, serr)
 	}
 	return nil
 }
@@ -186,4 +190,35 @@ func noexec(dir string) error {
 		}
 	}
 	return nil
+}
+
+// mounted tries to place a binary where a file system is mounted: another one, and the same once more.
+func mounted(dir string) error {
+	l := layoutOf(dir)
+	from := filepath.Join(dir, "downloaded")
+	if err := errors.Join(os.MkdirAll(filepath.Join(l.Root, "upgrades"), 0o755), os.WriteFile(from, []byte("#!/bin/sh\n"), 0o755)); err != nil {
+		return err
+	}
+	for i, at := range []string{l.Dir(staged), filepath.Dir(l.Binary(staged))} {
+		for j, how := range []uintptr{0, unix.MS_BIND} {
+			source := filepath.Join(dir, fmt.Sprint("source", i, j))
+			if err := errors.Join(os.MkdirAll(at, 0o755), os.Mkdir(source, 0o755), unix.Mount(source, at, "tmpfs", how, "")); err != nil {
+				return fmt.Errorf("mount: %w", err)
+			}
+			_, err := Place(context.Background(), l, Placement{Version: staged, From: from})
+			for _, err := range []error{err, Publish(l, staged, from)} {
+				if err == nil || !strings.Contains(err.Error(), "staging must be on the same file system as upgrades/, and "+at+" is on another") {
+					return fmt.Errorf("%s, flags %d: %w", at, how, err)
+				}
+			}
+			if left, err := os.ReadDir(at); err != nil || len(left) > 0 {
+				return fmt.Errorf("left over: %v %w", left, err)
+			}
+			if err := unix.Unmount(at, 0); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := Place(context.Background(), l, Placement{Version: staged, From: from})
+	return err
 }

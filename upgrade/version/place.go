@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 )
@@ -59,19 +61,33 @@ func Place(ctx context.Context, l Layout, p Placement) (placed bool, err error) 
 	if err := atomicfile.MkdirAll(filepath.Join(l.Root, "upgrades"), 0o755); err != nil {
 		return false, err
 	}
-	if err := keepInside(l, p.Version); err != nil {
+	if err := Placeable(l, p.Version); err != nil {
 		return false, err
 	}
 	if isDir {
 		err = placeTree(ctx, l, p, sum)
 	} else {
-		err = placeFile(ctx, src, dst, sum)
+		err = placeFile(ctx, l, src, dst, sum)
 	}
 	return err == nil, err
 }
 
-// keepInside refuses a version whose directory is a link that leaves the tree.
-func keepInside(l Layout, v Version) error {
+// Publish moves a file that was verified, and that lies on the file system of upgrades/, into the version's place by one
+// rename. An older binary is kept aside.
+func Publish(l Layout, v Version, file string) error {
+	if err := Placeable(l, v); err != nil {
+		return err
+	}
+	dst := l.Binary(v)
+	if err := atomicfile.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+		return err
+	}
+	return overOlder(dst, func() error { return atomicfile.Rename(file, dst) })
+}
+
+// Placeable refuses a version whose directory is a link that leaves the tree, or lies on another file system than the others:
+// nothing is written there, whoever made it, and a version that can go with a mount is none to switch to.
+func Placeable(l Layout, v Version) error {
 	root, err := os.OpenRoot(l.Root)
 	if err != nil {
 		return err
@@ -80,7 +96,34 @@ func keepInside(l Layout, v Version) error {
 	if _, err := root.Stat(filepath.Join(string(v), "bin")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return hint.New("add", v.Name(), hint.Cause(err).Error(), "remove the link "+l.Dir(v))
 	}
+	if v == Genesis {
+		return nil
+	}
+	base, err := mountOf(filepath.Join(l.Root, "upgrades"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{l.Dir(v), filepath.Dir(l.Binary(v))} {
+		if at, err := mountOf(dir); err == nil && at != base {
+			return hint.New("add", v.Name(), "staging must be on the same file system as upgrades/, and "+dir+" is on another",
+				"put the directory itself there: no mount, no link")
+		}
+	}
 	return nil
+}
+
+// mount tells apart what no rename crosses: file systems, and the mount points of one. Kernels before 5.8 don't number these.
+type mount struct {
+	major, minor uint32
+	id           uint64
+}
+
+func mountOf(dir string) (mount, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_MNT_ID, &st); err != nil {
+		return mount{}, &fs.PathError{Op: "statx", Path: dir, Err: err}
+	}
+	return mount{st.Dev_major, st.Dev_minor, st.Mnt_id}, nil
 }
 
 // findBinary resolves what the operator named. isDir: the directory with it is a whole version. One without bin/ is where
@@ -104,18 +147,23 @@ func findBinary(l Layout, from string) (path string, isDir bool, err error) {
 	return "", false, hint.New("add", from, "it is neither a file nor a directory", "name the binary itself")
 }
 
-// placeFile copies one binary to dst. An older one is linked aside first, so that it is never missing.
-func placeFile(ctx context.Context, src, dst, sum string) error {
+// placeFile copies one binary to dst.
+func placeFile(ctx context.Context, l Layout, src, dst, sum string) error {
 	info, err := os.Stat(src)
 	if err != nil {
+		return err
+	}
+	if err := roomFor(filepath.Join(l.Root, "upgrades"), info.Size()); err != nil { // before anything is made
 		return err
 	}
 	if err := atomicfile.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 		return err
 	}
-	if err := roomFor(filepath.Dir(dst), info.Size()); err != nil {
-		return err
-	}
+	return overOlder(dst, func() error { return copyTo(ctx, src, dst, sum) })
+}
+
+// overOlder lets put replace the binary at dst. An older one is linked aside first, so that it is never missing.
+func overOlder(dst string, put func() error) error {
 	kept := ""
 	if _, err := os.Lstat(dst); err == nil {
 		kept = atomicfile.Aside(dst)
@@ -123,7 +171,7 @@ func placeFile(ctx context.Context, src, dst, sum string) error {
 			return fmt.Errorf("cannot keep %s aside: %w", dst, err)
 		}
 	}
-	err = copyTo(ctx, src, dst, sum)
+	err := put()
 	if err != nil && kept != "" {
 		os.Remove(kept) //nolint:errcheck // a second name of what is still in its place
 	}

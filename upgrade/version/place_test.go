@@ -220,12 +220,16 @@ func TestPlaceRemovesWhatWasLeftBehind(t *testing.T) {
 	claim, err := claimStage(busy)
 	require.NoError(t, err)
 	defer claim.Close()
+	outside := t.TempDir()
+	h.write(filepath.Join(outside, "precious"), "x")
+	h.link(filepath.Join(h.l.Root, "upgrades", ".stage-3"), outside)
 	from := t.TempDir()
 	h.write(filepath.Join(from, "bin", "simd"), "#!/bin/sh\n")
 	_, err = Place(t.Context(), h.l, Placement{Version: staged, From: from})
 	require.NoError(t, err)
 	assert.NoDirExists(t, left)
 	assert.DirExists(t, busy)
+	assert.FileExists(t, filepath.Join(outside, "precious"), "a link of such a name was followed")
 }
 
 // Nothing is ever written through a link that leaves the tree.
@@ -238,12 +242,36 @@ func TestPlaceStaysInTheTree(t *testing.T) {
 			target := t.TempDir()
 			h.link(filepath.Join(h.l.Root, at), target)
 			_, err := Place(t.Context(), h.l, Placement{Version: staged, From: from, Force: true})
-			require.Error(t, err)
+			require.ErrorContains(t, err, "escapes")
+			require.ErrorContains(t, Publish(h.l, staged, from), "escapes")
 			left, err := os.ReadDir(target)
 			require.NoError(t, err)
 			assert.Empty(t, left)
 		})
 	}
+}
+
+// A download is published by one rename, and what it replaces is kept aside as well.
+func TestPublish(t *testing.T) {
+	h := newHome(t)
+	for _, text := range []string{"#!/bin/sh\n# one\n", "#!/bin/sh\n# two\n"} {
+		file := filepath.Join(h.l.Root, "upgrades", "downloaded")
+		h.write(file, text)
+		require.NoError(t, Publish(h.l, staged, file))
+		assert.NoFileExists(t, file)
+		assert.Equal(t, text, h.read(h.l.Binary(staged)))
+	}
+	kept := asideOf(t, filepath.Dir(h.l.Binary(staged)))
+	require.Len(t, kept, 1)
+	assert.Contains(t, h.read(kept[0]), "one")
+	require.ErrorIs(t, Publish(h.l, staged, filepath.Join(h.l.Root, "none")), os.ErrNotExist)
+	assert.Equal(t, kept, asideOf(t, filepath.Dir(h.l.Binary(staged))), "of a failed one nothing is left")
+	assert.Contains(t, h.read(h.l.Binary(staged)), "two")
+}
+
+// A version on another file system, or on a mount of the same one, is refused: the doctor says the same of it.
+func TestPlaceStaysOnTheFileSystem(t *testing.T) {
+	onAMount(t, "mounted")
 }
 
 // A node that is started at any moment of a replacement finds a whole binary, the old one or the new one.

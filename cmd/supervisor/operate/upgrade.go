@@ -164,7 +164,7 @@ func stage(ctx context.Context, s *session.Session, to version.Version, add Addi
 		if s.Layout.HasBinary(to) && !add.Force {
 			return &hint.Error{
 				Op: "add", Path: to.Name(), Err: fmt.Errorf("%w: file already exists at %s", version.ErrExists, s.Layout.Binary(to)),
-				Hint: "add --force to replace it",
+				Hint: "add --force to replace it; the old one is kept aside",
 			}
 		}
 		return s.DownloadFrom(ctx, add.From, to)

@@ -45,13 +45,13 @@ func (s *Session) DownloadFrom(ctx context.Context, from string, to version.Vers
 	if err := atomicfile.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	if err := version.Placeable(s.Layout, to); err != nil {
+		return err
+	}
 	file, _, err := fetch.Binary(ctx, fetch.Request{URL: from, Name: s.Layout.Node, Dir: dir, Observe: s.Progress, Log: s.Log})
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(filepath.Dir(file)) //nolint:errcheck // left-overs are removed by the next download
-	if err := atomicfile.MkdirAll(filepath.Dir(s.Layout.Binary(to)), 0o755); err != nil {
-		return err
-	}
-	return atomicfile.Rename(file, s.Layout.Binary(to))
+	return version.Publish(s.Layout, to, file)
 }
