@@ -19,9 +19,6 @@ import (
 // maxCrashes caps how often the effect of one phase is begun again after a crash of the supervisor or the host.
 const maxCrashes = 5
 
-// ErrHeld means that the supervisor stopped acting and needs a person.
-var ErrHeld = errors.New("held")
-
 // Snapshotter takes and gives back what the node's data was. Package snapshot satisfies it.
 type Snapshotter interface {
 	// Create seals a snapshot of the data at rest, once ready returned nil: it is asked when all data is copied. The same id

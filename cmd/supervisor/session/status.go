@@ -175,6 +175,9 @@ func (s *Session) FileTracker(schedule plan.Schedule) *plan.Tracker {
 
 // Plans lists what is to come; with the chain's own plan, which is asked once where gRPC answers.
 func (s *Session) Plans(ctx context.Context) ([]status.Plan, error) {
+	if _, err := plan.LoadSchedule(s.Layout.SchedulePath()); err != nil {
+		return nil, err // an empty list would say that nothing is planned
+	}
 	v, err := s.View()
 	if err != nil {
 		return nil, err
