@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"syscall"
 	"time"
 
 	"nodevisor/internal/atomicfile"
@@ -53,6 +54,7 @@ type Options struct {
 	Checker     *version.Checker
 	Fetch       Fetcher                          // nil: downloads are off
 	Env         func(v version.Version) []string // the environment of the version's programs
+	RunAs       *syscall.Credential              // whom its scripts and pre-upgrade run as; nil = as this user
 	Log         *slog.Logger
 	Observe     func(Upgrade) // told after each phase
 }

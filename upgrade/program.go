@@ -19,6 +19,7 @@ type program struct {
 	args []string
 	env  []string
 	dir  string
+	as   *syscall.Credential // nil = this user
 }
 
 // result is how it ended.
@@ -32,7 +33,7 @@ type result struct {
 // error here, because each caller has a meaning of its own for them.
 func runProgram(ctx context.Context, p program) (result, error) {
 	cmd := exec.Command(p.path, p.args...)
-	cmd.Env, cmd.Dir = p.env, p.dir
+	cmd.Env, cmd.Dir, cmd.SysProcAttr = p.env, p.dir, &syscall.SysProcAttr{Credential: p.as}
 	res, err := proc.Output(ctx, cmd, maxOutput)
 	if ended := new(proc.ExitError); errors.As(err, &ended) {
 		err = nil
