@@ -326,7 +326,10 @@ func (s *Supervisor) opApply(r request) {
 		if !ready.Ready() {
 			return hint.New("apply", p.Name, ready.Problems[0], ready.Next())
 		}
-		return errors.Join(s.o.Engine.Allow(p.Name, r.body.Force), s.o.Engine.Release())
+		if err := s.o.Engine.Allow(p.Name, r.body.Force); err != nil {
+			return err // refused: a hold stays
+		}
+		return s.o.Engine.Release()
 	}), func(err error) {
 		if err != nil {
 			finishRequest(r, err, "")
