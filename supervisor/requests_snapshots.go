@@ -91,7 +91,7 @@ func (s *Supervisor) snapshotJob(r request, op snapshotOp, begun time.Time) {
 		if result, err = json.Marshal(out); err != nil || !atRest || !holds {
 			return err
 		}
-		return s.o.Engine.Hold("a snapshot was restored", "supervisor resume, or supervisor upgrade use VERSION and then supervisor resume")
+		return s.o.Engine.Hold("a snapshot was restored", HintAfterRestore)
 	})
 	if atRest && (op.replaces() || op.Op == "create") {
 		work = s.unitsDown(work)
