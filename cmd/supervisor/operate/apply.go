@@ -138,6 +138,14 @@ func apply(ctx context.Context, o *session.Offline, name string, force bool) (cl
 	if !ready.Ready() {
 		return client.Reply{}, hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+hint.Quote(name)+" BINARY")
 	}
+	if err := upgrade.CheckScript(o.Layout, o.Config.Upgrade); err != nil {
+		return client.Reply{}, err
+	}
+	if o.Engine.Snapshots != nil {
+		if err := o.Engine.Snapshots.Room(ctx); err != nil {
+			return client.Reply{}, err
+		}
+	}
 	if err := o.Engine.Allow(name, force); err != nil {
 		return client.Reply{}, err // refused: a hold stays what it is, and none comes of it
 	}
