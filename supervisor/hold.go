@@ -46,6 +46,7 @@ func (s *Supervisor) holdFor(err error) {
 	}
 	if errors.Is(err, state.ErrUntrusted) {
 		// What can't be trusted isn't written over: the hold is found again at every start, until it is mended.
+		s.untrusted = err
 		s.journal.Hold = &upgrade.Hold{Reason: err.Error(), Hint: hint.Of(err), Since: time.Now().UTC()}
 		s.held()
 		return

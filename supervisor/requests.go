@@ -13,6 +13,7 @@ import (
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
+	"nodevisor/upgrade/state"
 	"nodevisor/upgrade/version"
 )
 
@@ -28,6 +29,9 @@ type request struct {
 	body   client.Request
 	answer func(client.Reply, error)
 }
+
+// trustless are the operations that write nothing over a journal and a schedule that can't be trusted.
+var trustless = []string{client.OpResume, client.OpReload, client.OpSnapshots}
 
 // errBusy means that another long operation is under way.
 var errBusy = errors.New("busy")
@@ -76,6 +80,10 @@ func (s *Supervisor) handle(r request) {
 		r.answer(client.Reply{}, &hint.Error{
 			Op: r.op, Err: fmt.Errorf("%w: %s is under way", errBusy, what), Hint: "supervisor status, then try again",
 		})
+		return
+	}
+	if s.untrusted != nil && !slices.Contains(trustless, r.op) {
+		r.answer(client.Reply{}, s.untrusted)
 		return
 	}
 	handlers := map[string]func(request){
@@ -289,10 +297,15 @@ func (s *Supervisor) resume(r request, restore func(context.Context) error) {
 	if r.body.Restore {
 		work = s.unitsDown(work)
 	}
+	s.untrusted = nil // they are loaded again
 	s.do("resume", work, func(err error) {
 		finishRequest(r, err, "resumed")
-		if err == nil {
+		switch {
+		case err == nil:
 			s.policy.Reset()
+		case errors.Is(err, state.ErrUntrusted):
+			s.holdFor(err)
+			return
 		}
 		s.afterOperation(err, "")
 	})
@@ -313,7 +326,10 @@ func (s *Supervisor) opApply(r request) {
 		if !ready.Ready() {
 			return hint.New("apply", p.Name, ready.Problems[0], ready.Next())
 		}
-		return errors.Join(s.o.Engine.Allow(p.Name, r.body.Force), s.o.Engine.Release())
+		if err := s.o.Engine.Allow(p.Name, r.body.Force); err != nil {
+			return err // refused: a hold stays
+		}
+		return s.o.Engine.Release()
 	}), func(err error) {
 		if err != nil {
 			finishRequest(r, err, "")

@@ -81,16 +81,17 @@ func (s *Supervisor) tryFirst(r request, op snapshotOp) {
 // that; zero = it wasn't stopped for it.
 func (s *Supervisor) snapshotJob(r request, op snapshotOp, begun time.Time) {
 	atRest, paused := s.child == nil, s.state == status.Backoff
+	holds := op.replaces() && s.untrusted == nil // what can't be trusted holds by itself
 	var result json.RawMessage
 	work := s.afterTidying(func(ctx context.Context) error {
 		out, err := s.o.Snapshots.Do(ctx, r.body.Snapshots, atRest)
 		if err != nil {
 			return err
 		}
-		if result, err = json.Marshal(out); err != nil || !atRest || !op.replaces() {
+		if result, err = json.Marshal(out); err != nil || !atRest || !holds {
 			return err
 		}
-		return s.o.Engine.Hold("a snapshot was restored", "supervisor resume, or supervisor upgrade use VERSION and then supervisor resume")
+		return s.o.Engine.Hold("a snapshot was restored", HintAfterRestore)
 	})
 	if atRest && (op.replaces() || op.Op == "create") {
 		work = s.unitsDown(work)

@@ -160,6 +160,7 @@ type Supervisor struct {
 	due         *trigger // a plan whose height has come, until it is carried out
 	journal     upgrade.Journal
 	schedule    plan.Schedule
+	untrusted   error // why the journal or the schedule can't be trusted, until a resume could load them; nil = they can
 	readiness   readiness
 	file        planFile
 	clockTimer  *time.Timer // of the next point in time that matters
@@ -225,6 +226,9 @@ func (s *Supervisor) do(name string, work func(context.Context) error, then func
 		cancel()
 		s.post(func() {
 			s.job, s.progress = nil, nil
+			if s.untrusted != nil {
+				journal.Hold = s.journal.Hold // which is nowhere but here
+			}
 			s.journal, s.schedule = journal, schedule
 			s.tracker.SetSchedule(schedule)
 			then(err)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"syscall"
 	"time"
 
 	"nodevisor/internal/atomicfile"
@@ -19,9 +20,6 @@ import (
 
 // maxCrashes caps how often the effect of one phase is begun again after a crash of the supervisor or the host.
 const maxCrashes = 5
-
-// ErrHeld means that the supervisor stopped acting and needs a person.
-var ErrHeld = errors.New("held")
 
 // Snapshotter takes and gives back what the node's data was. Package snapshot satisfies it.
 type Snapshotter interface {
@@ -58,6 +56,7 @@ type Options struct {
 	Fetch       Fetcher                          // nil: downloads are off
 	Env         func(v version.Version) []string // the environment of the version's programs
 	Lock        *os.File                         // the home's, which the programs of an upgrade inherit: see program; nil: they don't
+	RunAs       *syscall.Credential              // whom its scripts and pre-upgrade run as; nil = as this user
 	Log         *slog.Logger
 	Observe     func(Upgrade) // told after each phase
 }

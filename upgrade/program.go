@@ -22,7 +22,8 @@ type program struct {
 	args []string
 	env  []string
 	dir  string
-	lock *os.File // nil: none
+	lock *os.File            // nil: none
+	as   *syscall.Credential // nil = this user
 }
 
 // result is how it ended.
@@ -36,7 +37,7 @@ type result struct {
 // error here, because each caller has a meaning of its own for them.
 func runProgram(ctx context.Context, p program) (result, error) {
 	cmd := exec.Command(p.path, p.args...)
-	cmd.Env, cmd.Dir = p.env, p.dir
+	cmd.Env, cmd.Dir, cmd.SysProcAttr = p.env, p.dir, &syscall.SysProcAttr{Credential: p.as}
 	if p.lock != nil {
 		cmd.ExtraFiles = []*os.File{p.lock}
 	}

@@ -134,7 +134,7 @@ func TestUninitIsRefused(t *testing.T) {
 			func(p *patient) { p.journal(upgrade.Staged, nil) }, cli.ExitFailed,
 			[]string{"the upgrade v2 is in flight, at staged", "Hint: supervisor run", "supervisor upgrade skip v2"},
 		},
-		"a journal that can't be trusted": {func(p *patient) { p.write(p.l.JournalPath(), "{") }, cli.ExitFailed, []string{"cannot read the journal", "Hint: "}},
+		"a journal that can't be trusted": {func(p *patient) { p.write(p.l.JournalPath(), "{") }, cli.ExitHeld, []string{"cannot read the journal", "Hint: "}},
 		"a batch that can't be merged":    {func(p *patient) { p.write(p.l.BatchPath(), "{") }, cli.ExitFailed, []string{"batch", "Hint: mend"}},
 		"never a supervisor's":            {func(p *patient) { require.NoError(p.t, os.RemoveAll(p.l.State())) }, cli.ExitFailed, []string{"never was a supervisor's"}},
 		"a left node": {func(p *patient) {

@@ -18,7 +18,6 @@ import (
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/config"
 	"nodevisor/internal/hint"
-	"nodevisor/upgrade"
 )
 
 // Whatever fails says what, why and what next, as text and as JSON.
@@ -127,7 +126,6 @@ func TestNextStep(t *testing.T) {
 		{fmt.Errorf("cannot write: %w", syscall.EROFS), "mount it writable"},
 		{fmt.Errorf("cannot open: %w", fs.ErrPermission), cli.AsRightUser},
 		{&config.Error{Problems: []error{errors.New("x")}}, "correct it, then: supervisor doctor"},
-		{upgrade.ErrHeld, "supervisor status"},
 		{errors.New("x"), "supervisor doctor"},
 	} {
 		assert.Equal(t, c.want, nextStep(c.err, "supervisor halt"))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -113,8 +114,8 @@ func nodeVersion(ctx context.Context, s *session.Session, v version.Version, asJ
 		argv = append([]string{"version", "--long", "--output", "json"}, args...)
 	}
 	cmd := exec.Command(s.Layout.Binary(v), argv...)
-	_, cmd.Env = s.Command(v)
-	cmd.Dir = s.Layout.Root
+	env, as := s.Beside(v)
+	cmd.Env, cmd.Dir, cmd.SysProcAttr = env, s.Layout.Root, &syscall.SysProcAttr{Credential: as}
 	res, err := proc.Output(ctx, cmd, 1<<20)
 	if err != nil {
 		return &hint.Error{Op: "ask the node for its version", Err: err, Hint: "supervisor doctor"}

@@ -18,7 +18,7 @@ import (
 	"nodevisor/supervisor"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/home"
-	"nodevisor/upgrade"
+	"nodevisor/upgrade/state"
 )
 
 // release is what this program calls itself, set by the build: -ldflags "-X main.release=…".
@@ -68,7 +68,7 @@ func nextStep(err error, path string) string {
 		return cli.AsRightUser
 	case errors.As(err, &mistakes):
 		return "correct it, then: supervisor doctor"
-	case errors.Is(err, upgrade.ErrHeld), errors.Is(err, home.ErrLocked), strings.HasSuffix(path, " doctor"):
+	case errors.Is(err, home.ErrLocked), strings.HasSuffix(path, " doctor"):
 		return "supervisor status"
 	}
 	return "supervisor doctor"
@@ -83,7 +83,7 @@ func exitCode(err error) int {
 		return 128 + int(interrupted.Signal)
 	case errors.As(err, &usage), errors.As(err, &mistakes), errors.As(err, &unit), errors.Is(err, home.ErrNetworkFS):
 		return cli.ExitUsage // what no second try mends
-	case errors.Is(err, upgrade.ErrHeld):
+	case errors.Is(err, state.ErrUntrusted) && !errors.Is(err, fs.ErrPermission): // for another user it may be well
 		return cli.ExitHeld
 	case errors.Is(err, home.ErrLocked), errors.Is(err, home.ErrForeign):
 		return cli.ExitLocked

@@ -48,6 +48,12 @@ type Reply struct {
 	Result     json.RawMessage `json:"result,omitempty"`
 }
 
+// The exit codes of a command whose operation the supervisor refused.
+const (
+	ExitFailed = 1
+	ExitHeld   = 3 // needs an operator
+)
+
 // Failure is the answer to one that was not; it is also what a failing command prints with --json, as "error".
 type Failure struct {
 	Message string `json:"message"`

@@ -26,6 +26,7 @@ import (
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/client"
 	"nodevisor/supervisor/status"
+	"nodevisor/upgrade/state"
 )
 
 const (
@@ -290,5 +291,9 @@ func answer(w http.ResponseWriter, v any) {
 func fail(w http.ResponseWriter, code int, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	json.NewEncoder(w).Encode(client.Failure{Message: err.Error(), Hint: cmp.Or(hint.Of(err), hint.OfSystem(err)), Code: 1}) //nolint:errcheck // the peer is gone
+	exit := client.ExitFailed
+	if errors.Is(err, state.ErrUntrusted) {
+		exit = client.ExitHeld
+	}
+	json.NewEncoder(w).Encode(client.Failure{Message: err.Error(), Hint: cmp.Or(hint.Of(err), hint.OfSystem(err)), Code: exit}) //nolint:errcheck // the peer is gone
 }

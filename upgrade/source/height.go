@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -43,10 +44,11 @@ type Reading struct {
 // Options are what Heights needs to know of the node.
 type Options struct {
 	Home   string
-	Binary func() string   // the current binary, asked anew each time: it changes with an upgrade; nil = no status command
-	Args   func() []string // the node's arguments: --rpc.laddr and --grpc.address win over its files; nil = none
-	Env    []string        // for the status command, as for the node
-	Lines  *Lines          // nil = the node's lines aren't read
+	Binary func() string       // the current binary, asked anew each time: it changes with an upgrade; nil = no status command
+	Args   func() []string     // the node's arguments: --rpc.laddr and --grpc.address win over its files; nil = none
+	Env    []string            // for the status command, as for the node
+	RunAs  *syscall.Credential // whom the status command runs as; nil = as this user
+	Lines  *Lines              // nil = the node's lines aren't read
 	Log    *slog.Logger
 }
 

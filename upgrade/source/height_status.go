@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"nodevisor/internal/proc"
@@ -26,7 +27,7 @@ func (s statusSource) read(ctx context.Context) (Reading, error) {
 		return Reading{}, fmt.Errorf("%w: no binary", errOff)
 	}
 	cmd := exec.Command(binary, "status", "--home", s.opt.Home) //nolint:noctx // proc.Output ends it with ctx
-	cmd.Env = s.opt.Env
+	cmd.Env, cmd.SysProcAttr = s.opt.Env, &syscall.SysProcAttr{Credential: s.opt.RunAs}
 	out, err := proc.Output(ctx, cmd, maxAnswer)
 	if err != nil {
 		return Reading{}, err

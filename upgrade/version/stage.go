@@ -85,6 +85,7 @@ type Checker struct {
 	layout Layout
 	probe  []string
 	env    []string
+	runAs  *syscall.Credential
 	trust  func(binary string) error
 	log    *slog.Logger
 
@@ -96,6 +97,12 @@ type Checker struct {
 // trust refuses a binary that others may change.
 func NewChecker(l Layout, probe, env []string, trust func(binary string) error, log *slog.Logger) *Checker {
 	return &Checker{layout: l, probe: probe, env: env, trust: trust, log: log, known: map[Version]Readiness{}}
+}
+
+// RunAs has the trial run done by another user; nil = by this one.
+func (c *Checker) RunAs(user *syscall.Credential) *Checker {
+	c.runAs = user
+	return c
 }
 
 // Check verifies v's binary: it is there, inside the tree, regular, executable (made so, as Cosmovisor does), trusted, built
@@ -319,7 +326,7 @@ func (c *Checker) trial(ctx context.Context, path string) error {
 	bounded, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	cmd := exec.Command(path, c.probe...)
-	cmd.Env, cmd.Dir = c.env, c.layout.Root
+	cmd.Env, cmd.Dir, cmd.SysProcAttr = c.env, c.layout.Root, &syscall.SysProcAttr{Credential: c.runAs}
 	res, err := proc.Output(bounded, cmd, 0)
 	ended := new(proc.ExitError)
 	switch {

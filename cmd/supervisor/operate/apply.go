@@ -138,7 +138,18 @@ func apply(ctx context.Context, o *session.Offline, name string, force bool) (cl
 	if !ready.Ready() {
 		return client.Reply{}, hint.New("apply", name, ready.Problems[0], "supervisor upgrade add "+hint.Quote(name)+" BINARY")
 	}
-	err := errors.Join(o.Engine.Allow(name, force), o.Engine.Release())
+	if err := upgrade.CheckScript(o.Layout, o.Config.Upgrade); err != nil {
+		return client.Reply{}, err
+	}
+	if o.Engine.Snapshots != nil {
+		if err := o.Engine.Snapshots.Room(ctx); err != nil {
+			return client.Reply{}, err
+		}
+	}
+	if err := o.Engine.Allow(name, force); err != nil {
+		return client.Reply{}, err // refused: a hold stays what it is, and none comes of it
+	}
+	err := o.Engine.Release()
 	if err == nil {
 		err = o.Engine.Begin(p, plan.ByOperator, ready, o.KnownHeight())
 	}

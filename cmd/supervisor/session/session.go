@@ -40,8 +40,8 @@ type Session struct {
 
 // Checker verifies binaries.
 func (s *Session) Checker() *version.Checker {
-	_, env := s.Command(version.Genesis)
-	return version.NewChecker(s.Layout, s.Config.Upgrade.Probe, env, s.Config.TrustBinary, s.Log)
+	env, as := s.Beside(version.Genesis)
+	return version.NewChecker(s.Layout, s.Config.Upgrade.Probe, env, s.Config.TrustBinary, s.Log).RunAs(as)
 }
 
 // Quiet is for commands that only report: what the packages narrate at info would stand beside the report itself.
@@ -60,9 +60,10 @@ func (s *Session) Store(observe func(phase string, done, total int64)) (*Snapsho
 func (s *Session) Engine(lock *home.Lock, store *Snapshots, checker *version.Checker, observe func(upgrade.Upgrade)) *upgrade.Engine {
 	o := upgrade.Options{
 		Layout: s.Layout, Config: s.Config.Upgrade, Checker: checker, Fetch: s.Fetcher(), Lock: lock.File(), Log: s.Log, Observe: observe,
-		Env:         func(v version.Version) []string { _, env := s.Command(v); return env },
+		Env:         func(v version.Version) []string { env, _ := s.Beside(v); return env },
 		NewSnapshot: func(label string, height int64) string { return snapshot.NewID(time.Now(), label, max(0, height)) },
 	}
+	_, o.RunAs = s.Beside(version.Genesis)
 	o.Snapshots, o.Templates = s.OnUpgrade(store)
 	return upgrade.NewEngine(o)
 }
@@ -99,9 +100,10 @@ func (s *Session) SnapshotOn(event string) bool {
 
 // Heights are the sources of the node's height.
 func (s *Session) Heights(lines *source.Lines, current func() string) *source.Heights {
-	args, env := s.Command(version.Genesis)
+	args, _ := s.Command(version.Genesis)
+	env, as := s.Beside(version.Genesis)
 	o := source.Options{
-		Home: s.Config.Node.Home, Binary: current, Args: func() []string { return args }, Env: env, Log: s.Log,
+		Home: s.Config.Node.Home, Binary: current, Args: func() []string { return args }, Env: env, RunAs: as, Log: s.Log,
 	}
 	if s.Config.Height.Log != "" {
 		o.Lines = lines

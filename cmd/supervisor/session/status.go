@@ -57,7 +57,7 @@ func (s *Session) addChainPlan(ctx context.Context, st *status.Document) {
 	if st.Height != nil {
 		height = *st.Height
 	}
-	ready := s.Checker().Check(ctx, version.Of(p.Name))
+	ready := s.readiness(ctx, s.Checker(), version.Of(p.Name))
 	st.Plan = new(status.DescribePlan(*p, false, ready, height, 0, time.Now()))
 }
 
@@ -87,6 +87,15 @@ func (s *Session) View() (status.View, error) {
 	return v, err
 }
 
+// readiness is what a running supervisor knows of a version long before its height: its binary, and the script of its switch.
+func (s *Session) readiness(ctx context.Context, checker *version.Checker, to version.Version) version.Readiness {
+	r := checker.Check(ctx, to)
+	if err := upgrade.CheckScript(s.Layout, s.Config.Upgrade); err != nil && r.Ready() {
+		r.Problems, r.Hint = []string{err.Error()}, hint.Of(err)
+	}
+	return r
+}
+
 // statusOfFiles is the status where no supervisor runs.
 func (s *Session) statusOfFiles(ctx context.Context) (*status.Document, error) {
 	v, err := s.View()
@@ -96,7 +105,7 @@ func (s *Session) statusOfFiles(ctx context.Context) (*status.Document, error) {
 	checker := s.Checker()
 	for _, to := range append(v.Tracker.PendingVersions(), v.Current) {
 		if to != "" {
-			v.Ready[to] = checker.Check(ctx, to)
+			v.Ready[to] = s.readiness(ctx, checker, to)
 		}
 	}
 	st := v.Document(time.Now())
@@ -175,6 +184,9 @@ func (s *Session) FileTracker(schedule plan.Schedule) *plan.Tracker {
 
 // Plans lists what is to come; with the chain's own plan, which is asked once where gRPC answers.
 func (s *Session) Plans(ctx context.Context) ([]status.Plan, error) {
+	if _, err := plan.LoadSchedule(s.Layout.SchedulePath()); err != nil {
+		return nil, err // an empty list would say that nothing is planned
+	}
 	v, err := s.View()
 	if err != nil {
 		return nil, err
@@ -193,7 +205,7 @@ func (s *Session) Plans(ctx context.Context) ([]status.Plan, error) {
 	}
 	checker := s.Checker()
 	for _, to := range v.Tracker.PendingVersions() {
-		v.Ready[to] = checker.Check(ctx, to)
+		v.Ready[to] = s.readiness(ctx, checker, to)
 	}
 	return v.Plans(time.Now()), nil
 }
