@@ -111,6 +111,9 @@ func (e *Engine) CancelPlan(name string) error {
 		}
 		return e.Close(ResultCancelled)
 	}
+	if !e.s.Has(name) && e.Announced(name) {
+		return hint.New("cancel", name, "it is in the node's own plan file, not on the schedule", "to pass it over: supervisor upgrade skip "+hint.Argument(name))
+	}
 	if !e.s.Has(name) {
 		return hint.New("cancel", name, "no such plan is scheduled", "supervisor upgrade list")
 	}

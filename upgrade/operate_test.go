@@ -114,6 +114,11 @@ func TestCancelPlan(t *testing.T) {
 	require.NoError(t, e.CancelPlan("v3"))
 	assert.Empty(t, h.onSchedule().Plans)
 	require.ErrorContains(t, e.CancelPlan("v3"), "no such plan")
+	h.announce("v3", 300)
+	err := e.CancelPlan("v3")
+	require.ErrorContains(t, err, "it is in the node's own plan file")
+	assert.Contains(t, hint.Of(err), "supervisor upgrade skip v3")
+	require.NoError(t, os.Remove(h.l.Plan))
 
 	h.begin(e)
 	require.NoError(t, e.CancelPlan("v2"), "in flight, nothing changed yet")
@@ -121,7 +126,7 @@ func TestCancelPlan(t *testing.T) {
 	assert.Equal(t, ResultCancelled, h.history()[0].Result)
 
 	h.toProbation(e)
-	err := e.CancelPlan("v2")
+	err = e.CancelPlan("v2")
 	require.ErrorContains(t, err, "it is in flight, at probation")
 	assert.Contains(t, hint.Of(err), "supervisor rollback")
 }

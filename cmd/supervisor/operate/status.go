@@ -168,7 +168,7 @@ func planDetail(p *status.Plan, clock time.Time) string {
 		parts = append(parts, fmt.Sprintf("%d blocks left", *p.BlocksLeft))
 	}
 	if p.ETA != nil {
-		parts = append(parts, "in "+p.ETA.Sub(clock).Round(time.Second).String())
+		parts = append(parts, "in "+max(0, p.ETA.Sub(clock).Round(time.Second)).String())
 	}
 	if !p.Exact {
 		parts = append(parts, "the stop comes a little late")

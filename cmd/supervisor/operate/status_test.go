@@ -52,3 +52,12 @@ func TestStatusNamesTheNextCommand(t *testing.T) {
 	assert.Equal(t, []string{"next supervisor resume"}, next(waiting))
 	assert.Empty(t, next(status.Document{State: status.Running, Plan: &status.Plan{Name: "v2", Ready: true}}))
 }
+
+// The time that is left is an estimate, and the height comes when it comes: it doesn't count below nothing.
+func TestTheTimeLeftIsNeverNegative(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for left, want := range map[time.Duration]string{90 * time.Second: "in 1m30s", -2 * time.Second: "in 0s"} {
+		assert.Equal(t, " ("+want+", ready)", planDetail(&status.Plan{ETA: new(now.Add(left)), Exact: true, Ready: true}, now))
+	}
+}
