@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"nodevisor/internal/proc"
+	"nodevisor/internal/resident"
 	"nodevisor/supervisor/status"
 	"nodevisor/upgrade/plan"
 	"nodevisor/upgrade/source"
@@ -71,7 +72,7 @@ func (s *Supervisor) settleState() {
 	case s.child == nil:
 	case s.state == status.Starting && time.Since(s.child.StartedAt()) >= okayAfter:
 		s.state = status.Running
-		s.spawn(dropProgram)    // the start is over
+		s.spawn(resident.DropProgram) // the start is over
 		if s.store.pause == 0 { // else its timer does it: a node that is started again is no reason to try sooner
 			s.tidy()
 		}

@@ -1,4 +1,5 @@
-package supervisor
+// Package resident keeps what this process holds in memory small while it is at rest.
+package resident
 
 import (
 	"bufio"
@@ -16,10 +17,10 @@ const maxMaps = 1 << 20
 // region is a mapping of this process, from the address start up to end.
 type region struct{ start, end uintptr }
 
-// dropProgram takes the program's own code and constants out of this process's memory. A start runs through most of the
+// DropProgram takes the program's own code and constants out of this process's memory. A start runs through most of the
 // program, and a quiet supervisor needs a small part of it, which comes back from the page cache as it is used. What can't
 // be dropped stays: nothing depends on it.
-func dropProgram() {
+func DropProgram() {
 	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return

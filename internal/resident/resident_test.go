@@ -1,4 +1,4 @@
-package supervisor
+package resident
 
 import (
 	"os"
@@ -49,7 +49,7 @@ func TestDropProgram(t *testing.T) {
 		return resident, len(all)
 	}
 	before, _ := read()
-	dropProgram()
+	DropProgram()
 	after, regions := read()
 	assert.Less(t, after, before, "KiB of the code")
 	assert.Positive(t, regions)
