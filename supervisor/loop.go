@@ -73,7 +73,7 @@ func (s *Supervisor) settleState() {
 	case s.state == status.Starting && time.Since(s.child.StartedAt()) >= okayAfter:
 		s.state = status.Running
 		s.spawn(resident.DropProgram) // the start is over
-		if s.store.pause == 0 { // else its timer does it: a node that is started again is no reason to try sooner
+		if s.store.pause == 0 {       // else its timer does it: a node that is started again is no reason to try sooner
 			s.tidy()
 		}
 	case s.state == status.Running && s.store.again && s.job == nil && s.onExit == nil:
