@@ -71,7 +71,7 @@ func (s *Source) Check(ctx context.Context, dir string) []Check {
 	}
 	defer server.Close(conn)
 	c.conn = conn
-	for _, look := range []func() error{c.reach, c.connections, c.rights, func() error { return c.method(dir) }, c.prepared, c.bindings, c.sessions} {
+	for _, look := range []func() error{c.reach, c.connections, c.rights, func() error { return c.method(dir) }, c.archive, c.prepared, c.bindings, c.sessions} {
 		if err := look(); err != nil {
 			c.failErr("server", s.Server.Explain(ctx, "look into", err))
 		}
