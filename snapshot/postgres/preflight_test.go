@@ -83,6 +83,23 @@ func TestCheckFindsWhatAWindowWouldFailOn(t *testing.T) {
 	assert.Contains(t, by["password"].Fix, "chmod 600 "+password)
 }
 
+// Sessions are ended by the role of admin_dsn: its rights count. A superuser's session takes a superuser.
+func TestCheckOfDisconnectAsksForTheRoleThatEndsSessions(t *testing.T) {
+	c := pgtest.Start(t)
+	c.Exec("postgres", "CREATE ROLE node LOGIN CREATEDB; CREATE ROLE admin LOGIN CREATEDB; GRANT pg_signal_backend TO admin")
+	c.Exec("postgres", "CREATE DATABASE chain OWNER node")
+	node := strings.Replace(c.DSN("chain"), "user=postgres", "user=node", 1)
+	for admin, want := range map[string]string{
+		"user=postgres": "sessions of grafana may be ended", "user=admin": "sessions of grafana may be ended, but a superuser's",
+	} {
+		_, by := verdicts(newSource(t, node, func(o *Options) {
+			o.Disconnect, o.AdminDSN = []string{"grafana"}, strings.Replace(c.DSN("postgres"), "user=postgres", admin, 1)
+		}).Check(t.Context(), t.TempDir()))
+		assert.Equal(t, want, by["disconnect"].Detail)
+		require.NotNil(t, by["disconnect"].OK)
+	}
+}
+
 func TestCheckOfAServerThatCannotBeAsked(t *testing.T) {
 	s := newSource(t, "host="+t.TempDir()+" dbname=chain user=node", nil)
 	all, by := verdicts(s.Check(t.Context(), t.TempDir()))
