@@ -144,8 +144,9 @@ func (c *checkup) rights() error {
 	return err
 }
 
-func (c *checkup) adminRole() string {
-	cfg, err := c.Server.OnAdmin().Settings("")
+// adminRole is who creates and renames databases; "" where admin_dsn is wrong, which others say.
+func (s *Source) adminRole() string {
+	cfg, err := s.Server.OnAdmin().Settings("")
 	if err != nil {
 		return ""
 	}
