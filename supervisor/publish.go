@@ -37,7 +37,7 @@ func (s *Supervisor) publish() {
 	}
 	st.Message = s.message(st)
 	s.sample.Store(&metrics.Sample{
-		Document: st, Tally: s.tally, InFlight: s.journal.Upgrade, Since: s.since, Told: s.o.Told,
+		Document: st, Tally: s.tally, InFlight: s.journal.Upgrade, Since: s.since, HeightAt: s.height.at, Told: s.o.Told,
 		Polled: s.file.watcher != nil && s.file.watcher.Fallback() != "",
 	})
 	s.tell(st)

@@ -271,8 +271,17 @@ func (s *Supervisor) ObservePhase(u upgrade.Upgrade) {
 	})
 }
 
-// Status returns the latest status. It may be called from any goroutine, once Run has begun to serve.
-func (s *Supervisor) Status() *status.Document { return s.sample.Load().Document }
+// Status returns the latest status. It may be called from any goroutine, once Run has begun to serve. The height grows older
+// also while nothing happens that a status is published for.
+func (s *Supervisor) Status() *status.Document {
+	sample := s.sample.Load()
+	if sample.HeightAge == nil {
+		return sample.Document
+	}
+	st := *sample.Document
+	st.HeightAge = new(time.Since(sample.HeightAt).Milliseconds())
+	return &st
+}
 
 // stopSignal is the configured one; Validate has seen that it is a signal.
 func (s *Supervisor) stopSignal() syscall.Signal {

@@ -219,7 +219,7 @@ func TestGenesisInitRefusals(t *testing.T) {
 	refused(1, "the command line says", "--skip-trial", "--state-sha256", strings.Repeat("0", 64))
 	refused(1, "128 hexadecimal digits", "--skip-trial", "--key", c.document)
 	refused(2, "needs --sha256", "--skip-trial", "--genesis", "https://127.0.0.1/genesis.json")
-	refused(1, "holds a password", "--skip-trial", "--dsn", "host=/nowhere password=open")
+	refused(2, "holds a password", "--skip-trial", "--dsn", "host=/nowhere password=open")
 	c.untouched("refusals")
 
 	// SHA256SUMS beside the files counts.

@@ -94,6 +94,54 @@ func TestR8R12FromDatabaseToRoot(t *testing.T) {
 	sameFile(t, filepath.Join(out, *made.State), filepath.Join(out+"2", *made.State))
 }
 
+// What a template would fail on is said before the network has halted, also beneath the running node.
+func TestDoctorOfATemplate(t *testing.T) {
+	server := pgtest.Start(t)
+	home := oldNetwork(t, server, "")
+	server.Connect("old") // as the node's session
+	check := func() (ok *bool, text string) {
+		stdout, _, _ := runHere(t, "--home", home, "doctor", "--json")
+		var d struct {
+			Checks []struct {
+				Name, Detail, Fix string
+				OK                *bool
+			}
+		}
+		require.NoError(t, json.Unmarshal([]byte(stdout), &d))
+		for _, c := range d.Checks {
+			if c.Name == "template" {
+				return c.OK, c.Detail + "; " + c.Fix
+			}
+		}
+		require.Fail(t, "no line about the template", stdout)
+		return nil, ""
+	}
+	ok, text := check()
+	assert.Equal(t, new(true), ok)
+	assert.Contains(t, text, "the state of Kwil v0.9 can be read, at height 41")
+
+	file := filepath.Join(home, "supervisor", "supervisor.toml")
+	config, err := os.ReadFile(file)
+	require.NoError(t, err)
+	bad := filepath.Join(home, "bad.json")
+	require.NoError(t, os.WriteFile(bad, []byte("{"), 0o600))
+	for _, tc := range []struct{ old, changed, says string }{
+		{`version = "v0.9"`, `version = "v0.10"`, `it is a database of Kwil v0.9, not v0.10; set [genesis] version = "v0.9"`},
+		{"from = ", fmt.Sprintf("from = %q #", bad), "cannot use " + bad},
+	} {
+		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(string(config), tc.old, tc.changed, 1)), 0o600))
+		ok, text = check()
+		assert.Equal(t, new(false), ok)
+		assert.Contains(t, text, tc.says)
+	}
+
+	require.NoError(t, os.WriteFile(file, config, 0o600))
+	server.Exec("old", "DELETE FROM kwild_chain.chain")
+	ok, text = check()
+	assert.Nil(t, ok, "a node that hasn't begun is no fault")
+	assert.Contains(t, text, "let the node make a block first")
+}
+
 func TestGenesisCreateRefusesABusyDatabase(t *testing.T) {
 	server := pgtest.Start(t)
 	home := oldNetwork(t, server, "")

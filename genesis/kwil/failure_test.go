@@ -48,7 +48,7 @@ func TestR6FailuresAreErrors(t *testing.T) {
 	}{
 		{"server down", "connect", "start it", func(o *server.Config, _ *kwildb.Options) { o.DSN = "host=" + t.TempDir() + " dbname=x user=x" }},
 		{"no such database", "no such database", "dbname", func(o *server.Config, _ *kwildb.Options) { o.DSN = c.DSN("nowhere") }},
-		{"another database", "isn't a database of Kwil", "psql -l", func(o *server.Config, _ *kwildb.Options) { o.DSN = c.DSN("stranger") }},
+		{"another database", "holds no chain of Kwil's", "psql -l", func(o *server.Config, _ *kwildb.Options) { o.DSN = c.DSN("stranger") }},
 		{"another version", "it is a database of Kwil v0.9", `version = "v0.9"`, func(_ *server.Config, k *kwildb.Options) { k.Version = kwildb.V010 }},
 		{"no pg_dump", "pg_dump", "pg_bin", func(o *server.Config, _ *kwildb.Options) { o.Bin = t.TempDir() }},
 		{"an older pg_dump", "older than the server", "pg_bin", func(o *server.Config, _ *kwildb.Options) { o.Bin = old }},

@@ -18,6 +18,7 @@ type Database struct {
 	Owner         string            `json:"owner"`
 	Encoding      string            `json:"encoding"`
 	Locale        map[string]string `json:"locale"`           // provider, collate, ctype, icu: those of pg_database that a new one must share
+	Tablespace    string            `json:"tablespace"`       // its default one; "": a manifest that doesn't know it
 	Settings      []Setting         `json:"settings"`         // ALTER DATABASE … SET, also for a role
 	Grants        []string          `json:"grants"`           // aclitems of the database itself; null: the defaults
 	ConnLimit     int32             `json:"connection_limit"` // of the database itself; -1: none

@@ -167,6 +167,7 @@ func TestServerGoneInTheMiddle(t *testing.T) {
 		return s.Stage(t.Context(), restoreOf(s, dir, rec))
 	})
 	require.ErrorIs(t, err, manifest.ErrAway)
+	assert.NotContains(t, hint.Of(err), "tried again", "nobody does that but the operator")
 	require.ErrorIs(t, s.Abort(), manifest.ErrAway, "what was staged can't be removed now")
 	c.StartServer()
 	require.NoError(t, s.Abort())

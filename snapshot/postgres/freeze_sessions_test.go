@@ -49,6 +49,22 @@ func TestASessionThatStaysIsNamedAndLeftAlone(t *testing.T) {
 	require.Error(t, grafana.Ping(t.Context()))
 }
 
+// Who is listed in disconnect, and can't be ended, isn't to be listed again: the right to end it is what lacks.
+func TestASessionThatMayBeEndedButCannotNamesTheRight(t *testing.T) {
+	c := pgtest.Start(t)
+	c.Exec("postgres", "CREATE ROLE node LOGIN CREATEDB")
+	c.Exec("postgres", "CREATE DATABASE chain OWNER node")
+	stay(t, c.DSN("chain"), "grafana")
+	s := newSource(t, strings.Replace(c.DSN("chain"), "user=postgres", "user=node", 1), func(o *Options) {
+		noFallback(o)
+		o.Disconnect, o.FreeSpace = []string{"grafana"}, 1<<30
+	})
+	_, err := s.Freeze(t.Context(), newJob(t, "one"))
+	require.ErrorIs(t, err, server.ErrInUse)
+	assert.NotContains(t, hint.Of(err), "disconnect = [")
+	assert.Contains(t, hint.Of(err), `GRANT pg_signal_backend TO "node", for a superuser's set admin_dsn to a superuser`)
+}
+
 func TestAFailedCloneIsFollowedByADump(t *testing.T) {
 	c := pgtest.Start(t)
 	c.Create("chain", chainSQL)

@@ -32,7 +32,7 @@ func (s *Source) Into(ctx context.Context, r manifest.Restore, dsn string) error
 	if err := empty(ctx, v); err != nil {
 		return err
 	}
-	faults, err := s.tools(v).Load(ctx, cfg.Database, r.From, r.Record, true, "--no-owner", "--no-privileges", "--single-transaction")
+	faults, err := s.tools(v).Load(ctx, cfg.Database, r.From, r.Record, true, "--no-owner", "--no-privileges", "--no-tablespaces", "--single-transaction")
 	if err != nil {
 		return err
 	}

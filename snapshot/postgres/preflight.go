@@ -71,7 +71,7 @@ func (s *Source) Check(ctx context.Context, dir string) []Check {
 	}
 	defer server.Close(conn)
 	c.conn = conn
-	for _, look := range []func() error{c.reach, c.connections, c.rights, func() error { return c.method(dir) }, c.prepared, c.bindings, c.sessions} {
+	for _, look := range []func() error{c.reach, c.connections, c.rights, func() error { return c.method(dir) }, c.archive, c.prepared, c.bindings, c.sessions} {
 		if err := look(); err != nil {
 			c.failErr("server", s.Server.Explain(ctx, "look into", err))
 		}
@@ -130,18 +130,23 @@ func (c *checkup) rights() error {
 	if len(c.o.Disconnect) == 0 {
 		return nil
 	}
-	var may bool
-	err = c.conn.QueryRow(c.ctx, "SELECT rolsuper OR pg_has_role(oid, 'pg_signal_backend', 'USAGE') FROM pg_roles WHERE rolname = current_user").Scan(&may)
-	if err == nil && !may {
-		c.unknown("disconnect", "GRANT pg_signal_backend TO "+role, "of %s, only sessions of its own role can be ended", strings.Join(c.o.Disconnect, ", "))
-	} else if err == nil {
-		c.ok("disconnect", "sessions of %s may be ended", strings.Join(c.o.Disconnect, ", "))
+	var super, may bool // of the role that ends them
+	err = c.conn.QueryRow(c.ctx, "SELECT rolsuper, pg_has_role(oid, 'pg_signal_backend', 'USAGE') FROM pg_roles WHERE rolname = $1", c.adminRole()).Scan(&super, &may)
+	switch apps := strings.Join(c.o.Disconnect, ", "); {
+	case err != nil:
+	case super:
+		c.ok("disconnect", "sessions of %s may be ended", apps)
+	case may:
+		c.ok("disconnect", "sessions of %s may be ended, but a superuser's", apps)
+	default:
+		c.unknown("disconnect", "GRANT pg_signal_backend TO "+role, "of %s, only sessions of its own role can be ended", apps)
 	}
 	return err
 }
 
-func (c *checkup) adminRole() string {
-	cfg, err := c.Server.OnAdmin().Settings("")
+// adminRole is who creates and renames databases; "" where admin_dsn is wrong, which others say.
+func (s *Source) adminRole() string {
+	cfg, err := s.Server.OnAdmin().Settings("")
 	if err != nil {
 		return ""
 	}

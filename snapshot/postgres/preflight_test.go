@@ -32,7 +32,7 @@ func TestCheckOfADatabaseThatIsFine(t *testing.T) {
 	s := newSource(t, c.DSN("chain"), func(o *Options) { o.Disconnect = []string{"grafana"} })
 	all, by := verdicts(s.Check(t.Context(), t.TempDir()))
 	assert.Equal(t, []string{
-		"server ok", "pg_dump ok", "pg_restore ok", "connections ok", "rights ok", "disconnect ok", "method ok", "prepared ok", "rollback ok", "sessions ok",
+		"server ok", "pg_dump ok", "pg_restore ok", "connections ok", "rights ok", "disconnect ok", "method ok", "archive ok", "prepared ok", "rollback ok", "sessions ok",
 	}, all)
 	assert.Contains(t, by["method"].Detail, "by clone: rights and room are there")
 	for _, check := range by {
@@ -55,7 +55,7 @@ func TestCheckFindsWhatAWindowWouldFailOn(t *testing.T) {
 	})
 	all, by := verdicts(s.Check(t.Context(), t.TempDir()))
 	assert.Equal(t, []string{
-		"password ok", "server ok", "pg_dump ok", "pg_restore ok", "connections ok", "rights fail", "disconnect unknown", "method unknown", "prepared ok",
+		"password ok", "server ok", "pg_dump ok", "pg_restore ok", "connections ok", "rights fail", "disconnect unknown", "method unknown", "archive ok", "prepared ok",
 		"rollback fail", "sessions unknown",
 	}, all)
 	assert.Contains(t, by["rights"].Fix, `ALTER ROLE "node" CREATEDB`)
@@ -81,6 +81,23 @@ func TestCheckFindsWhatAWindowWouldFailOn(t *testing.T) {
 	all, by = verdicts(s.Check(t.Context(), t.TempDir()))
 	assert.Equal(t, []string{"password fail"}, all)
 	assert.Contains(t, by["password"].Fix, "chmod 600 "+password)
+}
+
+// Sessions are ended by the role of admin_dsn: its rights count. A superuser's session takes a superuser.
+func TestCheckOfDisconnectAsksForTheRoleThatEndsSessions(t *testing.T) {
+	c := pgtest.Start(t)
+	c.Exec("postgres", "CREATE ROLE node LOGIN CREATEDB; CREATE ROLE admin LOGIN CREATEDB; GRANT pg_signal_backend TO admin")
+	c.Exec("postgres", "CREATE DATABASE chain OWNER node")
+	node := strings.Replace(c.DSN("chain"), "user=postgres", "user=node", 1)
+	for admin, want := range map[string]string{
+		"user=postgres": "sessions of grafana may be ended", "user=admin": "sessions of grafana may be ended, but a superuser's",
+	} {
+		_, by := verdicts(newSource(t, node, func(o *Options) {
+			o.Disconnect, o.AdminDSN = []string{"grafana"}, strings.Replace(c.DSN("postgres"), "user=postgres", admin, 1)
+		}).Check(t.Context(), t.TempDir()))
+		assert.Equal(t, want, by["disconnect"].Detail)
+		require.NotNil(t, by["disconnect"].OK)
+	}
 }
 
 func TestCheckOfAServerThatCannotBeAsked(t *testing.T) {
@@ -137,4 +154,36 @@ func TestCheckNamesMissingAndOldPrograms(t *testing.T) {
 	assert.Contains(t, by["pg_dump"].Detail, "version 9.6.24, older than the server's")
 	assert.False(t, *by["pg_restore"].OK)
 	assert.True(t, strings.Contains(by["pg_restore"].Fix, "postgresql-client"), by["pg_restore"].Fix)
+}
+
+// A clone needs none of the rights that its archive does: what nobody said before would leave snapshots sealed for ever,
+// and fail the rollback that needs the archive.
+func TestCheckOfWhatAnArchiveNeeds(t *testing.T) {
+	c := pgtest.Start(t)
+	c.Exec("postgres", "CREATE ROLE node LOGIN CREATEDB; CREATE ROLE other")
+	c.Exec("postgres", "CREATE DATABASE chain OWNER node")
+	s := newSource(t, strings.Replace(c.DSN("chain"), "user=postgres", "user=node", 1), nil)
+	for _, tc := range []struct{ name, sql, verdict, detail, fix, undo string }{
+		{"a table that can't be read", `CREATE TABLE secret(); CREATE VIEW seen AS SELECT 1 AS one; ALTER VIEW seen OWNER TO node`, "archive fail", "public.secret", `GRANT pg_read_all_data TO "node"`, "DROP TABLE secret; DROP VIEW seen"},
+		{"a sequence", "CREATE SEQUENCE ids", "archive fail", "public.ids", "", "DROP SEQUENCE ids"},
+		{"a schema", "CREATE SCHEMA s; CREATE TABLE s.t(); ALTER TABLE s.t OWNER TO node", "archive fail", "s.t", "", "DROP SCHEMA s CASCADE"},
+		{"hidden rows", "CREATE TABLE t(); ALTER TABLE t OWNER TO node; ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY", "archive fail", "public.t", `ALTER ROLE "node" BYPASSRLS`, "DROP TABLE t"},
+		{"another role's table", "CREATE TABLE t(); ALTER TABLE t OWNER TO other; GRANT SELECT ON t TO node", "archive fail", "public.t of other", "set admin_dsn to a superuser", "DROP TABLE t"},
+		{"a member's table", "CREATE TABLE t(); ALTER TABLE t OWNER TO other; GRANT other TO node", "archive ok", "", "", "DROP TABLE t; REVOKE other FROM node"},
+		{"a superuser's extension", "CREATE EXTENSION dblink", "archive fail", "extension dblink", "set admin_dsn to a superuser", "DROP EXTENSION dblink"},
+		{"a trusted extension", "CREATE EXTENSION pgcrypto", "archive ok", "", "", "DROP EXTENSION pgcrypto"},
+		{"an event trigger", "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION f()", "archive fail", "event trigger e", "", "DROP FUNCTION f CASCADE"},
+		{"a publication of everything", "CREATE PUBLICATION p FOR ALL TABLES", "archive fail", "publication p for all tables", "", "DROP PUBLICATION p"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c.Exec("chain", tc.sql)
+			defer c.Exec("chain", tc.undo)
+			all, by := verdicts(s.Check(t.Context(), t.TempDir()))
+			assert.Contains(t, all, tc.verdict)
+			assert.Contains(t, by["archive"].Detail, tc.detail)
+			assert.Contains(t, by["archive"].Fix, tc.fix)
+			_, by = verdicts(newSource(t, c.DSN("chain"), nil).Check(t.Context(), t.TempDir()))
+			assert.True(t, *by["archive"].OK, "a superuser may: %s", by["archive"].Detail)
+		})
+	}
 }

@@ -143,9 +143,12 @@ func (s *Source) Stage(ctx context.Context, r manifest.Restore) error {
 // replacement makes the replacement of live: from a clone that must stay, else from the archive. It gives its oid.
 func (s *Source) replacement(ctx context.Context, admin *pgx.Conn, name, live string, r manifest.Restore, clone *server.Owned) (oid uint32, err error) {
 	db := r.Record.Database
-	options := server.FreshOptions(db)
+	options, err := s.freshOptions(ctx, admin, db)
 	if clone != nil {
-		options = copyOf(admin, clone.Name)
+		options, err = copyOf(admin, clone.Name), nil
+	}
+	if err != nil {
+		return 0, s.Server.OnAdmin().Explain(ctx, "create a database on", err)
 	}
 	err = s.Owner.Create(ctx, admin, name, options+" OWNER "+server.Quote(db.Owner), s.Owner.NewMark(server.RoleStaged, live, r.ID))
 	if err == nil {
@@ -159,6 +162,16 @@ func (s *Source) replacement(ctx context.Context, admin *pgx.Conn, name, live st
 		err = &hint.Error{Op: "restore snapshot", Path: r.ID, Err: fmt.Errorf("the restored database differs: %w", faults[0]), Hint: "supervisor snapshot verify --deep " + r.ID}
 	}
 	return oid, err
+}
+
+// freshOptions are those of a database that is filled from an archive: in the tablespace where the recorded one lay.
+func (s *Source) freshOptions(ctx context.Context, admin server.Session, db *manifest.Database) (string, error) {
+	space, err := server.TablespaceOption(ctx, admin, db)
+	if space == "" && err == nil && db.Tablespace != "" && db.Tablespace != "pg_default" {
+		s.o.Log.Warn("the tablespace can't be used, the database goes to the server's default one", "source", s.o.Name, "tablespace", db.Tablespace,
+			"hint", "GRANT CREATE ON TABLESPACE "+server.Quote(db.Tablespace)+" TO "+server.Quote(s.adminRole())+", or ALTER DATABASE … SET TABLESPACE afterwards")
+	}
+	return server.FreshOptions(db) + space, err
 }
 
 // intact compares the archive with its digests; the first error is what an archive that can't be used says. A sealed dump

@@ -16,8 +16,8 @@ import (
 const tidyTimeout = 3 * time.Second
 
 // VerifyDeep restores the archive at into a scratch database, compares every table, sequence and large object with the
-// manifest, and drops it again. The archive's files were compared with their digests before. Owners and rights are left
-// out: the content is what is proven, and another server may have other roles.
+// manifest, and drops it again. The archive's files were compared with their digests before. Owners, rights and
+// the tablespaces of tables are left out: the content is what is proven, and another server may have other ones.
 func (s *Source) VerifyDeep(ctx context.Context, at string, rec manifest.Source) (faults []manifest.Fault, err error) {
 	if rec.Database == nil || rec.Database.Tables == nil {
 		return nil, fmt.Errorf("cannot verify source %s: its record holds no content to compare with", rec.Name)
@@ -38,10 +38,14 @@ func (s *Source) VerifyDeep(ctx context.Context, at string, rec manifest.Source)
 		defer cancel()
 		err = errors.Join(err, way.Explain(ctx, "drop scratch database on", s.dropByName(ctx, name)))
 	}()
-	if err := s.Owner.Create(ctx, admin, name, server.FreshOptions(rec.Database), s.Owner.NewMark(server.RoleScratch, rec.Database.Name, "")); err != nil {
+	space, err := server.TablespaceOption(ctx, admin, rec.Database)
+	if err != nil {
 		return nil, way.Explain(ctx, "create a scratch database on", err)
 	}
-	return s.tools(way).Load(ctx, name, at, rec, true, "--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions")
+	if err := s.Owner.Create(ctx, admin, name, server.FreshOptions(rec.Database)+space, s.Owner.NewMark(server.RoleScratch, rec.Database.Name, "")); err != nil {
+		return nil, way.Explain(ctx, "create a scratch database on", err)
+	}
+	return s.tools(way).Load(ctx, name, at, rec, true, "--no-owner", "--no-privileges", "--no-tablespaces", "--no-publications", "--no-subscriptions")
 }
 
 // holdScratch tells others that the scratch database is in use: until this session ends.

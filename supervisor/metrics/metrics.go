@@ -21,6 +21,7 @@ type Sample struct {
 	Tally    *Tally
 	InFlight *upgrade.Upgrade    // nil: none is in flight
 	Since    time.Time           // the supervisor's start
+	HeightAt time.Time           // when Height was true; it means something only with a HeightAge
 	Polled   bool                // files are polled, because the kernel tells of no changes
 	Told     func() alert.Counts // nil: nobody is told
 }

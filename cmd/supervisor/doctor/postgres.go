@@ -2,9 +2,14 @@ package doctor
 
 import (
 	"context"
+	"errors"
 
 	"nodevisor/cmd/supervisor/cli"
+	"nodevisor/cmd/supervisor/session"
+	"nodevisor/genesis"
+	"nodevisor/internal/hint"
 	"nodevisor/snapshot"
+	"nodevisor/snapshot/postgres/kwildb"
 )
 
 // databases has each database that is a source of snapshots look after itself, and tells whether all of them answer.
@@ -30,4 +35,20 @@ func (x *examination) databases(ctx context.Context, store *snapshot.Store) (ans
 		}
 	}
 	return answer
+}
+
+// template looks whether a template of Kwil's could be made. Those of other kinds are a program's, which isn't run here.
+func (x *examination) template(ctx context.Context, store *session.Snapshots) {
+	if x.Config.Genesis.Kind != genesis.Kwil {
+		return
+	}
+	height, err := session.NewExporter(x.Session, store).CheckKwil(ctx)
+	switch {
+	case errors.Is(err, kwildb.ErrNoChain): // before the first block that is as it should be
+		x.unknown("template", hint.Of(err), "%v", err)
+	case err != nil:
+		x.failErr("template", err)
+	default:
+		x.ok("template", "the state of Kwil %s can be read, at height %d", x.Config.Genesis.Version, height)
+	}
 }

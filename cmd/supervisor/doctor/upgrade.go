@@ -176,6 +176,7 @@ func (x *examination) snapshots(ctx context.Context) {
 	if !x.databases(ctx, store.Store) {
 		return // the forecast would say the same again
 	}
+	x.template(ctx, store)
 	f, err := store.Forecast(ctx)
 	if err != nil {
 		x.failErr("snapshots", err)

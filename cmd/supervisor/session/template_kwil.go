@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/genesis"
@@ -21,28 +22,25 @@ import (
 	"nodevisor/snapshot/postgres/server"
 )
 
+// kwilCheckTimeout bounds what CheckKwil asks of the server.
+const kwilCheckTimeout = 30 * time.Second
+
 // makeKwil writes the pair that Kwil's tools read into at. The database is at rest, or the snapshot's frozen clone of it.
 func (x *Exporter) makeKwil(ctx context.Context, at string, t *genesis.Template, job templateJob) error {
 	g := x.Config.Genesis
 	ctx, cancel := context.WithTimeoutCause(ctx, g.Timeout, fmt.Errorf("not done within %s ([genesis] timeout)", g.Timeout))
 	defer cancel()
-	version, err := kwil.ParseVersion(g.Version)
-	if err != nil {
-		return err
-	}
 	src, err := x.database()
 	if err != nil {
 		return err
 	}
-	read := kwildb.Options{Version: string(version), Home: x.Config.Node.Home, Log: x.Log}
+	read := kwildb.Options{}
 	if job.frozen {
 		if read.Database, err = x.clone(job.snapshot, src.Name); err != nil {
 			return err
 		}
 	}
-	q, err := kwildb.Open(ctx, server.Config{
-		Source: src.Name, DSN: src.DSN, PasswordFile: x.absolute(src.PasswordFile), AdminDSN: src.AdminDSN, Bin: x.Config.Snapshot.PgBin,
-	}, read)
+	q, version, err := x.openKwil(ctx, src, read)
 	if err != nil {
 		return err
 	}
@@ -50,10 +48,8 @@ func (x *Exporter) makeKwil(ctx context.Context, at string, t *genesis.Template,
 	chain := q.State()
 	o := kwil.PairOptions{Height: chain.Height, Dump: q.Dump, Observe: x.progress()}
 	o.Document = kwil.Options{Version: version, Database: kwil.Known{Version: version, Params: chain.Params, Owner: chain.Owner}, Set: x.identity(job.set)}
-	if g.From != "" {
-		if _, o.Document.Old, err = genesis.ReadFile(x.Config.UnderHome(g.From)); err != nil {
-			return err
-		}
+	if o.Document.Old, err = x.oldDocument(); err != nil {
+		return err
 	}
 	pair, err := kwil.WritePair(ctx, at, o)
 	if err != nil {
@@ -70,6 +66,48 @@ func (x *Exporter) makeKwil(ctx context.Context, at string, t *genesis.Template,
 		x.Log.Warn("about the template", "note", note)
 	}
 	return x.settle(at, t, job.set)
+}
+
+// openKwil opens the database that the state is read from, or the clone of it that read names.
+func (x *Exporter) openKwil(ctx context.Context, src snapshot.SourceConfig, read kwildb.Options) (*kwildb.Database, kwil.Version, error) {
+	version, err := kwil.ParseVersion(x.Config.Genesis.Version)
+	if err != nil {
+		return nil, "", err
+	}
+	read.Version, read.Home, read.Log = string(version), x.Config.Node.Home, x.Log
+	q, err := kwildb.Open(ctx, server.Config{
+		Source: src.Name, DSN: src.DSN, PasswordFile: x.absolute(src.PasswordFile), AdminDSN: src.AdminDSN, Bin: x.Config.Snapshot.PgBin,
+	}, read)
+	return q, version, err
+}
+
+// oldDocument is the text of [genesis] from; nil where none is configured.
+func (x *Exporter) oldDocument() (text []byte, err error) {
+	if from := x.Config.Genesis.From; from != "" {
+		_, text, err = genesis.ReadFile(x.Config.UnderHome(from))
+	}
+	return text, err
+}
+
+// CheckKwil looks, while the node may run, for what a template of Kwil's would fail on at a halt: a database of another
+// version, a pg_dump that is too old, an old document that can't be read. It changes nothing, and gives the chain's height.
+// kwildb.ErrNoChain means that the node hasn't begun.
+func (x *Exporter) CheckKwil(ctx context.Context) (height int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, kwilCheckTimeout)
+	defer cancel()
+	if _, err := x.oldDocument(); err != nil {
+		return 0, err
+	}
+	src, err := x.database()
+	if err != nil {
+		return 0, err
+	}
+	q, _, err := x.openKwil(ctx, src, kwildb.Options{Live: true})
+	if err != nil {
+		return 0, err
+	}
+	defer q.Close()
+	return q.State().Height, nil
 }
 
 // settle applies what is set to the rendered document, and checks that the result is still one of Kwil's that names this

@@ -12,6 +12,7 @@ import (
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/genesis"
 	"nodevisor/genesis/kwil"
+	"nodevisor/snapshot/postgres/server"
 )
 
 // initFlags are the arguments of `genesis init`.
@@ -82,6 +83,9 @@ func (f *initFlags) check() (err error) {
 		return cli.Usagef("--root-dir, --genesis and --genesis-state are needed")
 	case f.restoreNow && f.skipTrial:
 		return cli.Usagef("--restore-now and --skip-trial exclude each other")
+	}
+	if errs := server.CheckDSN("--dsn", f.dsn); len(errs) > 0 {
+		return cli.Usagef("%v", errors.Join(errs...))
 	}
 	for _, s := range [][2]string{{"--sha256", f.documentSum}, {"--state-sha256", f.stateSum}} {
 		if s[1] != "" && !genesis.IsSum(s[1]) {

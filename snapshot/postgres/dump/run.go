@@ -125,7 +125,7 @@ func (c *clientRun) explain(ctx context.Context, err error, stderr string) error
 		e.Hint = "the role lacks a right: supervisor doctor (it lists the rights that are needed)"
 	case has("could not connect", "connection to server", "terminating connection", "server closed the connection", "no connection to the server"):
 		e.Err = fmt.Errorf("%w: %w", manifest.ErrAway, err)
-		e.Hint = "pg_isready; it is tried again when the server is back"
+		e.Hint = "wait until it has started: pg_isready"
 	}
 	return e
 }

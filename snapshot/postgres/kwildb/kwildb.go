@@ -25,6 +25,9 @@ const (
 	V010 = "v0.10"
 )
 
+// ErrNoChain means that the database holds no chain of Kwil's: it is another one's, or its node hasn't made a block yet.
+var ErrNoChain = errors.New("it holds no chain of Kwil's")
+
 // Options say which database is read, and what is expected of it.
 type Options struct {
 	Version  string // v0.9 | v0.10: another one in the database is an error
@@ -172,7 +175,7 @@ func (q *Database) checkVersion(ctx context.Context) error {
 	has := func(name string) bool { return slices.Contains(schemas, name) }
 	if !has("kwild_chain") || !has("kwild_voting") {
 		return &hint.Error{
-			Op: "read the chain's state in", Path: q.server.Where(), Err: errors.New("it isn't a database of Kwil: schemas kwild_chain and kwild_voting are missing"),
+			Op: "read the chain's state in", Path: q.server.Where(), Err: fmt.Errorf("%w: kwild_chain and kwild_voting aren't both among its schemas", ErrNoChain),
 			Hint: "correct dbname in dsn; psql -l lists what is there",
 		}
 	}
@@ -198,7 +201,7 @@ func (q *Database) readChain(ctx context.Context) error {
 	}
 	if len(rows) != 1 {
 		return &hint.Error{
-			Op: "read the chain's height in", Path: q.server.Where(), Err: fmt.Errorf("kwild_chain.chain has %d rows, not one", len(rows)),
+			Op: "read the chain's height in", Path: q.server.Where(), Err: fmt.Errorf("%w: kwild_chain.chain has %d rows, not one", ErrNoChain, len(rows)),
 			Hint: "let the node make a block first",
 		}
 	}

@@ -18,9 +18,10 @@ func Describe(ctx context.Context, conn Session, name string) (manifest.Database
 	d := manifest.Database{Name: name, Locale: map[string]string{}, Settings: []manifest.Setting{}}
 	var version int
 	err := conn.QueryRow(ctx, `SELECT oid, current_setting('server_version'), current_setting('server_version_num')::int, pg_get_userbyid(datdba)::text,
-		pg_encoding_to_char(encoding)::text, datacl::text[], datconnlimit, pg_database_size(oid), shobj_description(oid, 'pg_database')
+		pg_encoding_to_char(encoding)::text, datacl::text[], datconnlimit, pg_database_size(oid), shobj_description(oid, 'pg_database'),
+		(SELECT spcname::text FROM pg_tablespace t WHERE t.oid = dattablespace)
 		FROM pg_database WHERE datname = $1`, name).
-		Scan(&d.OID, &d.ServerVersion, &version, &d.Owner, &d.Encoding, &d.Grants, &d.ConnLimit, &d.Size, &d.Comment)
+		Scan(&d.OID, &d.ServerVersion, &version, &d.Owner, &d.Encoding, &d.Grants, &d.ConnLimit, &d.Size, &d.Comment, &d.Tablespace)
 	if err != nil {
 		return d, err
 	}
@@ -223,6 +224,16 @@ func FreshOptions(db *manifest.Database) string {
 		b += " ICU_RULES " + literal(rules)
 	}
 	return b
+}
+
+// TablespaceOption puts a fresh database where the recorded one lay: a node's data is often on a disk of its own. It is ""
+// for the server's default, and where conn's server has no such tablespace, or its role may not use it. (A copy with
+// TEMPLATE goes to the template's tablespace, whose right isn't asked for.)
+func TablespaceOption(ctx context.Context, conn Session, db *manifest.Database) (string, error) {
+	var option string
+	err := conn.QueryRow(ctx, `SELECT coalesce((SELECT ' TABLESPACE ' || quote_ident(spcname) FROM pg_tablespace
+		WHERE spcname = $1 AND spcname <> 'pg_default' AND has_tablespace_privilege(oid, 'CREATE')), '')`, db.Tablespace).Scan(&option)
+	return option, err
 }
 
 // literal is a string in SQL, whatever standard_conforming_strings says.

@@ -209,19 +209,21 @@ func socketGone(port int) bool {
 	return true
 }
 
-// InUse is the refusal that names who is connected.
+// InUse is the refusal that names who is connected. Who is listed in disconnect and stayed, did so for want of a right.
 func (s Sessions) InUse(op, database string, others []Client) error {
-	apps := []string{}
+	apps, next := []string{}, []string{"end these sessions"}
 	for _, c := range others {
-		if c.App != "" && !slices.Contains(apps, strconv.Quote(c.App)) {
+		if c.App != "" && !s.Listed(c) && !slices.Contains(apps, strconv.Quote(c.App)) {
 			apps = append(apps, strconv.Quote(c.App))
 		}
 	}
-	next := "end these sessions"
 	if len(apps) > 0 {
-		next += fmt.Sprintf(", or let them be ended: disconnect = [%s] for source %q", strings.Join(apps, ", "), s.Server.source)
+		next = append(next, fmt.Sprintf("or let them be ended: disconnect = [%s] for source %q", strings.Join(apps, ", "), s.Server.source))
 	}
-	return &hint.Error{Op: op, Path: database, Err: fmt.Errorf("%w: %s", ErrInUse, Names(others)), Hint: next}
+	if admin, err := s.Server.OnAdmin().Settings(""); err == nil && slices.ContainsFunc(others, s.Listed) {
+		next = append(next, "for those in disconnect GRANT pg_signal_backend TO "+Quote(admin.User)+", for a superuser's set admin_dsn to a superuser")
+	}
+	return &hint.Error{Op: op, Path: database, Err: fmt.Errorf("%w: %s", ErrInUse, Names(others)), Hint: strings.Join(next, ", ")}
 }
 
 // Names names sessions as String does, for one line.
