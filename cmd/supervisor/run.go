@@ -18,6 +18,7 @@ import (
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/fetch"
+	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor"
@@ -193,13 +194,13 @@ const programPause, programTold = 250 * time.Millisecond, time.Minute
 func awaitProgram(ctx context.Context, s *session.Session, lock *home.Lock, err error) (*home.Lock, error) {
 	for told := (time.Time{}); ctx.Err() == nil; time.Sleep(programPause) {
 		locked := (*home.LockedError)(nil)
-		if !errors.As(err, &locked) || locked.Role != home.RoleOther || !s.UpgradesAtRest() {
+		if !errors.As(err, &locked) || locked.Role != home.RoleProgram {
 			return lock, err
 		}
 		if time.Since(told) > programTold {
 			told = time.Now()
 			s.Log.Warn("waiting for the end of a program that an earlier supervisor ran for the upgrade", "pid", locked.Holder.Pid,
-				"command", locked.Holder.Cmdline, "hint", "let it end; where it hangs: "+home.Takeover(locked.Args))
+				"command", locked.Holder.Cmdline, "hint", hint.Of(err))
 		}
 		lock, err = home.AcquireLock(s.Layout.LockPath())
 	}

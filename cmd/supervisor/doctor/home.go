@@ -35,6 +35,7 @@ func (x *examination) lock() {
 	x.holders = info
 	takeover := home.Takeover(info.Args)
 	taker, held := flockedBy(x.Layout.LockPath())
+	beginner, atWork := flockedBy(home.ProgramLock(x.Layout.LockPath()))
 	switch {
 	case info.Supervisor != nil && x.live != nil:
 		node := ""
@@ -48,11 +49,11 @@ func (x *examination) lock() {
 	case info.Node != nil:
 		x.refuse(takeover, "node pid %d of an earlier supervisor still runs", info.Node.Pid)
 		x.fail("lock", takeover, "node pid %d of an earlier supervisor still runs", info.Node.Pid)
-	case held && x.UpgradesAtRest():
-		x.fail("lock", "let it end; where it hangs: "+takeover, "held by a program that process %d, an earlier supervisor, ran for the upgrade; run waits for its end", taker)
+	case atWork:
+		x.fail("lock", "let it end; where it hangs: "+takeover, "held by a program that process %d, an earlier supervisor, ran for the upgrade; run waits for its end", beginner)
 	case held:
-		x.refuse(takeover, "a process that an earlier supervisor left behind holds the home's lock")
-		x.fail("lock", takeover, "held by a process that an earlier supervisor left behind; process %d had taken it", taker)
+		x.refuse(takeover, "a process that an earlier node left behind holds the home's lock")
+		x.fail("lock", takeover, "held by a process that an earlier node left behind; process %d had taken it", taker)
 	default:
 		x.ok("lock", "free")
 	}
