@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"nodevisor/internal/atomicfile"
+	"nodevisor/internal/capped"
 	"nodevisor/internal/proc"
 )
 
@@ -64,4 +67,26 @@ func programAtWork(path string) (*LockedError, error) {
 		}
 	}
 	return &LockedError{Role: RoleUnknown}, nil
+}
+
+// FlockedBy looks a file up in the kernel's list of locks (proc_locks(5)) without touching it. The pid is the taker's, who
+// may have ended; a file on btrfs or an overlay may show another device there, so the inode alone is compared.
+func FlockedBy(path string) (pid int, held bool) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	inode := ":" + strconv.FormatUint(st.Ino, 10)
+	for _, line := range capped.Lines("/proc/locks") {
+		f := strings.Fields(line) // "1: FLOCK  ADVISORY  WRITE 123 08:01:4711 0 EOF"
+		if len(f) >= 6 && f[1] == "FLOCK" && strings.HasSuffix(f[5], inode) {
+			pid, _ = strconv.Atoi(f[4])
+			return pid, true
+		}
+	}
+	return 0, false
 }
