@@ -35,6 +35,8 @@ type story struct {
 	env  []string
 	toml string
 	done upgrade.Result // which result ends it
+
+	script string // the custom pre-upgrade script; its story kills the supervisor alone: what it runs for the upgrade lives on
 }
 
 // stories are the two ends of an upgrade. The node announces v2 at height 4 and has a store loader, which needs the
@@ -50,6 +52,18 @@ var stories = []story{
 		},
 		toml: "[version.v2]\nenv = { FAKENODE_CRASH_AT_START = \"3\" }\n",
 	},
+}
+
+// slow is an upgrade whose script and pre-upgrade take their time, and outlive the supervisor. The script says so where it is
+// begun beside itself; flock(1) knows by a descriptor that also its child in a session of its own has.
+var slow = story{
+	name: "slow", done: upgrade.ResultCommitted, env: []string{"COSMOVISOR_CUSTOM_PREUPGRADE=slow.sh", "FAKENODE_PRE_UPGRADE_DELAY=150ms"},
+	script: `#!/bin/sh
+exec 9>>"$HOME/script"
+flock -n 9 || echo "try $SUPERVISOR_ATTEMPT" >>"$HOME/overlap"
+setsid sleep 0.2 &
+wait
+`,
 }
 
 // home is a node's home in a mount, and what is outside of it: what the node records, and what is logged.
@@ -91,6 +105,9 @@ func newHome(t *testing.T, m *mount, s story) *home {
 	require.NoError(t, os.MkdirAll(filepath.Join(under, "config"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(under, "config", "config.toml"), []byte("[rpc]\nladdr = \"unix://"+filepath.Join(out, "rpc")+"\"\n"), 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(out, "supervisor.toml"), []byte(s.toml), 0o600))
+	if s.script != "" {
+		require.NoError(t, os.WriteFile(filepath.Join(h.below.Root, "slow.sh"), []byte(s.script), 0o755))
+	}
 	t.Cleanup(func() {
 		h.clearUp()
 		os.RemoveAll(under)
@@ -242,7 +259,8 @@ func (h *home) logEnd() int64 {
 }
 
 // endLeftOvers does what a service manager does after its main process is gone (KillMode=mixed): it kills what is left of
-// the service, and waits until the home's lock is free. A child that is about to become the node may take a moment.
+// the service, and waits until the home's lock is free. A child that is about to become the node may take a moment. In a story
+// with a script it is more careless, as KillMode=process is: migrations go on.
 func (h *home) endLeftOvers() {
 	h.Helper()
 	lock, err := os.OpenFile(filepath.Join(h.dir, "supervisor", "lock"), os.O_RDWR, 0)
@@ -253,7 +271,9 @@ func (h *home) endLeftOvers() {
 		left := 0
 		require.NoError(h, proc.EachOrphan(func(pid int) {
 			exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-			if strings.HasPrefix(exe, h.dir+"/") {
+			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			migrates := h.script != "" && strings.HasSuffix(string(line), "\x00pre-upgrade\x00")
+			if strings.HasPrefix(exe, h.dir+"/") && !migrates {
 				left++
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}

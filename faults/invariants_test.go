@@ -65,6 +65,8 @@ func (h *home) invariants() {
 			}
 		}
 	}
+	// I7: no migration is begun beside itself.
+	require.NoFileExists(h, filepath.Join(h.out, "overlap"))
 	// I3: what was migrated has a snapshot.
 	require.False(h, migrated && len(h.manifests()) == 0, "migrated without a snapshot")
 	// I6: the signer's state never goes back.

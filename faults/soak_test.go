@@ -5,6 +5,7 @@ package faults
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,15 +24,16 @@ const forced = 85
 func TestSoak(t *testing.T) {
 	fakenode.Binary(t, "v1")
 	var rounds, kills atomic.Int64
-	var all sync.WaitGroup
+	var running sync.WaitGroup
+	all := append(slices.Clone(stories), slow)
 	end := time.Now().Add(*soak)
 	for w := range *workers {
-		all.Go(func() {
+		running.Go(func() {
 			random := rand.New(rand.NewPCG(*seed, uint64(w)))
 			whole := time.Second // how long an upgrade takes, from its begin to its stop; measured below
 			for i := 0; time.Now().Before(end) && !t.Failed(); i++ {
 				t.Run(fmt.Sprintf("%d-%04d", w, i), func(t *testing.T) {
-					h := newHome(t, plain(t), stories[random.IntN(len(stories))])
+					h := newHome(t, plain(t), all[random.IntN(len(all))])
 					for range 1 + random.IntN(5) {
 						h.interrupt(random, whole)
 						kills.Add(1)
@@ -44,7 +46,7 @@ func TestSoak(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	running.Wait()
 	report(t, "%d upgrades, %d interruptions (-seed %d)", rounds.Load(), kills.Load(), *seed)
 	assert.Positive(t, kills.Load())
 }

@@ -45,6 +45,10 @@ type Exporter interface {
 // Fetcher places a plan's binary into the version's directory from the addresses in its info.
 type Fetcher func(ctx context.Context, p plan.Plan, to version.Version) error
 
+// ProgramLock makes a lock that a program inherits, so that nobody takes it for ended while it or what it started lives. release
+// is told whether its end was seen.
+type ProgramLock func() (lock *os.File, release func(ended bool), err error)
+
 // Options is what an Engine is made of.
 type Options struct {
 	Layout      version.Layout
@@ -55,7 +59,7 @@ type Options struct {
 	Checker     *version.Checker
 	Fetch       Fetcher                          // nil: downloads are off
 	Env         func(v version.Version) []string // the environment of the version's programs
-	Lock        *os.File                         // the home's, which the programs of an upgrade inherit: see program; nil: they don't
+	ProgramLock ProgramLock                      // before each script and pre-upgrade; nil: nothing
 	RunAs       *syscall.Credential              // whom its scripts and pre-upgrade run as; nil = as this user
 	Log         *slog.Logger
 	Observe     func(Upgrade) // told after each phase

@@ -73,7 +73,7 @@ func (e *Engine) customPreUpgrade(ctx context.Context) error {
 	}
 	res, err := runProgram(ctx, program{
 		path: path, args: []string{u.Plan.Title(), strconv.FormatInt(u.Plan.Height, 10)},
-		env: e.hookEnv(u.From), dir: e.Layout.Home, lock: e.Lock, as: e.RunAs,
+		env: e.hookEnv(u.From), dir: e.Layout.Home, begin: e.ProgramLock, as: e.RunAs,
 	})
 	switch {
 	case ctx.Err() != nil:
@@ -102,7 +102,7 @@ func (e *Engine) migrate(ctx context.Context) error {
 			}
 		}
 		begun := time.Now()
-		res, err := runProgram(ctx, program{path: bin, args: []string{"pre-upgrade"}, env: e.hookEnv(u.To), dir: e.Layout.Root, lock: e.Lock, as: e.RunAs})
+		res, err := runProgram(ctx, program{path: bin, args: []string{"pre-upgrade"}, env: e.hookEnv(u.To), dir: e.Layout.Root, begin: e.ProgramLock, as: e.RunAs})
 		if err == nil && res.Code == preUpgradeMissing && time.Since(begun) > settle {
 			// It was there, and may have been stopped by the signal that is on its way to us, too (KillMode=control-group).
 			_ = sleep(ctx, settle) //nolint:errcheck // it is asked for below

@@ -15,15 +15,15 @@ import (
 const maxOutput = 256 << 10
 
 // program is one short-lived program that an upgrade runs: a script, the new binary's pre-upgrade. It works on the data, and
-// goes on where its supervisor is killed: so it inherits the home's lock, and as long as it or what it started lives nobody
-// begins it a second time, or touches the data beside it.
+// goes on where its supervisor is killed: so it inherits a lock, and as long as it or what it started lives nobody begins it a
+// second time, or touches the data beside it.
 type program struct {
-	path string
-	args []string
-	env  []string
-	dir  string
-	lock *os.File            // nil: none
-	as   *syscall.Credential // nil = this user
+	path  string
+	args  []string
+	env   []string
+	dir   string
+	begin ProgramLock
+	as    *syscall.Credential // nil = this user
 }
 
 // result is how it ended.
@@ -38,8 +38,13 @@ type result struct {
 func runProgram(ctx context.Context, p program) (result, error) {
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Env, cmd.Dir, cmd.SysProcAttr = p.env, p.dir, &syscall.SysProcAttr{Credential: p.as}
-	if p.lock != nil {
-		cmd.ExtraFiles = []*os.File{p.lock}
+	if p.begin != nil {
+		lock, release, err := p.begin()
+		if err != nil {
+			return result{}, err
+		}
+		defer func() { release(ctx.Err() == nil) }() // of one that was killed something may be left, and at work
+		cmd.ExtraFiles = []*os.File{lock}
 	}
 	res, err := proc.Output(ctx, cmd, maxOutput)
 	if ended := new(proc.ExitError); errors.As(err, &ended) {

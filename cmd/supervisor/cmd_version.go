@@ -116,6 +116,7 @@ func nodeVersion(ctx context.Context, s *session.Session, v version.Version, asJ
 	cmd := exec.Command(s.Layout.Binary(v), argv...)
 	env, as := s.Beside(v)
 	cmd.Env, cmd.Dir, cmd.SysProcAttr = env, s.Layout.Root, &syscall.SysProcAttr{Credential: as}
+	proc.EndWithUs(cmd)
 	res, err := proc.Output(ctx, cmd, 1<<20)
 	if err != nil {
 		return &hint.Error{Op: "ask the node for its version", Err: err, Hint: "supervisor doctor"}

@@ -18,6 +18,7 @@ import (
 	"nodevisor/cmd/supervisor/session"
 	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/fetch"
+	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/internal/progress"
 	"nodevisor/supervisor"
@@ -147,20 +148,42 @@ func warnOfRoot(s *session.Session) {
 // lockPatience is how long `run` waits for a command that has the home's lock: one that was given a moment before.
 const lockPatience, lockPause = 3 * time.Second, 20 * time.Millisecond
 
-// takeLock takes the home lock. With --takeover what an earlier supervisor left behind is stopped first; a living
-// supervisor is not.
+// A program that is waited for is looked at every programPause, and named in the log every programTold.
+const programPause, programTold = 250 * time.Millisecond, time.Minute
+
+// takeLock takes the home lock. Where a script or a pre-upgrade is at work that an earlier supervisor ran, its end is waited for,
+// however long that takes: it works on the data, and is run again afterwards.
 func takeLock(ctx context.Context, s *session.Session) (*home.Lock, error) {
-	lock, err := home.AcquireLock(s.Layout.LockPath())
-	if !s.Flags.Takeover {
-		for deadline := time.Now().Add(lockPatience); passing(ctx, s, err) && time.Now().Before(deadline); {
-			time.Sleep(lockPause)
-			lock, err = home.AcquireLock(s.Layout.LockPath())
-		}
-		return awaitProgram(ctx, s, lock, err)
+	if s.Flags.Takeover {
+		return takeOver(ctx, s)
 	}
+	told, deadline := time.Time{}, time.Now().Add(lockPatience)
+	for {
+		lock, err := home.AcquireLock(s.Layout.LockPath())
+		locked := (*home.LockedError)(nil)
+		switch {
+		case errors.As(err, &locked) && locked.Role == home.RoleProgram && ctx.Err() == nil:
+			if time.Since(told) > programTold {
+				told = time.Now()
+				s.Log.Warn("waiting for the end of a program that an earlier supervisor ran for the upgrade", "pid", locked.Holder.Pid,
+					"command", locked.Holder.Cmdline, "hint", hint.Of(err))
+			}
+			deadline = time.Now().Add(lockPatience) // commands come and go meanwhile, each refused, with the lock for a moment
+			time.Sleep(programPause)
+		case passing(ctx, s, err) && time.Now().Before(deadline):
+			time.Sleep(lockPause)
+		default:
+			return lock, err
+		}
+	}
+}
+
+// takeOver takes the home lock after what an earlier supervisor left behind was stopped; a living supervisor is not.
+func takeOver(ctx context.Context, s *session.Session) (*home.Lock, error) {
+	lock, err := home.AcquireLock(s.Layout.LockPath())
 	deadline := time.Now().Add(5 * time.Second) // for descriptors that outlive their process by a moment
 	for locked := (*home.LockedError)(nil); errors.As(err, &locked) && time.Now().Before(deadline); {
-		if locked.Role == home.RoleSupervisor {
+		if locked.Role == home.RoleSupervisor && !passing(ctx, s, err) { // a run that waits has it for moments
 			return nil, err
 		}
 		if locked.Left() {
@@ -183,27 +206,6 @@ func takeLock(ctx context.Context, s *session.Session) (*home.Lock, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil
-}
-
-// A program that is waited for is looked at every programPause, and named in the log every programTold.
-const programPause, programTold = 250 * time.Millisecond, time.Minute
-
-// awaitProgram goes on with an attempt to take the lock. Where a script or a pre-upgrade has it, which an earlier supervisor ran
-// for the upgrade in flight, its end is waited for, however long that takes: it works on the data, and is run again afterwards.
-func awaitProgram(ctx context.Context, s *session.Session, lock *home.Lock, err error) (*home.Lock, error) {
-	for told := (time.Time{}); ctx.Err() == nil; time.Sleep(programPause) {
-		locked := (*home.LockedError)(nil)
-		if !errors.As(err, &locked) || locked.Role != home.RoleOther || !s.UpgradesAtRest() {
-			return lock, err
-		}
-		if time.Since(told) > programTold {
-			told = time.Now()
-			s.Log.Warn("waiting for the end of a program that an earlier supervisor ran for the upgrade", "pid", locked.Holder.Pid,
-				"command", locked.Holder.Cmdline, "hint", "let it end; where it hangs: "+home.Takeover(locked.Args))
-		}
-		lock, err = home.AcquireLock(s.Layout.LockPath())
-	}
-	return lock, err
 }
 
 // passing tells of a failed attempt whether it is worth another one: a command's lock is free again soon. That of another

@@ -33,8 +33,8 @@ const lockSize = 512
 
 // Lock is the exclusive right to act on a home: one home, one supervisor, one node.
 //
-// It is a flock(2) on an open file description that the node inherits, and what an upgrade runs. The kernel holds it until the
-// last descriptor is closed, so a node whose supervisor was killed keeps the next supervisor from starting a second one. It is
+// It is a flock(2) on an open file description that the node inherits. The kernel holds it until the last descriptor
+// is closed, so a node whose supervisor was killed keeps the next supervisor from starting a second one. It is
 // never released by LOCK_UN, and the file never unlinked: both would free it for a second holder while the first lives.
 type Lock struct {
 	mu     sync.Mutex
@@ -58,7 +58,8 @@ type LockRole string
 const (
 	RoleSupervisor LockRole = "supervisor" // another command of this program at work, as a rule `run`
 	RoleNode       LockRole = "node"       // the node of an earlier supervisor
-	RoleOther      LockRole = "other"      // a process that inherited the lock: the node's child, or a program of an upgrade
+	RoleOther      LockRole = "other"      // a process that inherited the lock, as a rule the node's child
+	RoleProgram    LockRole = "program"    // what an earlier supervisor ran for an upgrade, or what that started: see BeginProgram
 	RoleUnknown    LockRole = "unknown"    // it can't be seen from here
 )
 
@@ -78,7 +79,9 @@ func (e *LockedError) Error() string {
 	case RoleNode:
 		return fmt.Sprintf("node pid %d of an earlier supervisor still runs", pid)
 	case RoleOther:
-		return fmt.Sprintf("process %d (%s), left by an earlier supervisor, still holds it", pid, e.Holder.Name())
+		return fmt.Sprintf("process %d (%s), left by an earlier node, still holds it", pid, e.Holder.Name())
+	case RoleProgram:
+		return fmt.Sprintf("process %d (%s), which an earlier supervisor ran for the upgrade, is still at work", pid, e.Holder.Name())
 	}
 	return "a process that can't be seen from here holds it"
 }
@@ -87,7 +90,9 @@ func (e *LockedError) Error() string {
 func (e *LockedError) Unwrap() error { return ErrLocked }
 
 // Left tells whether the holder was left behind by an earlier supervisor: such a one may be stopped with StopForeign.
-func (e *LockedError) Left() bool { return e.Role == RoleNode || e.Role == RoleOther }
+func (e *LockedError) Left() bool {
+	return e.Role == RoleNode || e.Role == RoleOther || e.Role == RoleProgram
+}
 
 // Takeover is the command that stops what an earlier supervisor left behind, with what that one was given for the node.
 func Takeover(args []string) string {
@@ -106,13 +111,15 @@ func (e *LockedError) hint() string {
 		return Takeover(e.Args)
 	case RoleOther:
 		return fmt.Sprintf("end process %d, or: %s", e.Holder.Pid, Takeover(e.Args))
+	case RoleProgram:
+		return "let it end; where it hangs: " + Takeover(e.Args)
 	}
 	return "as root: supervisor doctor; look in other containers that use this home"
 }
 
 // AcquireLock takes the lock at path, without waiting. It makes the file where it is missing, 0600 and with the
 // directory's owner, but not the directory. The error is a *hint.Error; a *LockedError is inside where the home is
-// held, also by a recorded node that lives and has closed the descriptor that it inherited.
+// held, also by a recorded node that lives and has closed the descriptor that it inherited, or by a program of an upgrade.
 func AcquireLock(path string) (*Lock, error) {
 	fail := func(err error, next string) (*Lock, error) {
 		return nil, &hint.Error{Op: "lock", Path: path, Err: err, Hint: next}
@@ -127,6 +134,13 @@ func AcquireLock(path string) (*Lock, error) {
 		return fail(err, cmp.Or(hint.OfSystem(err), "supervisor doctor"))
 	}
 	held, args := whoHolds(f)
+	if held == nil {
+		held, err = programAtWork(ProgramLock(path))
+	}
+	if err != nil {
+		f.Close()
+		return fail(err, cmp.Or(hint.OfSystem(err), "supervisor doctor"))
+	}
 	if held != nil {
 		f.Close()
 		held.Args = args
@@ -199,7 +213,7 @@ func whoHolds(f *os.File) (held *LockedError, args []string) {
 	if record.Node != nil && record.Node.Alive() {
 		return &LockedError{Role: RoleNode, Holder: foreignOf(*record.Node, "is the recorded node")}, record.Args
 	}
-	return nil, nil
+	return nil, record.Args
 }
 
 func holder(f *os.File, record LockInfo) *LockedError {
@@ -288,7 +302,7 @@ func (l *Lock) write() error {
 	return l.file.Truncate(lockSize)
 }
 
-// File is the locked descriptor, for the node and for what works on its data: who inherits it holds the lock.
+// File is the locked descriptor, for child.Spec.Lock alone: who inherits it holds the lock.
 func (l *Lock) File() *os.File { return l.file }
 
 // SetNode records the node's process, for those who find the lock held. The node holds the lock with or without it.

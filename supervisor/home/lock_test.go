@@ -186,6 +186,48 @@ func TestLockHeldByAnUnrecordedProcess(t *testing.T) {
 	require.NoError(t, acquire(t, path).Close())
 }
 
+// A program that works on the data holds the home without its supervisor; one that was seen to end, and what it left, doesn't.
+func TestLockOfAProgramAtWork(t *testing.T) {
+	path := lockPath(t)
+	l := acquire(t, path)
+	begin := func() (program *exec.Cmd, release func(bool)) {
+		file, release, err := l.BeginProgram()
+		require.NoError(t, err)
+		program = exec.Command("/bin/sleep", "60")
+		program.ExtraFiles = []*os.File{file}
+		require.NoError(t, proc.Start(program))
+		t.Cleanup(func() { _ = program.Process.Kill(); _ = proc.Wait(program) })
+		proctest.WaitFor(t, 20*time.Second, "it has its name", func() bool { return argv0(program.Process.Pid) == "/bin/sleep" })
+		return program, release
+	}
+	_, release := begin()
+	release(true)
+	_, release = begin()
+	release(true)
+	require.NoError(t, l.Close())
+	l = acquire(t, path)
+
+	require.NoError(t, l.SetArgs([]string{"start"}))
+	program, release := begin()
+	release(false)
+	require.NoError(t, l.Close())
+	locked := lockedBy(t, path)
+	assert.Equal(t, RoleProgram, locked.Role)
+	assert.True(t, locked.Left())
+	assert.Equal(t, program.Process.Pid, locked.Holder.Pid)
+	assert.Contains(t, locked.Error(), strconv.Itoa(program.Process.Pid))
+	assert.Contains(t, locked.hint(), "supervisor --takeover run start")
+
+	require.NoError(t, program.Process.Kill())
+	require.NoError(t, proc.AwaitEnd(program.Process.Pid))
+	require.NoError(t, acquire(t, path).Close())
+	assert.NoFileExists(t, ProgramLock(path), "it was of no more use")
+	require.NoError(t, os.Mkdir(ProgramLock(path), 0o700))
+	_, err := AcquireLock(path)
+	require.ErrorContains(t, err, "is a directory", "not known is not free")
+	require.NotErrorIs(t, err, ErrLocked)
+}
+
 // A torn or alien content must neither free the lock nor keep anybody out.
 func TestLockToleratesATornContent(t *testing.T) {
 	for name, content := range map[string]string{

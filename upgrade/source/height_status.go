@@ -28,6 +28,7 @@ func (s statusSource) read(ctx context.Context) (Reading, error) {
 	}
 	cmd := exec.Command(binary, "status", "--home", s.opt.Home) //nolint:noctx // proc.Output ends it with ctx
 	cmd.Env, cmd.SysProcAttr = s.opt.Env, &syscall.SysProcAttr{Credential: s.opt.RunAs}
+	proc.EndWithUs(cmd)
 	out, err := proc.Output(ctx, cmd, maxAnswer)
 	if err != nil {
 		return Reading{}, err

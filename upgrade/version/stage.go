@@ -327,6 +327,7 @@ func (c *Checker) trial(ctx context.Context, path string) error {
 	defer cancel()
 	cmd := exec.Command(path, c.probe...)
 	cmd.Env, cmd.Dir, cmd.SysProcAttr = c.env, c.layout.Root, &syscall.SysProcAttr{Credential: c.runAs}
+	proc.EndWithUs(cmd) // else one that hangs would count as a foreign node for the next run
 	res, err := proc.Output(bounded, cmd, 0)
 	ended := new(proc.ExitError)
 	switch {

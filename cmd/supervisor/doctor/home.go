@@ -7,15 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/host"
 	"nodevisor/cmd/supervisor/session"
-	"nodevisor/internal/capped"
 	"nodevisor/internal/hint"
 	"nodevisor/internal/proc"
 	"nodevisor/supervisor/home"
@@ -34,7 +31,8 @@ func (x *examination) lock() {
 	}
 	x.holders = info
 	takeover := home.Takeover(info.Args)
-	taker, held := flockedBy(x.Layout.LockPath())
+	taker, held := home.FlockedBy(x.Layout.LockPath())
+	beginner, atWork := home.FlockedBy(home.ProgramLock(x.Layout.LockPath()))
 	switch {
 	case info.Supervisor != nil && x.live != nil:
 		node := ""
@@ -48,11 +46,11 @@ func (x *examination) lock() {
 	case info.Node != nil:
 		x.refuse(takeover, "node pid %d of an earlier supervisor still runs", info.Node.Pid)
 		x.fail("lock", takeover, "node pid %d of an earlier supervisor still runs", info.Node.Pid)
-	case held && x.UpgradesAtRest():
-		x.fail("lock", "let it end; where it hangs: "+takeover, "held by a program that process %d, an earlier supervisor, ran for the upgrade; run waits for its end", taker)
+	case atWork:
+		x.fail("lock", "let it end; where it hangs: "+takeover, "held by a program that process %d, an earlier supervisor, ran for the upgrade; run waits for its end", beginner)
 	case held:
-		x.refuse(takeover, "a process that an earlier supervisor left behind holds the home's lock")
-		x.fail("lock", takeover, "held by a process that an earlier supervisor left behind; process %d had taken it", taker)
+		x.refuse(takeover, "a process that an earlier node left behind holds the home's lock")
+		x.fail("lock", takeover, "held by a process that an earlier node left behind; process %d had taken it", taker)
 	default:
 		x.ok("lock", "free")
 	}
@@ -75,28 +73,6 @@ func (x *examination) told() (info home.LockInfo) {
 		return &id
 	}
 	return home.LockInfo{Supervisor: identify(x.live.Supervisor.PID), Node: identify(x.live.PID)}
-}
-
-// flockedBy looks a file up in the kernel's list of locks (proc_locks(5)) without touching it. The pid is the taker's, who
-// may have ended; a file on btrfs or an overlay may show another device there, so the inode alone is compared.
-func flockedBy(path string) (pid int, held bool) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0, false
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, false
-	}
-	inode := ":" + strconv.FormatUint(st.Ino, 10)
-	for _, line := range capped.Lines("/proc/locks") {
-		f := strings.Fields(line) // "1: FLOCK  ADVISORY  WRITE 123 08:01:4711 0 EOF"
-		if len(f) >= 6 && f[1] == "FLOCK" && strings.HasSuffix(f[5], inode) {
-			pid, _ = strconv.Atoi(f[4])
-			return pid, true
-		}
-	}
-	return 0, false
 }
 
 // foreign looks for nodes that no supervisor of ours owns. One below Cosmovisor is what a takeover begins with.

@@ -59,19 +59,13 @@ func (s *Session) Store(observe func(phase string, done, total int64)) (*Snapsho
 // Engine makes the upgrade engine over store, which may be nil, for who has the lock.
 func (s *Session) Engine(lock *home.Lock, store *Snapshots, checker *version.Checker, observe func(upgrade.Upgrade)) *upgrade.Engine {
 	o := upgrade.Options{
-		Layout: s.Layout, Config: s.Config.Upgrade, Checker: checker, Fetch: s.Fetcher(), Lock: lock.File(), Log: s.Log, Observe: observe,
+		Layout: s.Layout, Config: s.Config.Upgrade, Checker: checker, Fetch: s.Fetcher(), ProgramLock: lock.BeginProgram, Log: s.Log, Observe: observe,
 		Env:         func(v version.Version) []string { env, _ := s.Beside(v); return env },
 		NewSnapshot: func(label string, height int64) string { return snapshot.NewID(time.Now(), label, max(0, height)) },
 	}
 	_, o.RunAs = s.Beside(version.Genesis)
 	o.Snapshots, o.Templates = s.OnUpgrade(store)
 	return upgrade.NewEngine(o)
-}
-
-// UpgradesAtRest tells whether the journal has an upgrade that works on the data of the stopped node.
-func (s *Session) UpgradesAtRest() bool {
-	j, err := upgrade.LoadJournal(s.Layout.JournalPath())
-	return err == nil && j.Upgrade != nil && j.Upgrade.Phase.AtRest()
 }
 
 // OnUpgrade is what takes the snapshots of upgrades and makes their templates; nil where the configuration wants none.

@@ -134,7 +134,7 @@ func (s *Session) statusOfFiles(ctx context.Context) (*status.Document, error) {
 }
 
 // askLock says who holds the home although no supervisor answers: one whose socket is gone, a command at work, or the node
-// of an earlier supervisor.
+// or a migration of an earlier supervisor.
 func (s *Session) askLock(st *status.Document) {
 	info, err := home.ReadLock(s.Layout.LockPath())
 	if err != nil {
@@ -152,6 +152,10 @@ func (s *Session) askLock(st *status.Document) {
 			"or one that listens elsewhere ([control] socket was changed since its start: change it back, or restart it), or a command at work: ps -fp %d; SIGTERM stops a run with its node", sv.Pid, sv.Pid))
 	case node:
 		st.Warnings = append(st.Warnings, fmt.Sprintf("node pid %d of an earlier supervisor still runs: %s", info.Node.Pid, home.Takeover(info.Args)))
+	}
+	if pid, atWork := home.FlockedBy(home.ProgramLock(s.Layout.LockPath())); atWork {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("a program that process %d, an earlier supervisor, ran for the upgrade is still at work; run waits for its end; "+
+			"where it hangs: %s", pid, home.Takeover(info.Args)))
 	}
 }
 
