@@ -139,7 +139,7 @@ func (s *Supervisor) wantsLines() bool {
 		return false
 	}
 	_, pending := s.tracker.FilePlan()
-	return s.o.LinesFor || (pending && s.journal.Upgrade == nil)
+	return s.o.LinesFor || pending
 }
 
 func (s *Supervisor) started(c *child.Process) {
