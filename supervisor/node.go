@@ -119,6 +119,13 @@ func (s *Supervisor) fork(spec child.Spec) (*child.Process, error) {
 	return c, err
 }
 
+// forked tells whether there is a node's process, whether or not the loop has heard of its start or its end.
+func (s *Supervisor) forked() bool {
+	s.starting.Lock()
+	defer s.starting.Unlock()
+	return s.live.Load() != nil
+}
+
 func (s *Supervisor) spec(v version.Version, tee bool) child.Spec {
 	args, env := s.o.Command(v)
 	spec := child.Spec{
