@@ -140,13 +140,14 @@ func (s *Supervisor) spec(v version.Version, tee bool) child.Spec {
 }
 
 // wantsLines tells whether the node's output must be read: for a height, or because a plan is pending whose height may
-// have come without any other evidence.
+// have come without any other evidence. Not while an upgrade is in flight: a node whose output is read doesn't outlive a
+// supervisor that is killed, and what is current is only being learnt then.
 func (s *Supervisor) wantsLines() bool {
 	if s.o.Lines == nil {
 		return false
 	}
 	_, pending := s.tracker.FilePlan()
-	return s.o.LinesFor || pending
+	return s.o.LinesFor || (pending && s.journal.Upgrade == nil)
 }
 
 func (s *Supervisor) started(c *child.Process) {
