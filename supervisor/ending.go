@@ -91,8 +91,7 @@ func (s *Supervisor) verdict(e *ending, file plan.File, signer int64) {
 	s.sawFile(file, true)
 	s.takeLines()
 	if u := s.journal.Upgrade; u != nil && u.Phase == upgrade.OnProbation {
-		reached := s.reached(signer)
-		s.unlessStopped(e, func() { s.attemptEnded("the new node ended: "+e.exit.String(), reached, &e.exit) })
+		s.trialEnded(e, signer)
 		return
 	}
 	if s.due != nil { // it was waited for its binary; now the node is gone, too

@@ -119,6 +119,13 @@ func (s *Supervisor) fork(spec child.Spec) (*child.Process, error) {
 	return c, err
 }
 
+// forked tells whether there is a node's process, whether or not the loop has heard of its start or its end.
+func (s *Supervisor) forked() bool {
+	s.starting.Lock()
+	defer s.starting.Unlock()
+	return s.live.Load() != nil
+}
+
 func (s *Supervisor) spec(v version.Version, tee bool) child.Spec {
 	args, env := s.o.Command(v)
 	spec := child.Spec{
@@ -133,7 +140,8 @@ func (s *Supervisor) spec(v version.Version, tee bool) child.Spec {
 }
 
 // wantsLines tells whether the node's output must be read: for a height, or because a plan is pending whose height may
-// have come without any other evidence.
+// have come without any other evidence. Not while an upgrade is in flight: a node whose output is read doesn't outlive a
+// supervisor that is killed, and what is current is only being learnt then.
 func (s *Supervisor) wantsLines() bool {
 	if s.o.Lines == nil {
 		return false

@@ -73,12 +73,14 @@ func (s *Supervisor) look() {
 	look, watcher := s.lookAtFile(), s.file.watcher
 	s.ask(func(context.Context) func() {
 		file := look()
-		return func() { s.looked(file, watcher) }
+		runs := s.forked() // it may have written the file before the loop has heard of its start
+		return func() { s.looked(file, watcher, runs) }
 	})
 }
 
-// looked takes the answer of a look. One that was asked for before a reload may be another file's.
-func (s *Supervisor) looked(file plan.File, by *source.Watcher) {
+// looked takes the answer of a look; runs tells whether there was a node's process at its end. One that was asked for before a
+// reload may be another file's.
+func (s *Supervisor) looked(file plan.File, by *source.Watcher, runs bool) {
 	s.file.looking = false
 	if s.file.lookAgain {
 		s.file.lookAgain = false
@@ -88,7 +90,7 @@ func (s *Supervisor) looked(file plan.File, by *source.Watcher) {
 		return
 	}
 	// Our own writes come while the node is at rest; whatever changes while it runs is the node's, or another tool's.
-	if !s.sawFile(file, s.child != nil) {
+	if !s.sawFile(file, runs) {
 		return
 	}
 	s.logPending()

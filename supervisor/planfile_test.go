@@ -3,6 +3,7 @@ package supervisor
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -190,4 +191,22 @@ func TestPlanChangesBeforeTheStop(t *testing.T) {
 	assert.Equal(t, "genesis", h.current())
 	assert.Empty(t, h.taken())
 	assert.Equal(t, 1, h.count(trace.Start, ""))
+}
+
+// A node that writes its plan in the first moment of its life has written it all the same: the look that sees it may be
+// answered before the loop has heard of the start. Whether it does is a matter of luck, so that many nodes are started.
+func TestPlanWrittenAtTheStart(t *testing.T) {
+	t.Parallel()
+	for i := range 16 {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t, "v2")
+			h.blind()
+			h.script(`echo '{"name":"v2","time":"0001-01-01T00:00:00Z","height":49}' >` + h.layout().Plan + "\nexec sleep 300\n")
+			require.NoError(t, os.MkdirAll(filepath.Dir(h.layout().Plan), 0o755))
+			r := h.start()
+			h.await(trace.Start, "v2")
+			r.stop()
+		})
+	}
 }

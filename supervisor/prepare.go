@@ -34,6 +34,7 @@ type trigger struct {
 	problem   string    // what was said last of why it can't begin
 	fetchFrom time.Time // no download is tried before
 	pause     time.Duration
+	unfetched version.Readiness // what the last download failed of; ready = none did
 }
 
 // readiness is what is known of the versions of plans to come.
@@ -95,7 +96,7 @@ func (s *Supervisor) prepare() {
 		due.announced = due.announced || err == nil
 		if found.fetched {
 			due.pause = min(max(fetchPause, 2*due.pause), fetchPauseMax)
-			due.fetchFrom = time.Now().Add(due.pause)
+			due.fetchFrom, due.unfetched = time.Now().Add(due.pause), found.ready
 		}
 		switch {
 		case s.stopping || s.due != due:
@@ -188,11 +189,15 @@ func (s *Supervisor) recheckDue() {
 		return
 	}
 	s.readiness.checking = true
-	checker := s.o.Checker
+	checker, layout := s.o.Checker, s.o.Layout
 	s.ask(func(ctx context.Context) func() {
 		ready := checker.Check(ctx, to)
+		absent := !ready.Ready() && !layout.HasBinary(to)
 		return func() {
 			s.readiness.checking = false
+			if absent && len(due.unfetched.Problems) > 0 { // why it isn't there says more than that it isn't
+				ready = due.unfetched
+			}
 			switch {
 			case s.due != due:
 			case !ready.Ready():

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -218,6 +219,59 @@ func TestRestartAfterOff(t *testing.T) {
 	r = h.start()
 	h.awaitResult(upgrade.ResultCommitted)
 	r.stop()
+}
+
+// The height of the next plan may come before a version is trusted: a chain that catches up runs through both in seconds.
+// Then the version has done its part, whether its node stays there or ends, and however often: none of it is a failed attempt.
+func TestNextPlanOnProbation(t *testing.T) {
+	t.Parallel()
+	for _, blind := range []bool{false, true} {
+		for _, ending := range []string{"stay", "exit0", "panic"} {
+			t.Run(fmt.Sprintf("%s blind %v", ending, blind), func(t *testing.T) {
+				t.Parallel()
+				h := newHome(t, "v2", "v3")
+				h.set("UPGRADE", "v2@4;v3@9")
+				h.set("AT_UPGRADE", ending)
+				if blind {
+					h.blind()
+				}
+				h.Upgrade.Probation.Up = time.Hour
+				r := h.start()
+				h.await(trace.FirstBlock, "v3")
+				r.stop()
+				require.Len(t, h.history(), 1)
+				first := h.history()[0]
+				assert.Equal(t, upgrade.ResultCommitted, first.Result)
+				assert.Equal(t, "v2", first.Upgrade.Plan.Name)
+				assert.GreaterOrEqual(t, first.Upgrade.Reached, int64(9), "nothing takes it back any more")
+				assert.Equal(t, "v3", h.current())
+				for _, v := range []string{"v1", "v2", "v3"} {
+					assert.Equal(t, 1, h.count(trace.Start, v), v)
+				}
+				h.singleNode()
+				h.noOldNodeOnNewData()
+			})
+		}
+	}
+}
+
+// No node halts for a plan that an operator scheduled: a probation that lasts must not let it run past the height.
+func TestScheduledPlanOnProbation(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "v2", "v3")
+	h.set("UPGRADE", "v2@4")
+	h.setOf("v3", "HANDLES", "v2,v3")
+	h.Upgrade.Probation.Up = time.Hour
+	open := h.gate()
+	r := h.start()
+	h.runs()
+	_, err := h.do(client.OpAdd, client.Request{Plan: plan.Plan{Name: "v3", Height: 60, Source: plan.FromOperator}})
+	require.NoError(t, err)
+	open()
+	h.await(trace.FirstBlock, "v3")
+	r.stop()
+	assert.Equal(t, "v3", h.current())
+	assert.Equal(t, 1, h.count(trace.Start, "v2"))
 }
 
 // A binary that is missing at H leaves `run` up, and commands that mend it are served; it is found when it is there.

@@ -273,7 +273,7 @@ func (s *Supervisor) opResume(r request) {
 			finishRequest(r, hint.New("confirm", u.Plan.Name, "it has been up for "+lived.Round(time.Second).String()+" only", "wait, then try again"), "")
 			return
 		}
-		s.commit(func(err error) { finishRequest(r, err, "%s is committed", u.Plan.Name) })
+		s.commit(0, func(err error) { finishRequest(r, err, "%s is committed", u.Plan.Name) })
 	case s.state == status.Held:
 		s.resume(r, func(context.Context) error { return nil })
 	case s.due != nil:

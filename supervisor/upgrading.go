@@ -103,29 +103,65 @@ func (s *Supervisor) probation() {
 	switch {
 	case clock.Before(s.recordAfter):
 	case u.Phase == upgrade.Committed:
-		s.commit(nil)
+		s.commit(0, nil)
 	case u.Phase != upgrade.OnProbation:
+	case s.nextDue(clock):
 	case clock.Sub(s.child.StartedAt()) < s.o.Upgrade.Probation.Up:
 	case s.o.Upgrade.Probation.HeightAbovePlan && s.tracker.Height() <= u.Floor():
 		// The network may need hours to come back: that is never a failure.
 	default:
-		s.commit(nil)
+		s.commit(0, nil)
 	}
 }
 
-// commit records that the version on probation is trusted, and answers who asked for it.
-func (s *Supervisor) commit(answer func(error)) {
-	reached := max(0, s.tracker.Height())
+// nextDue commits the upgrade at once where the height of another plan has come: its blocks up to there are the new version's,
+// and neither a chain that catches up nor one with two upgrades close together waits for a probation. What the other plan asks
+// for follows the commit.
+func (s *Supervisor) nextDue(clock time.Time) bool {
+	p, _, due := s.tracker.Due(clock)
+	if due = due && s.outgrown(p); due {
+		s.commit(p.Height, nil)
+	}
+	return due
+}
+
+// outgrown tells whether a plan whose height has come lies above all that the version on probation could have found done.
+func (s *Supervisor) outgrown(p plan.Plan) bool { return p.Height > s.journal.Upgrade.Floor() }
+
+// commit records that the version on probation is trusted, and answers who asked for it. reached is a height that it is known
+// to have come to, besides the one that was read last; 0 = none.
+func (s *Supervisor) commit(reached int64, answer func(error)) {
+	reached = max(reached, s.tracker.Height())
 	s.do("commit", func(context.Context) error { return s.o.Engine.Commit(reached) }, func(err error) {
-		if answer != nil {
-			answer(err)
-		}
 		if err != nil {
 			s.log.Error("cannot record that the upgrade is committed; trying again", "error", err, "hint", hint.Of(err))
 			s.recordAfter = time.Now().Add(recordPause)
+		} else {
+			s.committed()
+		}
+		if answer != nil {
+			answer(err)
+		}
+	})
+}
+
+// trialEnded judges the end of a version on probation. At the height of another plan it ended as it should: it is trusted, and
+// the other plan is carried out. Any other end is a failed attempt.
+func (s *Supervisor) trialEnded(e *ending, signer int64) {
+	reached := s.reached(signer)
+	p, ev, verdict := s.tracker.Ended(time.Now(), signer, true)
+	if verdict != plan.Due || !s.outgrown(p) {
+		s.unlessStopped(e, func() { s.attemptEnded("the new node ended: "+e.exit.String(), reached, &e.exit) })
+		return
+	}
+	s.ending = nil
+	s.log.Info("the node ended at the height of a plan", "plan", p.Name, "height", p.Height, "evidence", ev)
+	s.commit(max(reached, p.Height), func(err error) {
+		if err != nil {
+			s.restartIn(recordPause, "the journal can't be written")
 			return
 		}
-		s.committed()
+		s.trigger(p, ev)
 	})
 }
 

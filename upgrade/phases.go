@@ -39,7 +39,7 @@ var transitions = []transition{
 	{Switched, Migrated, "the new binary's pre-upgrade"},
 	{Migrated, OnProbation, "count the attempt, start the new version"},
 	{OnProbation, OnProbation, "the new node ended, count and start again"},
-	{OnProbation, Committed, "alive, and a block above the plan's height"},
+	{OnProbation, Committed, "alive and a block above the plan's height, or at the next plan's"},
 	{Stopped, RollingBack, "rollback"},
 	{Snapshotted, RollingBack, "rollback"},
 	{Switched, RollingBack, "rollback"},

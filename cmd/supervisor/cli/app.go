@@ -30,6 +30,7 @@ type App struct {
 	Stderr  *os.File
 	Flags   Flags
 	Running bool   // the command is `run`: its exit codes are its own
+	Founds  bool   // the command is `init`: what runs elsewhere on this host says nothing of its home
 	Release string // what this program calls itself
 	// Commands are the names of the commands, by which an advice is known: see Addressed.
 	Commands []string

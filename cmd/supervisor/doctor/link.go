@@ -12,7 +12,6 @@ import (
 	"nodevisor/cmd/supervisor/cli"
 	"nodevisor/cmd/supervisor/console"
 	"nodevisor/cmd/supervisor/session"
-	"nodevisor/internal/atomicfile"
 	"nodevisor/internal/hint"
 	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
@@ -47,9 +46,6 @@ func fixLink(ctx context.Context, s *session.Session, yes bool) error {
 	}
 	s.Say("link: %s -> %s\nbecause %s", s.Layout.Link(), choice.Version, choice.Why)
 	if err := s.Confirm(yes || !console.IsTerminal(s.Stdin) || !console.IsTerminal(s.Stderr), "Link it?"); err != nil {
-		return err
-	}
-	if err := atomicfile.MkdirAll(s.Layout.State(), 0o750); err != nil {
 		return err
 	}
 	return s.UnderLock(ctx, func(o *session.Offline) error { return link(ctx, o, choice) })

@@ -104,7 +104,7 @@ func compose(ctx context.Context, a *cli.App, skipDirs bool) (composed, config.C
 // which home is meant. With several they are listed.
 func loneRun(a *cli.App, o *config.Options) error {
 	env := config.Variables(a.Environ)
-	if a.Running || a.Flags.Home != "" || a.Flags.Config != "" || a.Flags.CosmovisorConfig != "" {
+	if a.Running || a.Founds || a.Flags.Home != "" || a.Flags.Config != "" || a.Flags.CosmovisorConfig != "" {
 		return nil
 	}
 	for _, name := range []string{"DAEMON_HOME", "SUPERVISOR_NODE_HOME", "SUPERVISOR_CONFIG"} {

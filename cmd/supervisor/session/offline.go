@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"nodevisor/internal/atomicfile"
 	"nodevisor/supervisor/home"
 	"nodevisor/upgrade"
 	"nodevisor/upgrade/plan"
@@ -21,10 +22,14 @@ type Offline struct {
 	Broken  error // why the journal can't be trusted; nil = it can
 }
 
-// UnderLock takes the home lock, loads the engine's state and lets work use it.
+// UnderLock takes the home lock, loads the engine's state and lets work use it. In a tree that only Cosmovisor knew it makes the
+// directory of the state, as `run` does: an upgrade may be staged there before the first start.
 func (s *Session) UnderLock(ctx context.Context, work func(*Offline) error) error {
 	if s.bad != nil {
 		return s.bad // the supervisor that answered has ended meanwhile
+	}
+	if err := atomicfile.MkdirAll(s.Layout.State(), 0o750); err != nil {
+		return err
 	}
 	lock, err := home.AcquireLock(s.Layout.LockPath())
 	if err != nil {

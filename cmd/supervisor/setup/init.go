@@ -31,8 +31,11 @@ supervisor's own directory and its configuration file, which --config may name. 
 and says so, and ends with the two commands that come next.`,
 		Example: "  DAEMON_HOME=/var/lib/simd DAEMON_NAME=simd supervisor init /usr/local/bin/simd",
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 1 {
+			switch {
+			case len(args) > 1:
 				return cli.Usagef("init takes one path to an executable")
+			case len(args) == 1 && args[0] == "": // a shell's variable that isn't set
+				return cli.Usagef("no <path to executable> provided: it is empty")
 			}
 			return nil
 		},
@@ -41,6 +44,7 @@ and says so, and ends with the two commands that come next.`,
 			if len(args) == 1 {
 				binary = args[0]
 			}
+			a.Founds = true
 			s, err := session.Load(cmd.Context(), a, true)
 			if err != nil {
 				return adviseName(a, err, binary)
